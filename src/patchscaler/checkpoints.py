@@ -1,0 +1,75 @@
+"""Weights on disk: one safetensors file a network, the configuration in its header, strict loading."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from patchscaler.errors import PatchScalerError
+
+FORMAT = "patchscaler-1"
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically; metadata values are strings."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": FORMAT} | metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """-> tensors, metadata. Raises PatchScalerError for a file that is missing, corrupt or not ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise PatchScalerError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PatchScalerError(f"{path}: corrupt or not a safetensors file ({error}); download it again") from error
+    if metadata.get("format") != FORMAT:
+        raise PatchScalerError(f"{path}: not written by PatchScaler (format '{metadata.get('format', 'none')}')")
+    return tensors, metadata
+
+
+def save_module(path: str | Path, module: nn.Module, metadata: dict[str, str], half: bool = True) -> None:
+    """Floating-point weights in half precision unless told otherwise."""
+    state = {k: v.detach().cpu() for k, v in module.state_dict().items()}
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_tensors(path, state, metadata)
+
+
+def load_module(path: str | Path, module: nn.Module) -> dict[str, str]:
+    """Fill a module, every name and shape checked -> metadata. Raises PatchScalerError on any mismatch."""
+    tensors, metadata = load_tensors(path)
+    expected = module.state_dict()
+    wrong = sorted(set(expected) ^ set(tensors))
+    wrong += [k for k, v in tensors.items() if k in expected and v.shape != expected[k].shape]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise PatchScalerError(
+            f"{path}: weights do not fit the configuration ({', '.join(wrong[:3])}{more}); "
+            "take configuration and weights from one release"
+        )
+    module.load_state_dict({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in tensors.items()})
+    return metadata
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,189 @@
+"""Every number of the system in frozen dataclasses, read from and written to JSON, and the presets.
+
+The word *patch* has two meanings here: `latent_patch_size` is the unit that is grouped and sampled (V in
+the paper, 16 latents a side = 128 pixels), `patch_size` is Patch-DiT's token, a square of latents.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from patchscaler.errors import PatchScalerError
+
+GROUP_NAMES = ("simple", "medium", "hard")
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """`pca` is ours, in closed form; `kl` and `tiny` are diffusers' AutoencoderKL and AutoencoderTiny."""
+
+    kind: str = "pca"
+    channels: int = 64
+    factor: int = 8
+    scale_power: float = 1.0  # pca: latents are divided by std ** scale_power; 1 is unit variance
+    correction_channels: int = 0  # pca: width of the decoder's learned correction, 0 for none
+    model_id: str = ""  # kl, tiny: hub id or local folder
+    revision: str = ""  # kl, tiny: pinned commit of the hub id
+    scaling_factor: float = 1.0  # kl, tiny
+
+
+@dataclass(frozen=True)
+class GRMConfig:
+    """Global Restoration Module. `unet` reads latents (the paper, A.1), `pixels` the LR picture."""
+
+    kind: str = "unet"
+    width: int = 64
+    channel_mults: tuple[int, ...] = (1, 2, 4, 4, 4)  # unet: one a scale; four downsamplings
+    num_res_blocks: int = 2  # unet: a scale; pixels: in all
+    num_plain_convs: int = 0  # pixels: convolutions of the stem after its first
+    confidence_floor: float = 1e-3
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """Texture classifier (key of the memory) and what is retrieved."""
+
+    widths: tuple[int, ...] = (64, 128, 256)  # convolutions; the last is the length of a key
+    classes: tuple[str, ...] = ()
+    top_k: int = 4
+    candidates: int = 20_000
+    memory_size: int = 2_000
+
+
+@dataclass(frozen=True)
+class PatchDiTConfig:
+    """Patch-DiT and its similarity-aware texture encoder (A.2, A.3)."""
+
+    hidden_size: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    patch_size: int = 2  # latents a token's side
+    context_patch_size: int = 2  # latents a context token's side, in the texture encoder
+    mlp_ratio: float = 4.0
+    cross_size: int = 0  # inner width of the cross-attention; 0: hidden_size
+    shared_modulation: bool = False  # one adaLN for all blocks plus a table for each
+    depthwise_mlp: bool = False  # 3x3 depth-wise convolution inside the MLP, for locality
+    prompt_dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Noise schedule (`linear` of DDPM and DiT, `scaled_linear` of SD) and what the network predicts."""
+
+    schedule: str = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 2e-2
+    num_train_timesteps: int = 1000
+    prediction_type: str = "epsilon"  # epsilon, sample, v_prediction, residual
+    clip_sample: float = 0.0  # bound of |x_0| while sampling, 0 for none
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Patch-adaptive Group Sampling (3.2): the numbers of the groups simple, medium, hard, in this order."""
+
+    latent_patch_size: int = 16  # V
+    overlap: int = 8
+    thresholds: tuple[float, float] = (0.95, 0.75)  # gamma_1, gamma_2 of Eq. 2
+    quantiles: tuple[float, float] = (0.0, 0.0)  # shares of simple and of simple + medium behind thresholds
+    start_times: tuple[int, int, int] = (400, 700, 1000)  # T_1, T_2, T_3; 0 with 0 steps: coarse as it is
+    num_inference_steps: tuple[int, int, int] = (8, 14, 20)  # N_1, N_2, N_3
+    sampler: str = "ddim"  # ddim, dpm++
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole PatchScaler."""
+
+    name: str
+    scale: int = 4
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    grm: GRMConfig = field(default_factory=GRMConfig)
+    texture: TextureConfig = field(default_factory=TextureConfig)
+    patch_dit: PatchDiTConfig = field(default_factory=PatchDiTConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    groups: GroupConfig = field(default_factory=GroupConfig)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> "ModelConfig":
+        """Raises PatchScalerError for text that is not a configuration."""
+        try:
+            return _build(ModelConfig, json.loads(text))
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error
+
+
+def _build(cls: type[Config], values: dict[str, Any]) -> Config:
+    """A dataclass from JSON values: nested dataclasses rebuilt, lists as tuples, unknown names refused."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(fields)):
+        raise PatchScalerError(f"unknown setting {', '.join(unknown)} in {cls.__name__}: is the file newer?")
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = fields[name].type
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            value = _build(kind, value)
+        out[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**out)
+
+
+# --- presets --------------------------------------------------------------------------------------
+
+# DiT's own table (arXiv 2212.09748), tokens of 2x2 latents, and ours for two processor cores.
+PATCH_DIT_SIZES = {
+    "S": PatchDiTConfig(hidden_size=384, depth=12, num_heads=6),
+    "B": PatchDiTConfig(hidden_size=768, depth=12, num_heads=12),
+    "L": PatchDiTConfig(hidden_size=1024, depth=24, num_heads=16),
+    "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
+    "compact": PatchDiTConfig(
+        hidden_size=256, depth=6, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
+        shared_modulation=True, depthwise_mlp=True),
+    "tiny": PatchDiTConfig(
+        hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
+        shared_modulation=True, depthwise_mlp=True),
+}  # fmt: skip
+
+PRESETS = {
+    # Every number the paper gives; where it is silent, docs/paper_map.md says what was chosen.
+    "paper": ModelConfig(
+        name="paper",
+        autoencoder=AutoencoderConfig(
+            kind="kl", channels=4, model_id="stabilityai/sd-vae-ft-mse",
+            revision="31f26fdeee1355a5c34592e401dd41e45d25a493", scaling_factor=0.18215),
+        grm=GRMConfig(kind="unet", width=64),
+        patch_dit=PATCH_DIT_SIZES["B"],
+        diffusion=DiffusionConfig(clip_sample=4.0),
+    ),
+    # What ships: closed-form autoencoder, a GRM on LR pixels, few steps (docs/training.md).
+    "compact": ModelConfig(
+        name="compact",
+        autoencoder=AutoencoderConfig(correction_channels=32),
+        grm=GRMConfig(kind="pixels", width=64, num_plain_convs=16, num_res_blocks=6),
+        texture=TextureConfig(widths=(48, 64, 96), candidates=20_000, memory_size=2_000),
+        patch_dit=PATCH_DIT_SIZES["compact"],
+        diffusion=DiffusionConfig(prediction_type="residual"),
+        groups=GroupConfig(start_times=(0, 400, 400), num_inference_steps=(0, 1, 2)),
+    ),
+    # For tests: everything of `compact` at a size that runs in milliseconds.
+    "tiny": ModelConfig(
+        name="tiny",
+        autoencoder=AutoencoderConfig(channels=8, correction_channels=4),
+        grm=GRMConfig(kind="pixels", width=8, num_res_blocks=1),
+        texture=TextureConfig(widths=(8, 8), classes=("a", "b"), top_k=2, candidates=40, memory_size=10),
+        patch_dit=PATCH_DIT_SIZES["tiny"],
+        diffusion=DiffusionConfig(prediction_type="residual"),
+        groups=GroupConfig(start_times=(0, 400, 800), num_inference_steps=(0, 1, 2)),
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> ModelConfig:
+    """The preset of this name. Raises PatchScalerError, listing the known ones."""
+    if name not in PRESETS:
+        raise PatchScalerError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,1 @@
+"""Training data: image sources, degradations, shards on disk."""

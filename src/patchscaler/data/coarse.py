@@ -1,0 +1,85 @@
+"""Coarse pictures beside the shards: what a frozen GRM makes of each degradation, computed once.
+
+`NNNN_coarse.npy` (n, K', T, T, 3) uint8 and `NNNN_confidence.npy` (n, K', T/8, T/8) float16, for the first
+K' degradations of each tile. Kept as pictures, so that crops can still be flipped and transposed.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchscaler.data.shards import PairShards, to_unit
+from patchscaler.errors import PatchScalerError
+from patchscaler.models.autoencoder import Autoencoder
+from patchscaler.models.grm import GRM
+
+
+@torch.inference_mode()
+def write_coarse(
+    folder: str | Path, grm: GRM, autoencoder: Autoencoder, variants: int, device: str = "cpu", bf16: bool = True
+) -> int:
+    """Write what is missing -> number of shards written."""
+    written = 0
+    for lr_file in sorted(Path(folder).glob("*_lr.npy")):
+        stem = str(lr_file).removesuffix("_lr.npy")
+        if Path(f"{stem}_coarse.npy").exists():
+            continue
+        lr = np.load(lr_file, mmap_mode="r")[:, :variants]  # (n, K', t, t, 3)
+        n, k, t = lr.shape[:3]
+        coarse = np.empty((n, k, 4 * t, 4 * t, 3), np.uint8)
+        confidence: np.ndarray | None = None
+        for i in range(0, n, 8):
+            x = to_unit(lr[i : i + 8].reshape(-1, t, t, 3).transpose(0, 3, 1, 2))
+            x = x.to(device, memory_format=torch.channels_last)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+                y_0, c = grm(x, autoencoder)
+            image = autoencoder.decode(y_0.float()).clamp(-1, 1)
+            block = ((image + 1) * 127.5).round().byte().cpu().movedim(1, -1).numpy()
+            coarse[i : i + 8] = block.reshape(-1, k, 4 * t, 4 * t, 3)
+            if confidence is None:
+                confidence = np.empty((n, k, *c.shape[-2:]), np.float16)
+            confidence[i : i + 8] = c[:, 0].float().cpu().numpy().reshape(-1, k, *c.shape[-2:])
+        assert confidence is not None
+        for name, array in (("confidence", confidence), ("coarse", coarse)):
+            np.save(f"{stem}_{name}.tmp.npy", array)
+            os.replace(f"{stem}_{name}.tmp.npy", f"{stem}_{name}.npy")
+        written += 1
+    return written
+
+
+class CoarseShards(PairShards):
+    """Random (coarse, HR) regions of shards that have coarse pictures."""
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        files = sorted(Path(folder).glob("*_coarse.npy"))
+        if len(files) != len(self.hr):
+            raise PatchScalerError(f"{folder}: coarse pictures are missing; make them with 'patchscaler train coarse'")
+        self.coarse = [np.load(f, mmap_mode="r") for f in files]
+        self.confidence = [np.load(str(f).replace("_coarse", "_confidence"), mmap_mode="r") for f in files]
+
+    def regions(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """-> coarse, hr: (B, 3, s, s) in [-1, 1], s = latents * factor, on the latents' grid, flipped alike.
+
+        Regions with little to restore are taken a quarter as often: the network never meets simple patches.
+        """
+        out: list[list[np.ndarray]] = [[], []]
+        while len(out[0]) < batch:
+            s, i = self.index[rng.integers(len(self.index))]
+            k = rng.integers(self.coarse[s].shape[1])
+            spare = self.coarse[s].shape[2] // factor - latents
+            y, x = (int(v) for v in rng.integers(spare + 1, size=2))
+            sure = self.confidence[s][i, k, y : y + latents, x : x + latents].mean()
+            if sure > 0.7 and rng.random() < 0.75:
+                continue
+            window = (slice(y * factor, (y + latents) * factor), slice(x * factor, (x + latents) * factor))
+            flip, transpose = rng.integers(4), rng.integers(2)
+            for pictures, picture in zip(out, (self.coarse[s][i, k], self.hr[s][i]), strict=True):
+                crop = picture[window]
+                crop = crop[::-1] if flip & 1 else crop
+                crop = crop[:, ::-1] if flip & 2 else crop
+                pictures.append(crop.transpose(2, 1, 0) if transpose else crop.transpose(2, 0, 1))
+        return to_unit(np.stack(out[0])), to_unit(np.stack(out[1]))

@@ -1,0 +1,66 @@
+"""Where training pictures come from: folders of images and tar shards, split by source picture."""
+
+import io
+import tarfile
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from patchscaler.errors import PatchScalerError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def list_sources(path: str | Path) -> list[Path]:
+    """Pictures below a folder and tar files in it (or one tar file), sorted. Raises PatchScalerError if none."""
+    root = Path(path)
+    if root.is_file() and root.suffix == ".tar":
+        return [root]
+    if not root.is_dir():
+        raise PatchScalerError(f"{root}: no such folder of pictures (or .tar file)")
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | {".tar"})
+    if not found:
+        raise PatchScalerError(f"{root}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)")
+    return found
+
+
+def read_rgb(data: Path | bytes) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def iterate_images(path: str | Path, exclude: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, (H, W, 3) uint8) of every readable picture; a corrupt one is skipped and named.
+
+    exclude: skip names that start with one of these comma-separated prefixes.
+    """
+    skip = tuple(p for p in exclude.split(",") if p)
+    for source in list_sources(path):
+        if source.suffix == ".tar":
+            with tarfile.open(source) as tar:
+                for member in tar:
+                    name = Path(member.name).name
+                    file = tar.extractfile(member) if member.isfile() else None
+                    if file and Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(skip or ("\0",)):
+                        yield from _readable(f"{source.name}/{member.name}", file.read())
+        elif not source.name.startswith(skip or ("\0",)):
+            yield from _readable(str(source.relative_to(path) if Path(path).is_dir() else source), source)
+
+
+def _readable(name: str, data: Path | bytes) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        yield name, read_rgb(data)
+    except Exception as error:  # Pillow raises many kinds on corrupt data
+        warnings.warn(f"skipped {name}: {error}", stacklevel=2)
+
+
+def is_validation(name: str, share: float = 0.03) -> bool:
+    """Split by *source picture*: SOURCE_HASH_NN keeps its tiles together, whatever else is in the set."""
+    stem = Path(name).stem
+    key = stem.rsplit("_", 1)[0] if stem.count("_") >= 2 else stem
+    return zlib.crc32(key.encode()) % 1000 < share * 1000

@@ -1,0 +1,43 @@
+"""Confidence of a patch -> its group: simple, medium or hard (Eq. 2)."""
+
+import torch
+from torch import Tensor
+
+from patchscaler.config import GroupConfig
+from patchscaler.errors import PatchScalerError
+from patchscaler.patches import PatchGrid, partition
+
+SIMPLE, MEDIUM, HARD = 0, 1, 2
+
+
+def check_groups(config: GroupConfig) -> GroupConfig:
+    """Raises PatchScalerError, naming the number that cannot be."""
+    g1, g2 = config.thresholds
+    if not 0 <= g2 <= g1 <= 1:
+        raise PatchScalerError(f"thresholds {g1:g}, {g2:g}: they must fall from gamma_1 <= 1 to gamma_2 >= 0")
+    for time, steps in zip(config.start_times, config.num_inference_steps, strict=True):
+        if not 0 <= time <= 1000:
+            raise PatchScalerError(f"start time {time}: it must lie in 0..1000")
+        if (time == 0) != (steps == 0) or steps < 0 or steps > time:
+            raise PatchScalerError(f"{steps} steps from time {time}: take 1 to {time} steps, or 0 from 0")
+    return config
+
+
+def patch_confidence(confidence: Tensor, grid: PatchGrid) -> Tensor:
+    """Avg(C<y_0>) of Eq. 2: (1, H, W) -> (M,)."""
+    return partition(confidence, grid).mean((1, 2, 3))
+
+
+def assign_groups(scores: Tensor, thresholds: tuple[float, float]) -> Tensor:
+    """Eq. 2: (M,) mean confidences -> (M,) of SIMPLE (gamma_1, 1], MEDIUM (gamma_2, gamma_1], HARD [0, gamma_2]."""
+    g1, g2 = thresholds
+    return (scores <= g1).long() + (scores <= g2).long()
+
+
+def thresholds_for(scores: Tensor, shares: tuple[float, float]) -> tuple[float, float]:
+    """Thresholds that make `shares[0]` of these patches simple and `shares[1]` simple or medium."""
+    simple, easy = shares
+    if not 0 <= simple <= easy <= 1:
+        raise PatchScalerError(f"group shares {simple:g}, {easy:g}: they must rise within 0..1")
+    g1, g2 = torch.quantile(scores.float(), torch.tensor([1 - simple, 1 - easy])).tolist()
+    return g1, g2

@@ -1,0 +1,1 @@
+"""The networks, in the order of the data: autoencoder, GRM, texture classifier, Patch-DiT."""

@@ -1,0 +1,156 @@
+"""Image <-> latents. Frozen; owns scale and channels, so that nobody else multiplies by .18215.
+
+`PCAAutoencoder` is ours and ships: principal components of 8x8 RGB blocks, in closed form. The basis is
+orthonormal, hence an error in unscaled latents is the same error in pixels, and a block sees nothing but
+itself, hence cutting a picture into windows changes nothing. `DiffusersAutoencoder` wraps Stable
+Diffusion's.
+"""
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchscaler.config import AutoencoderConfig
+from patchscaler.errors import PatchScalerError
+
+
+class Autoencoder(nn.Module):
+    """Interface. `channels`, `factor`: a (B, 3, H, W) picture has (B, channels, H/factor, W/factor) latents."""
+
+    channels: int
+    factor: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], sides multiples of `factor` -> (B, C, H/f, W/f), about unit variance."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped."""
+        raise NotImplementedError
+
+
+class PCAAutoencoder(Autoencoder):
+    """Principal components of f x f RGB blocks, scaled towards unit variance, with a learned correction."""
+
+    basis: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.channels, self.factor = config.channels, config.factor
+        self.scale_power = config.scale_power
+        d = 3 * self.factor**2
+        self.register_buffer("basis", torch.eye(d)[: self.channels].clone())  # (C, d), rows orthonormal
+        self.register_buffer("mean", torch.zeros(d))  # (d,)
+        self.register_buffer("std", torch.ones(self.channels))  # (C,) of the components over the fit
+        width = config.correction_channels
+        self.correction = DecoderCorrection(width) if width else None
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> "PCAAutoencoder":
+        """Closed form: eigenvectors of the covariance of blocks. batches: (B, 3, H, W) in [-1, 1]."""
+        d = 3 * self.factor**2
+        count, total, products = 0, torch.zeros(d).double(), torch.zeros(d, d).double()
+        for images in batches:
+            x = F.pixel_unshuffle(images, self.factor).movedim(1, -1).reshape(-1, d).double()  # (n, d)
+            count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
+        if count < d:
+            raise PatchScalerError(f"{count} blocks are too few to fit {d} components: give more pictures")
+        mean = total / count
+        values, vectors = torch.linalg.eigh(products / count - mean[:, None] * mean)  # ascending
+        order = values.argsort(descending=True)[: self.channels]
+        basis = vectors[:, order].T
+        signs = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()  # same picture, same signs
+        self.basis.copy_(basis * signs)
+        self.mean.copy_(mean)
+        self.std.copy_(values[order].clamp_min(1e-12).sqrt())
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        blocks = F.pixel_unshuffle(images, self.factor)  # (B, 3ff, h, w)
+        weight = self.basis / self.std[:, None] ** self.scale_power  # (C, 3ff)
+        return F.conv2d(blocks, weight[..., None, None], -(weight @ self.mean))  # (B, C, h, w)
+
+    def decode_linear(self, latents: Tensor) -> Tensor:
+        """The inverse transform alone, without the correction."""
+        weight = (self.basis * self.std[:, None] ** self.scale_power).T  # (3ff, C)
+        blocks = F.conv2d(latents, weight[..., None, None], self.mean)  # (B, 3ff, h, w)
+        return F.pixel_shuffle(blocks, self.factor)  # (B, 3, H, W)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        images = self.decode_linear(latents)  # (B, 3, H, W)
+        return images if self.correction is None else self.correction(images)
+
+
+class DecoderCorrection(nn.Module):
+    """A small residual network on decoded pictures, against block edges and sampler noise.
+
+    It works on 2x2 pixels folded into channels, a quarter of the cost, and starts as the identity. Its
+    receptive field is `reach` pixels, which is what windows of a big picture must overlap.
+    """
+
+    reach = 8
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv_in = nn.Conv2d(12, width, 3, padding=1)
+        self.conv_mid = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, 12, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = F.pixel_unshuffle(images, 2)  # (B, 12, H/2, W/2)
+        h = F.gelu(self.conv_in(h))  # (B, width, H/2, W/2)
+        h = F.gelu(self.conv_mid(h))  # (B, width, H/2, W/2)
+        return images + F.pixel_shuffle(self.conv_out(h), 2)  # (B, 3, H, W)
+
+
+class DiffusersAutoencoder(Autoencoder):
+    """Stable Diffusion's AutoencoderKL, or AutoencoderTiny, from a hub id at a pinned commit or a folder."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from diffusers import AutoencoderKL, AutoencoderTiny
+        except ImportError as error:
+            raise PatchScalerError(
+                f"the '{config.kind}' autoencoder needs diffusers: pip install 'patchscaler[paper]'"
+            ) from error
+        cls = {"kl": AutoencoderKL, "tiny": AutoencoderTiny}[config.kind]
+        try:
+            self.model = cls.from_pretrained(config.model_id, revision=config.revision or None)
+        except Exception as error:  # hub, network, file and format errors have no common base class
+            raise PatchScalerError(
+                f"autoencoder '{config.model_id}' cannot be loaded ({type(error).__name__}): "
+                "give the path of a local copy with --autoencoder, or go online once"
+            ) from error
+        self.channels, self.factor = config.channels, config.factor
+        self.scaling_factor = config.scaling_factor
+        found = int(self.model.config.latent_channels)
+        if found != self.channels:
+            raise PatchScalerError(f"'{config.model_id}' has {found} latent channels, not {self.channels}")
+        self.requires_grad_(False).eval()
+
+    def encode(self, images: Tensor) -> Tensor:
+        out = self.model.encode(images)
+        latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
+        return latents * self.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.model.decode(latents / self.scaling_factor).sample
+
+
+def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+    """Raises PatchScalerError for an unknown kind, a missing extra or a missing model."""
+    if config.kind == "pca":
+        return PCAAutoencoder(config)
+    if config.kind in ("kl", "tiny"):
+        return DiffusersAutoencoder(config)
+    raise PatchScalerError(f"unknown autoencoder '{config.kind}': choose pca, kl or tiny")

@@ -1,0 +1,36 @@
+"""One field of Gaussian noise over the whole canvas, from a counter-based generator.
+
+A value depends on (seed, channel, row, column) of the latents and on nothing else: overlapping patches,
+crops, batches, devices and resumed runs all see the same field.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014): a bijection of 64-bit integers that avalanches."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def noise_field(seed: int, channels: int, top: int, left: int, height: int, width: int) -> Tensor:
+    """(channels, height, width) float32 N(0, 1): the window at (top, left) of the canvas of this seed.
+
+    Rows and columns may be negative or as large as 2^31. The result lies on the CPU, the same for every device.
+    """
+    with np.errstate(over="ignore"):
+        key = _mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
+        rows = np.arange(top, top + height, dtype=np.int64).astype(np.uint64)[:, None]
+        columns = np.arange(left, left + width, dtype=np.int64).astype(np.uint64)[None, :]
+        place = _mix(_mix(key ^ rows) + columns * GOLDEN)  # (height, width)
+        counter = place[None] + np.arange(channels, dtype=np.uint64)[:, None, None] * GOLDEN
+        bits = _mix(counter)  # (channels, height, width)
+    # Box-Muller from the two halves of the bits; the first is never zero.
+    u = ((bits >> np.uint64(32)).astype(np.float64) + 0.5) * 2.0**-32
+    v = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
+    return torch.from_numpy((np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)).astype(np.float32))

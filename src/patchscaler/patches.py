@@ -1,0 +1,67 @@
+"""Latents -> overlapping patches -> latents: an inverse pair, and the windows that fuse overlaps."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from patchscaler.errors import PatchScalerError
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Where the patches of a (height, width) picture of latents lie: `rows` x `columns` of top-left corners."""
+
+    height: int
+    width: int
+    size: int
+    overlap: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def corners(self) -> list[tuple[int, int]]:
+        """(row, column) of each patch, row by row."""
+        return [(y, x) for y in self.rows for x in self.columns]
+
+
+def make_grid(height: int, width: int, size: int = 16, overlap: int = 8) -> PatchGrid:
+    """Strides of size - overlap; the last window is aligned to the edge. All in latents."""
+    if not 0 <= overlap < size:
+        raise PatchScalerError(f"overlap {overlap} of patches of {size}: take 0 to {size - 1}")
+    if min(height, width) < size:
+        raise PatchScalerError(f"{height}x{width} latents are smaller than a patch of {size}: pad first")
+
+    def starts(length: int) -> tuple[int, ...]:
+        regular = list(range(0, length - size + 1, size - overlap))
+        return tuple(regular + ([length - size] if regular[-1] != length - size else []))
+
+    return PatchGrid(height, width, size, overlap, starts(height), starts(width))
+
+
+def partition(x: Tensor, grid: PatchGrid) -> Tensor:
+    """(C, H, W) -> (M, C, V, V), row by row."""
+    v = grid.size
+    return torch.stack([x[:, r : r + v, c : c + v] for r, c in grid.corners()])
+
+
+def merge(patches: Tensor, grid: PatchGrid) -> Tensor:
+    """(M, C, V, V) -> (C, H, W): overlaps fused by smooth weights that sum to one. Inverse of `partition`."""
+    v = grid.size
+    window = blend_window(v, grid.overlap).to(patches)  # (V, V)
+    out = patches.new_zeros(patches.shape[1], grid.height, grid.width)
+    total = patches.new_zeros(grid.height, grid.width)
+    for patch, (r, c) in zip(patches, grid.corners(), strict=True):
+        out[:, r : r + v, c : c + v] += patch * window
+        total[r : r + v, c : c + v] += window
+    return out / total
+
+
+def blend_window(size: int, overlap: int) -> Tensor:
+    """(V, V): flat in the middle, a raised cosine over the overlap, nowhere zero."""
+    i = torch.arange(size, dtype=torch.float64) + 0.5
+    edge = torch.minimum(i, size - i)  # distance to the nearer edge, .5 at the first latent
+    ramp = torch.sin(torch.pi / 2 * (edge / overlap).clamp(max=1)) ** 2 if overlap else torch.ones(size)
+    return (ramp[:, None] * ramp[None, :]).float().clamp_min(1e-4)

@@ -1,0 +1,275 @@
+"""`patchscaler train STAGE`: the stages in order, all working on one model folder.
+
+A model folder has the layout of `save_pretrained`; every stage reads what it needs from it and writes its
+networks to it, and keeps its checkpoint in `training/STAGE` inside. When the last stage is done, the folder
+is what `patchscaler upscale --model` takes.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchscaler.checkpoints import file_hash, load_module, save_module
+from patchscaler.config import ModelConfig, preset
+from patchscaler.data.coarse import CoarseShards, write_coarse
+from patchscaler.data.shards import PairShards, ShardConfig, parse_mix, write_shards
+from patchscaler.errors import PatchScalerError
+from patchscaler.grouping import thresholds_for
+from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
+from patchscaler.models.grm import PixelGRM, build_grm
+from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
+from patchscaler.models.texture import TextureClassifier
+from patchscaler.pipeline import choose_device
+from patchscaler.texture_memory import TextureMemory
+from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
+from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts
+from patchscaler.training.loop import LoopConfig, train
+from patchscaler.training.texture import ClassifierStage, LabelledTextures
+
+
+class ModelFolder:
+    """The networks of a model folder, each loaded where it is there and fresh where it is not."""
+
+    def __init__(self, folder: str | Path, preset_name: str, device: str):
+        self.folder, self.device = Path(folder), device
+        file = self.folder / "config.json"
+        self.config = ModelConfig.from_json(file.read_text("utf-8")) if file.exists() else preset(preset_name)
+        self.save_config(self.config)
+
+    def save_config(self, config: ModelConfig) -> None:
+        self.config = config
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(config.to_json() + "\n", "utf-8")
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _fill(self, name: str, network: Any, needed: bool) -> Any:
+        if self.path(name).exists():
+            load_module(self.path(name), network)
+        elif needed:
+            raise PatchScalerError(f"{self.path(name)} is missing: run the stage that makes it first")
+        return network.to(self.device)
+
+    def autoencoder(self, needed: bool = True) -> Autoencoder:
+        network = build_autoencoder(self.config.autoencoder)
+        return self._fill("autoencoder", network, needed) if isinstance(network, PCAAutoencoder) else network
+
+    def grm(self, needed: bool = True) -> Any:
+        return self._fill("grm", build_grm(self.config.grm, self.config.autoencoder.channels), needed)
+
+    def classifier(self, needed: bool = True) -> TextureClassifier:
+        return self._fill("classifier", TextureClassifier(self.config.texture, self.channels), needed)
+
+    def patch_dit(self, needed: bool = True) -> PatchDiT:
+        size = self.config.groups.latent_patch_size
+        return self._fill("patch_dit", PatchDiT(self.config.patch_dit, self.channels, size), needed)
+
+    def texture_encoder(self, needed: bool = True) -> TextureEncoder:
+        size = self.config.groups.latent_patch_size
+        return self._fill("texture_encoder", TextureEncoder(self.config.patch_dit, self.channels, size), needed)
+
+    def memory(self, autoencoder: Autoencoder) -> TextureMemory:
+        return TextureMemory.load(self.path("memory"), autoencoder, file_hash(self.path("classifier")))
+
+    @property
+    def channels(self) -> int:
+        return self.config.autoencoder.channels
+
+    def frozen(self) -> FrozenParts:
+        autoencoder = self.autoencoder()
+        return FrozenParts(self.config, autoencoder, self.classifier(), self.memory(autoencoder), self.device)
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+
+def shards(args: argparse.Namespace) -> None:
+    config = ShardConfig(args.images, args.tile, args.variants, parse_mix(args.mix), args.seed, exclude=args.exclude)
+    n = write_shards(args.shards, config, validation=args.split == "validation", workers=args.workers)
+    print(f"{args.shards}: {n} tiles written")
+
+
+def autoencoder(args: argparse.Namespace) -> None:
+    model = folder(args)
+    network = fit_autoencoder(model.config, PairShards(args.shards))
+    save_module(model.path("autoencoder"), network, {"network": "autoencoder"}, half=False)
+    print(f"{model.path('autoencoder')}: {network.channels} components of {network.basis.shape[1]}")
+
+
+def grm(args: argparse.Namespace) -> None:
+    model = folder(args)
+    network = model.grm(needed=False)
+    if args.init:
+        if not isinstance(network, PixelGRM):
+            raise PatchScalerError("--init takes a Real-ESRGAN compact network, which fits the 'pixels' GRM only")
+        network.load_compact(_foreign(args.init))
+    if args.head_only:
+        network.requires_grad_(False)
+        for head in (network.confidence_in, network.confidence_head):
+            head.requires_grad_(True)
+    stage = GRMStage(
+        model.config, network, model.autoencoder(), PairShards(args.shards), PairShards(args.validation),
+        batch_size=args.batch_size, lr_size=args.lr_size, lam=args.lam, eta=args.eta, squared=args.squared,
+        device=model.device,
+    )  # fmt: skip
+    name = "confidence" if args.head_only else "grm"
+    print(train(stage, loop_config(args, model, name), model.folder))
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Thresholds of the groups from the confidences of held-out pictures, by quantile."""
+    model = folder(args)
+    scores, errors = patch_errors(model.grm(), model.autoencoder(), PairShards(args.validation), model.device)
+    thresholds = thresholds_for(scores, (args.simple, args.easy))
+    groups = dataclasses.replace(model.config.groups, thresholds=thresholds, quantiles=(args.simple, args.easy))
+    model.save_config(dataclasses.replace(model.config, groups=groups))
+    print(f"thresholds {thresholds[0]:.4f}, {thresholds[1]:.4f}; median squared error {errors.median():.4f}")
+
+
+def classifier(args: argparse.Namespace) -> None:
+    model = folder(args)
+    data = LabelledTextures(args.textures, args.exclude)
+    model.save_config(
+        dataclasses.replace(model.config, texture=dataclasses.replace(model.config.texture, classes=data.classes))
+    )
+    stage = ClassifierStage(
+        model.config, model.classifier(needed=False), model.autoencoder(), data,
+        batch_size=args.batch_size, device=model.device,
+    )  # fmt: skip
+    print(train(stage, loop_config(args, model, "classifier"), model.folder))
+
+
+def coarse(args: argparse.Namespace) -> None:
+    model = folder(args)
+    network = model.grm().to(memory_format=torch.channels_last).eval()
+    n = write_coarse(args.shards, network, model.autoencoder(), args.variants, model.device, args.bf16)
+    print(f"{args.shards}: coarse pictures of {n} shards written")
+
+
+def diffusion(args: argparse.Namespace) -> None:
+    model = folder(args)
+    network = DiffusionTrainer(model.patch_dit(needed=False), model.texture_encoder(needed=False))
+    stage = DiffusionStage(
+        network, model.frozen(), CoarseShards(args.shards), CoarseShards(args.validation),
+        batch_size=args.batch_size, from_coarse=args.from_coarse, low_times=args.low_times,
+    )  # fmt: skip
+    print(train(stage, loop_config(args, model, "diffusion"), model.folder))
+
+
+def few_step(args: argparse.Namespace) -> None:
+    from patchscaler.training.few_step import FewStepStage
+
+    model = folder(args)
+    stage = FewStepStage(
+        model.frozen(), model.patch_dit(), model.texture_encoder(), CoarseShards(args.shards),
+        CoarseShards(args.validation), batch_size=args.batch_size,
+        weights={"l1": args.l1, "lpips": args.lpips, "gan": args.gan},
+    )  # fmt: skip
+    print(train(stage, loop_config(args, model, "few-step"), model.folder))
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def folder(args: argparse.Namespace) -> ModelFolder:
+    torch.manual_seed(args.seed)
+    return ModelFolder(args.model, args.preset, choose_device(args.device))
+
+
+def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> LoopConfig:
+    return LoopConfig(
+        out=str(model.folder / "training" / name), steps=args.steps, minutes=args.minutes, lr=args.lr,
+        optimizer=args.optimizer, ema=args.ema, bf16=args.bf16, seed=args.seed,
+        log_every=args.log_every, save_minutes=args.save_minutes,
+    )  # fmt: skip
+
+
+def _foreign(path: str) -> dict[str, torch.Tensor]:
+    """A safetensors file that PatchScaler did not write."""
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors and file errors
+        raise PatchScalerError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def add_parser(commands: Any) -> None:
+    """Add `train` and its stages to the command line."""
+    parser = commands.add_parser("train", help="train a model, stage by stage (docs/training.md)")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+
+    def stage(name: str, function: Any, text: str, *, loop: tuple[float, int] | None = None) -> Any:
+        p = stages.add_parser(name, help=text, description=text)
+        p.set_defaults(function=function)
+        p.add_argument("--seed", type=int, default=0)
+        if function is not shards:
+            p.add_argument("--model", required=True, metavar="DIR", help="model folder, made where it is missing")
+            p.add_argument("--preset", default="compact", help="configuration of a new model folder")
+            p.add_argument("--device", default="auto")
+            p.add_argument("--no-bf16", dest="bf16", action="store_false", help="train in float32")
+        if loop:
+            p.add_argument("--steps", type=int, default=0, help="stop after so many steps")
+            p.add_argument("--minutes", type=float, default=0, help="stop after so many minutes, resumed ones included")
+            p.add_argument("--lr", type=float, default=loop[0])
+            p.add_argument("--batch-size", type=int, default=loop[1])
+            p.add_argument("--optimizer", default="adamw", help="adam, adamw or muon")
+            p.add_argument("--ema", type=float, default=0.999)
+            p.add_argument("--log-every", type=int, default=50, metavar="STEPS")
+            p.add_argument("--save-minutes", type=float, default=5)
+        return p
+
+    def data(p: Any, validation: bool = True) -> None:
+        p.add_argument("--shards", required=True, metavar="DIR")
+        if validation:
+            p.add_argument("--validation", required=True, metavar="DIR", help="shards of held-out pictures")
+
+    p = stage("shards", shards, "degrade pictures into pairs on disk")
+    p.add_argument("--images", required=True, metavar="DIR", help="folder of pictures, or tar shards")
+    p.add_argument("--shards", required=True, metavar="DIR", help="where to write")
+    p.add_argument("--split", choices=("train", "validation"), default="train")
+    p.add_argument("--mix", default="real:.4,stable:.1,mild:.35,bicubic:.15", help="degradations and their shares")
+    p.add_argument("--tile", type=int, default=256)
+    p.add_argument("--variants", type=int, default=4, help="degradations a tile")
+    p.add_argument("--exclude", default="", help="comma-separated prefixes of file names")
+    p.add_argument("--workers", type=int, default=1)
+
+    p = stage("autoencoder", autoencoder, "fit the closed-form autoencoder")
+    data(p, validation=False)
+
+    p = stage("grm", grm, "train the Global Restoration Module (Eq. 1)", loop=(3e-4, 8))
+    data(p)
+    p.add_argument("--init", metavar="FILE", help="start from a Real-ESRGAN compact network (safetensors)")
+    p.add_argument("--head-only", action="store_true", help="train the confidence head alone")
+    p.add_argument("--lr-size", type=int, default=48, help="side of the LR crops")
+    p.add_argument("--lam", type=float, default=0.1, help="lambda of Eq. 1")
+    p.add_argument("--eta", type=float, default=0.1, help="eta of Eq. 1: about .7 of the median squared error")
+    p.add_argument("--squared", action="store_true", help="square the L1 term, as Eq. 1 is printed")
+
+    p = stage("calibrate", calibrate, "set the groups' thresholds by quantile on held-out pictures")
+    p.add_argument("--validation", required=True, metavar="DIR")
+    p.add_argument("--simple", type=float, default=0.3, help="share of simple patches")
+    p.add_argument("--easy", type=float, default=0.65, help="share of simple and medium patches together")
+
+    p = stage("classifier", classifier, "train the texture classifier", loop=(1e-3, 64))
+    p.add_argument("--textures", required=True, metavar="DIR", help="one sub-folder a class")
+    p.add_argument("--exclude", default="", help="comma-separated prefixes of file names")
+
+    p = stage("coarse", coarse, "cache the GRM's coarse pictures beside the shards")
+    data(p, validation=False)
+    p.add_argument("--variants", type=int, default=2, help="of the degradations of each tile")
+
+    p = stage("diffusion", diffusion, "train Patch-DiT and the texture encoder (Eq. 8)", loop=(5e-4, 32))
+    data(p)
+    p.add_argument("--from-coarse", type=float, default=0.3, help="share of starts built from y_0 (0: the paper)")
+    p.add_argument("--low-times", type=float, default=0.6, help="share of times drawn from 1..500 only (0: uniform)")
+
+    p = stage("few-step", few_step, "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
+    data(p)
+    p.add_argument("--l1", type=float, default=1.0)
+    p.add_argument("--lpips", type=float, default=1.0)
+    p.add_argument("--gan", type=float, default=0.02)

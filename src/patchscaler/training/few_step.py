@@ -1,0 +1,174 @@
+"""Stage 4: Patch-DiT in one or two steps from y_tau of the coarse patch, judged on fused, decoded pictures.
+
+What inference does is what is trained: patches of a region start by Eq. 7, take the steps of their group,
+are fused and decoded, and the picture meets L1, a perceptual distance and a discriminator. The gradient
+goes through the last step; the steps before it are the network's own.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from patchscaler.checkpoints import save_module
+from patchscaler.data.coarse import CoarseShards
+from patchscaler.diffusion import Diffusion, group_timesteps
+from patchscaler.models.autoencoder import PCAAutoencoder
+from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
+from patchscaler.patches import PatchGrid, make_grid, merge, partition
+from patchscaler.sampler import ddim_step
+from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
+from patchscaler.training.loop import Batch, mean_psnr
+from patchscaler.training.losses import LPIPS, PatchDiscriminator
+
+
+class FewStepTrainer(Denoiser):
+    """Generator: last step -> fused -> decoded -> losses. The autoencoder's correction is trained along."""
+
+    def __init__(
+        self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, autoencoder: PCAAutoencoder,
+        diffusion: Diffusion, discriminator: PatchDiscriminator, lpips: LPIPS, weights: dict[str, float],
+    ):  # fmt: skip
+        super().__init__(patch_dit, texture_encoder)
+        self.correction = autoencoder.correction
+        self.weights = weights
+        self._frozen = (autoencoder, diffusion, discriminator, lpips)  # a tuple: no part of the state
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        autoencoder, diffusion, discriminator, lpips = self._frozen
+        prompt = self.prompt(batch)
+        output = self.patch_dit(batch["x_t"], batch["t"], batch["coarse"], prompt).float()
+        x_0 = diffusion.to_x_0(output, batch["x_t"], batch["t"], batch["coarse"])  # (B M, C, V, V)
+        latents = fuse(x_0, batch["grid"])  # (B, C, G, G)
+        image = autoencoder.decode(latents).float()  # (B, 3, S, S)
+        hr, coarse = batch["hr"], batch["coarse_pixels"]
+        l1 = (image - hr).abs().mean()
+        # Latents weigh every component alike: fine ones count as much as the mean.
+        l1_latents = (latents - batch["hr_latents"]).abs().mean()
+        perceptual = lpips(image, hr).mean()
+        discriminator.requires_grad_(False)  # its own turn comes
+        adversarial = -discriminator(image, coarse).float().mean()
+        discriminator.requires_grad_(True)
+        w = self.weights
+        loss = w["l1"] * (l1 + 0.05 * l1_latents) + w["lpips"] * perceptual + w["gan"] * adversarial
+        batch["fake"] = image.detach()
+        logs = {"l1": l1, "lpips": perceptual, "adversarial": adversarial}
+        return loss, {k: float(v.detach()) for k, v in logs.items()}
+
+
+class DiscriminatorTrainer(nn.Module):
+    """Hinge loss on the pictures the generator has just made."""
+
+    def __init__(self, discriminator: PatchDiscriminator):
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        real = self.discriminator(batch["hr"], batch["coarse_pixels"]).float()
+        fake = self.discriminator(batch["fake"], batch["coarse_pixels"]).float()
+        loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        return loss, {"hinge": float(loss.detach()), "gap": float((real.mean() - fake.mean()).detach())}
+
+
+def fuse(patches: Tensor, grid: PatchGrid) -> Tensor:
+    """(B M, C, V, V) -> (B, C, H, W)."""
+    return torch.stack([merge(p, grid) for p in patches.split(len(grid))])
+
+
+class FewStepStage:
+    """Regions of `side` latents, cut and fused as the pipeline does."""
+
+    def __init__(
+        self, frozen: FrozenParts, patch_dit: PatchDiT, texture_encoder: TextureEncoder, shards: CoarseShards,
+        validation: CoarseShards, *, batch_size: int = 4, side: int = 24, weights: dict[str, float] | None = None,
+    ):  # fmt: skip
+        autoencoder = frozen.autoencoder
+        assert isinstance(autoencoder, PCAAutoencoder)
+        if autoencoder.correction is not None:
+            autoencoder.correction.requires_grad_(True)
+        device = frozen.device
+        self.frozen, self.shards, self.validation = frozen, shards, validation
+        self.autoencoder = autoencoder
+        self.diffusion = Diffusion(frozen.config.diffusion)
+        discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.lpips = LPIPS().to(device)
+        weights = {"l1": 1.0, "lpips": 1.0, "gan": 0.02} | (weights or {})
+        self.generator = FewStepTrainer(
+            patch_dit, texture_encoder, autoencoder, self.diffusion, discriminator, self.lpips, weights
+        ).to(device)
+        self.trainables: dict[str, nn.Module] = {
+            "generator": self.generator,
+            "discriminator": DiscriminatorTrainer(discriminator),
+        }
+        groups = frozen.config.groups
+        self.grid = make_grid(side, side, groups.latent_patch_size, groups.overlap)
+        self.batch_size, self.side = batch_size, side
+        self.settings = sorted(
+            {(t, n) for t, n in zip(groups.start_times, groups.num_inference_steps, strict=True) if n}
+        )
+
+    @torch.no_grad()
+    def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
+        start, steps = self.settings[int(rng.integers(len(self.settings)))]
+        last = int(rng.integers(steps))  # which of the steps carries the gradient
+        drop = self.frozen.config.patch_dit.prompt_dropout
+        pixels, hr = self.shards.regions(self.batch_size, self.side, self.autoencoder.factor, rng)
+        return self.make_batch(pixels, hr, start, steps, last, rng, generator, drop)
+
+    @torch.no_grad()
+    def make_batch(
+        self, pixels: Tensor, hr: Tensor, start: int, steps: int, last: int, rng: np.random.Generator,
+        generator: Generator, drop: float,
+    ) -> Batch:  # fmt: skip
+        """Everything up to the input of step `last` (0 is the first) of `steps` from `start`."""
+        device = self.frozen.device
+        hr, pixels = hr.to(device), pixels.to(device)
+        y_0 = self.autoencoder.encode(pixels)  # (B, C, G, G)
+        noise = torch.randn(y_0.shape, generator=generator).to(device)  # one field a picture
+        coarse = torch.cat([partition(y, self.grid) for y in y_0])  # (B M, C, V, V)
+        noise = torch.cat([partition(n, self.grid) for n in noise])
+        values, scores = self.frozen.textures(coarse, rng, drop)
+        batch: Batch = {
+            "coarse": coarse, "values": values, "scores": scores, "hr": hr, "coarse_pixels": pixels,
+            "grid": self.grid, "hr_latents": self.autoencoder.encode(hr),
+        }  # fmt: skip
+        times = group_timesteps(start, steps)
+        t = torch.full((len(coarse),), start, device=device)
+        x_t = self.diffusion.start_from_coarse(coarse, t, noise)
+        prompt = self.generator.prompt(batch) if last else None
+        for i in range(last):
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                output = self.generator.patch_dit(x_t, t, coarse, prompt)
+            x_0 = self.diffusion.to_x_0(output.float(), x_t, t, coarse)
+            t_next = torch.full_like(t, times[i + 1])
+            x_t, t = ddim_step(self.diffusion, x_t, x_0, t, t_next), t_next
+        return batch | {"x_t": x_t, "t": t}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR and LPIPS of fused pictures for each setting, with and without the prompt, and of the coarse ones."""
+        assert isinstance(model, FewStepTrainer)
+        out: dict[str, list[float]] = {}
+        for start, steps in self.settings:
+            for name, drop in (("", 0.0), ("_no_prompt", 1.0)):
+                rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+                for _ in range(8):
+                    pixels, hr = self.validation.regions(8, self.side, self.autoencoder.factor, rng)
+                    batch = self.make_batch(pixels, hr, start, steps, steps - 1, rng, generator, drop)
+                    output = model.patch_dit(batch["x_t"], batch["t"], batch["coarse"], model.prompt(batch))
+                    x_0 = self.diffusion.to_x_0(output.float(), batch["x_t"], batch["t"], batch["coarse"])
+                    image = self.autoencoder.decode(fuse(x_0, self.grid))
+                    key = f"{start}_{steps}{name}"
+                    out.setdefault(f"psnr_{key}", []).append(mean_psnr(image, batch["hr"]))
+                    out.setdefault(f"lpips_{key}", []).append(float(self.lpips(image, batch["hr"]).mean()))
+                    if not drop:
+                        coarse = self.lpips(batch["coarse_pixels"], batch["hr"]).mean()
+                        out.setdefault("lpips_coarse", []).append(float(coarse))
+                        out.setdefault("psnr_coarse", []).append(mean_psnr(batch["coarse_pixels"], batch["hr"]))
+        return {k: float(np.mean(v)) for k, v in out.items()}
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        save_denoiser(model, folder)
+        save_module(folder / "autoencoder.safetensors", self.autoencoder, {"network": "autoencoder"})

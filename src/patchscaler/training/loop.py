@@ -1,0 +1,211 @@
+"""The one training loop: a stage gives batches and losses, the loop does the rest.
+
+Every step draws from generators seeded by (seed, step, rank), so that a run that was killed goes on with
+the losses it would have had. Checkpoints are written to a temporary file and renamed: a full disk or a
+kill costs no earlier one.
+"""
+
+import csv
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchscaler.errors import PatchScalerError
+from patchscaler.training.optim import EMA, build_optimizers, rate_factor
+
+Batch = dict[str, Any]
+
+
+class Stage(Protocol):
+    """What the loop needs. `trainables` are stepped in order on one batch; the first has an average (EMA).
+
+    A trainable's forward(batch) -> (loss, numbers to log); it may leave things in the batch for the next.
+    """
+
+    trainables: dict[str, nn.Module]
+
+    def batch(self, rng: np.random.Generator, generator: torch.Generator) -> Batch: ...
+
+    def validate(self, model: nn.Module) -> dict[str, float]: ...
+
+    def save(self, model: nn.Module, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    out: str
+    steps: int = 0  # 0: no limit
+    minutes: float = 0.0  # 0: no limit; of this run and those it resumes, together
+    lr: float = 5e-4
+    optimizer: str = "adamw"
+    warmup: int = 100
+    decay: float = 0.3
+    ema: float = 0.999
+    clip: float = 1.0
+    bf16: bool = True
+    seed: int = 0
+    log_every: int = 50
+    save_minutes: float = 5.0
+
+
+def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, float]:
+    """Run a stage to its limit, save its averaged networks to `folder` -> the last validation.
+
+    Resumes from `out`/checkpoint.pt where there is one.
+    """
+    if not config.steps and not config.minutes:
+        raise PatchScalerError("give a limit: --steps or --minutes")
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    rank, distributed = 0, None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        distributed = _accelerator(config)
+        rank = distributed.process_index
+    device = distributed.device if distributed else next(next(iter(stage.trainables.values())).parameters()).device
+    optimizers = {n: build_optimizers(config.optimizer, m, config.lr) for n, m in stage.trainables.items()}
+    main = next(iter(stage.trainables))
+    ema = EMA(stage.trainables[main], config.ema)
+    step, seconds = _resume(out, stage, optimizers, ema)
+    modules = dict(stage.trainables)
+    if distributed:
+        modules = {n: distributed.prepare(m) for n, m in modules.items()}
+    writer = _tensorboard(out) if rank == 0 else None
+    began, saved, waited = time.monotonic() - seconds, time.monotonic(), 0.0
+    losses: dict[str, list[float]] = {}
+
+    def progress() -> float:
+        by_steps = step / config.steps if config.steps else 0.0
+        by_time = (time.monotonic() - began) / (60 * config.minutes) if config.minutes else 0.0
+        return max(by_steps, by_time)
+
+    while progress() < 1:
+        factor = rate_factor(step, progress(), config.warmup, config.decay)
+        mark = time.monotonic()
+        rng = np.random.default_rng([config.seed, step, rank])
+        generator = torch.Generator().manual_seed(hash((config.seed, step, rank)) % 2**63)
+        batch = stage.batch(rng, generator)
+        waited += time.monotonic() - mark
+        for name, module in modules.items():
+            module.train()
+            for optimizer in optimizers[name]:
+                optimizer.zero_grad(set_to_none=True)
+                for group in optimizer.param_groups:
+                    group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                loss, logs = module(batch)
+            if not math.isfinite(float(loss.detach())):
+                terms = ", ".join(f"{k} {v:.3g}" for k, v in logs.items())
+                raise PatchScalerError(f"{name}: the loss is not finite at step {step} ({terms}); lower --lr")
+            distributed.backward(loss) if distributed else loss.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+            for optimizer in optimizers[name]:
+                optimizer.step()
+            for k, v in logs.items():
+                losses.setdefault(f"{name}/{k}", []).append(v)
+        ema.update(stage.trainables[main], step)
+        step += 1
+        elapsed = time.monotonic() - began
+        if rank == 0 and step % config.log_every == 0:
+            means = {k: float(np.mean(v)) for k, v in losses.items()}
+            losses.clear()
+            _log(out, writer, step, elapsed, waited / max(1e-9, elapsed - seconds), means)
+        if rank == 0 and time.monotonic() - saved > 60 * config.save_minutes:
+            _save(out, stage, optimizers, ema, step, elapsed)
+            saved = time.monotonic()
+    result: dict[str, float] = {}
+    if rank == 0:
+        elapsed = time.monotonic() - began
+        _save(out, stage, optimizers, ema, step, elapsed)
+        averaged = stage.trainables[main]
+        current = {k: v.clone() for k, v in averaged.state_dict().items()}
+        averaged.load_state_dict(ema.state_dict())
+        averaged.eval()
+        result = stage.validate(averaged)
+        stage.save(averaged, Path(folder))
+        averaged.load_state_dict(current)
+        _log(
+            out,
+            writer,
+            step,
+            elapsed,
+            waited / max(1e-9, elapsed - seconds),
+            {f"val/{k}": v for k, v in result.items()},
+        )
+    return result
+
+
+def _accelerator(config: LoopConfig) -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise PatchScalerError("several devices need accelerate: pip install 'patchscaler[train]'") from error
+    return Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+
+
+def _tensorboard(out: Path) -> Any:
+    """A writer of loss curves, or None where the extra is missing: log.csv holds the same numbers."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"))
+
+
+def _log(out: Path, writer: Any, step: int, elapsed: float, wait: float, numbers: dict[str, float]) -> None:
+    text = " ".join(f"{k} {v:.4f}" for k, v in numbers.items())
+    print(f"step {step} {elapsed / 60:.1f} min, {wait:.1%} waiting for data: {text}", flush=True)
+    with (out / "log.csv").open("a", newline="") as file:
+        rows = csv.writer(file)
+        for k, v in numbers.items():
+            rows.writerow([step, f"{elapsed:.1f}", k, f"{v:.6g}"])
+            if writer:
+                writer.add_scalar(k, v, step)
+
+
+def _save(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA, step: int, elapsed: float) -> None:
+    state = {
+        "models": {n: m.state_dict() for n, m in stage.trainables.items()},
+        "optimizers": {n: [o.state_dict() for o in os_] for n, os_ in optimizers.items()},
+        "ema": ema.state_dict(),
+        "step": step,
+        "seconds": elapsed,
+    }
+    temporary = out / "checkpoint.tmp"
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, out / "checkpoint.pt")
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise PatchScalerError(f"checkpoint not written to {out} ({error}); the one before it is kept") from error
+
+
+def _resume(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA) -> tuple[int, float]:
+    path = out / "checkpoint.pt"
+    if not path.exists():
+        return 0, 0.0
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        for name, module in stage.trainables.items():
+            module.load_state_dict(state["models"][name])
+            for optimizer, saved in zip(optimizers[name], state["optimizers"][name], strict=True):
+                optimizer.load_state_dict(saved)
+        ema.load_state_dict(state["ema"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise PatchScalerError(
+            f"{path} is of another network or optimiser ({str(error).splitlines()[0]}): name another --out"
+        ) from error
+    print(f"resumed {path} at step {state['step']}", flush=True)
+    return int(state["step"]), float(state["seconds"])
+
+
+def mean_psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over pictures of 10 log10(4 / mse) for values in [-1, 1], clamped."""
+    mse = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().flatten(1).mean(1)
+    return float((10 * torch.log10(4 / mse.clamp_min(1e-10))).mean().detach())

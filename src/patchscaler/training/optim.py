@@ -1,0 +1,57 @@
+"""Optimisers by name, the learning rate over a run, and the moving average of weights."""
+
+import torch
+from torch import Tensor, nn
+
+from patchscaler.errors import PatchScalerError
+
+
+def build_optimizers(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, the rest by AdamW)."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if name == "adam":
+        return [torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))]
+    if name == "adamw":
+        return [torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)]
+    if name == "muon":
+        matrices = [p for n, p in module.named_parameters() if p.requires_grad and p.ndim == 2 and "blocks." in n]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in parameters if id(p) not in chosen]
+        if matrices:
+            return [
+                torch.optim.Muon(matrices, lr=20 * lr, weight_decay=0.0),
+                torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),
+            ]
+        raise PatchScalerError("muon needs matrices in blocks, and this network has none: use adamw")
+    raise PatchScalerError(f"unknown optimiser '{name}': choose adam, adamw or muon")
+
+
+def rate_factor(step: int, progress: float, warmup: int = 100, decay: float = 0.3) -> float:
+    """Warm-up over steps, then constant, then linear to 1 % over the last `decay` of the run (progress 0..1)."""
+    up = min(1.0, (step + 1) / max(1, warmup))
+    down = 1.0 if decay <= 0 else min(1.0, max(0.01, (1 - progress) / decay))
+    return up * down
+
+
+class EMA:
+    """Exponential moving average of a module's parameters; buffers are copied."""
+
+    def __init__(self, module: nn.Module, decay: float = 0.999):
+        self.decay = decay
+        self.shadow = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))  # short memory at first
+        for name, value in module.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.shadow[name].lerp_(value.float(), 1 - decay)
+            else:
+                self.shadow[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.shadow
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            self.shadow[name].copy_(value)
