@@ -1,6 +1,7 @@
 """Weights on disk: one safetensors file a network, the configuration in its header, strict loading."""
 
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -22,7 +23,9 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": FORMAT} | metadata)
+        # One entry: safetensors writes several in an order that changes, and with it the file's hash.
+        header = {"patchscaler": json.dumps({"format": FORMAT} | metadata, sort_keys=True)}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, header)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -37,9 +40,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise PatchScalerError(f"{path}: no such weights file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("patchscaler", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise PatchScalerError(f"{path}: corrupt or not a safetensors file ({error}); download it again") from error
     if metadata.get("format") != FORMAT:
         raise PatchScalerError(f"{path}: not written by PatchScaler (format '{metadata.get('format', 'none')}')")

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("patchscaler: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
     except MemoryError:
-        print("patchscaler: not enough memory; use a smaller picture or --max-patches", file=sys.stderr)
+        print("patchscaler: not enough memory; use a smaller picture or --memory-limit", file=sys.stderr)
     return 1
 
 
@@ -48,7 +48,7 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     up.add_argument("--memory", metavar="FILE", help="another texture memory (patchscaler memory build)")
     up.add_argument("--save-difficulty", action="store_true", help="also write NAME_difficulty.png: the groups")
     up.add_argument("--save-coarse", action="store_true", help="also write NAME_coarse.png: before the diffusion")
-    up.add_argument("--max-patches", type=int, default=64, help="patches a batch")
+    up.add_argument("--memory-limit", type=float, default=512, metavar="MIB", help="of one batch of patches")
     up.add_argument("--max-pixels", type=int, default=None, help="limit of the input's pixels, 0 for none")
     up.add_argument("--quality", type=int, default=95, help="of JPEG and WebP output")
     up.add_argument("-q", "--quiet", action="store_true")
@@ -117,8 +117,8 @@ def upscale(args: argparse.Namespace) -> int:
     from patchscaler.images import FORMATS, MAX_PIXELS
 
     limit = MAX_PIXELS if args.max_pixels is None else args.max_pixels
-    if limit < 0 or args.max_patches < 1:
-        raise PatchScalerError("--max-pixels takes 0 or more, --max-patches 1 or more")
+    if limit < 0 or args.memory_limit <= 0:
+        raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0")
     folder = len(args.inputs) > 1 or (args.output and (args.output.endswith("/") or Path(args.output).is_dir()))
     targets: list[tuple[Path, Path]] = []
     for name in args.inputs:
@@ -161,8 +161,8 @@ def _upscale_one(
     bar = Progress(source.name, quiet=args.quiet)
     began = time.perf_counter()
     result = model.upscale(
-        image, seed=args.seed, groups=groups, prompt=not args.no_prompt, max_patches=args.max_patches,
-        max_pixels=limit, progress=bar,
+        image, seed=args.seed, groups=groups, prompt=not args.no_prompt, memory_limit=args.memory_limit,
+        max_pixels=limit, progress=bar, coarse=args.save_coarse,
     )  # fmt: skip
     bar.close()
     extras = {}

@@ -7,7 +7,7 @@ the paper, 16 latents a side = 128 pixels), `patch_size` is Patch-DiT's token, a
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from patchscaler.errors import PatchScalerError
 
@@ -113,7 +113,10 @@ class ModelConfig:
     def from_json(text: str) -> "ModelConfig":
         """Raises PatchScalerError for text that is not a configuration."""
         try:
-            return _build(ModelConfig, json.loads(text))
+            config = _build(ModelConfig, json.loads(text))
+            if config.scale != 4:
+                raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
+            return config
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error
 
@@ -128,8 +131,22 @@ def _build(cls: type[Config], values: dict[str, Any]) -> Config:
         kind = fields[name].type
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             value = _build(kind, value)
-        out[name] = tuple(value) if isinstance(value, list) else value
+        out[name] = _checked(f"{cls.__name__}.{name}", kind, value)
     return cls(**out)
+
+
+def _checked(name: str, kind: Any, value: Any) -> Any:
+    """A JSON value as the field's type says: int and float mix, lists become tuples of the right length."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            raise PatchScalerError(f"{name} is {value!r}: it takes a list like {kind}")
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return tuple(_checked(name, k, v) for k, v in zip(kinds, value, strict=True))
+    allowed: Any = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise PatchScalerError(f"{name} is {value!r}: it takes a value of type {kind.__name__}")
+    return value
 
 
 # --- presets --------------------------------------------------------------------------------------

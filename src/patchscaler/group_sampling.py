@@ -11,7 +11,6 @@ from torch import Tensor
 
 from patchscaler.config import GroupConfig
 from patchscaler.diffusion import Diffusion, group_timesteps
-from patchscaler.errors import PatchScalerError
 from patchscaler.sampler import History, ddim_step, dpmpp_2m_step
 
 # (x_t (n, C, V, V), t (n,), index (n,) of the rows of `coarse`) -> x_0 (n, C, V, V)
@@ -36,8 +35,6 @@ def sample_groups(
 
     Patches of a group with zero steps come back as they are. on_step: told how many patches each step took.
     """
-    if config.sampler not in ("ddim", "dpm++"):
-        raise PatchScalerError(f"unknown sampler '{config.sampler}': choose ddim or dpm++")
     device = coarse.device
     groups = groups.cpu()
     steps = steps_of(groups, config)  # (M,)

@@ -1,11 +1,11 @@
 """Confidence of a patch -> its group: simple, medium or hard (Eq. 2)."""
 
-import torch
 from torch import Tensor
 
 from patchscaler.config import GroupConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.patches import PatchGrid, partition
+from patchscaler.sampler import SAMPLERS
 
 SIMPLE, MEDIUM, HARD = 0, 1, 2
 
@@ -20,6 +20,8 @@ def check_groups(config: GroupConfig) -> GroupConfig:
             raise PatchScalerError(f"start time {time}: it must lie in 0..1000")
         if (time == 0) != (steps == 0) or steps < 0 or steps > time:
             raise PatchScalerError(f"{steps} steps from time {time}: take 1 to {time} steps, or 0 from 0")
+    if config.sampler not in SAMPLERS:
+        raise PatchScalerError(f"unknown sampler '{config.sampler}': choose one of {', '.join(SAMPLERS)}")
     return config
 
 
@@ -39,5 +41,11 @@ def thresholds_for(scores: Tensor, shares: tuple[float, float]) -> tuple[float, 
     simple, easy = shares
     if not 0 <= simple <= easy <= 1:
         raise PatchScalerError(f"group shares {simple:g}, {easy:g}: they must rise within 0..1")
-    g1, g2 = torch.quantile(scores.float(), torch.tensor([1 - simple, 1 - easy])).tolist()
-    return g1, g2
+    ordered = scores.float().sort(descending=True).values.tolist()
+
+    def threshold(share: float) -> float:
+        """Half-way between the last patch above and the first below; 1 and 0 where there is none."""
+        k = round(share * len(ordered))
+        return 1.0 if k == 0 else 0.0 if k == len(ordered) else (ordered[k - 1] + ordered[k]) / 2
+
+    return threshold(simple), threshold(easy)

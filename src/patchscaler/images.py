@@ -80,9 +80,8 @@ def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
 def check_output(path: str | Path, source: str | Path | None = None) -> Path:
     """Before any work is done: can `path` be written? Raises PatchScalerError."""
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise PatchScalerError(f"{path}: cannot write '{path.suffix}' files; use one of {', '.join(FORMATS)}")
-    if source is not None and path.exists() and os.path.samefile(path, source):
+    check_suffix(path)
+    if source is not None and path.exists() and Path(source).exists() and os.path.samefile(path, source):
         raise PatchScalerError(f"{path}: output and input are the same file; name another with -o")
     if path.is_dir():
         raise PatchScalerError(f"{path}: is a folder, not a file to write")
@@ -94,8 +93,14 @@ def check_output(path: str | Path, source: str | Path | None = None) -> Path:
     return path
 
 
+def check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in FORMATS:
+        raise PatchScalerError(f"{path}: cannot write '{path.suffix}' files; use one of {', '.join(FORMATS)}")
+
+
 def check_side(path: str | Path, width: int, height: int) -> None:
-    """Raises PatchScalerError where the output's format cannot hold its size."""
+    """Raises PatchScalerError where the output's format is unknown or cannot hold its size."""
+    check_suffix(Path(path))
     limit = FORMAT_SIDES.get(FORMATS[Path(path).suffix.lower()])
     if limit and max(width, height) > limit:
         raise PatchScalerError(
@@ -106,6 +111,7 @@ def check_side(path: str | Path, width: int, height: int) -> None:
 def save_image(image: Image.Image, path: str | Path, quality: int = 95) -> None:
     """Write to a temporary file beside `path` and rename: nothing half-written is left."""
     path = Path(path)
+    check_side(path, image.width, image.height)
     kind = FORMATS[path.suffix.lower()]
     if kind in ("JPEG", "BMP") and image.mode in ("RGBA", "LA"):
         raise PatchScalerError(f"{path}: this format has no transparency, the picture has; use .png or .webp")
@@ -134,11 +140,17 @@ def save_image(image: Image.Image, path: str | Path, quality: int = 95) -> None:
 def to_planes(image: Image.Image | np.ndarray | Tensor) -> Planes:
     """PIL image of any mode; array (H, W), (H, W, 1|3|4) uint8 or float 0..1; tensor (3, H, W) in [0, 1]."""
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise PatchScalerError(f"tensor of shape {tuple(image.shape)}: give (3, H, W) in [0, 1]")
+        if not image.is_floating_point():
+            raise PatchScalerError(f"tensor of {image.dtype}: give floats in [0, 1]")
+        if image.isnan().any():
+            raise PatchScalerError("the tensor holds numbers that are none (NaN)")
         return Planes(image.float().clamp(0, 1) * 2 - 1)
     if isinstance(image, np.ndarray):
         return _array_planes(image)
+    if not isinstance(image, Image.Image):
+        raise PatchScalerError(f"{type(image).__name__} is not a picture: give a PIL image, an array or a tensor")
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: to 8 by range, not by clipping
         values = np.asarray(image, dtype=np.float64)
         top = 65535 if image.mode.startswith("I") else max(1.0, float(values.max(initial=0)))
@@ -158,6 +170,8 @@ def _array_planes(array: np.ndarray) -> Planes:
         array = array.astype(np.float32) / 255
     elif not np.issubdtype(array.dtype, np.floating):
         raise PatchScalerError(f"array of {array.dtype}: give uint8 in 0..255 or floats in 0..1")
+    elif np.isnan(array).any():
+        raise PatchScalerError("the array holds numbers that are none (NaN)")
     x = torch.from_numpy(np.array(array, np.float32)).movedim(-1, 0).clamp(0, 1)  # (1..4, H, W)
     grey, alpha = len(x) < 3, x[-1] if len(x) in (2, 4) else None
     rgb = x[:1].expand(3, -1, -1) if grey else x[:3]

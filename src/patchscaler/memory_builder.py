@@ -8,10 +8,11 @@ import numpy as np
 from patchscaler.checkpoints import file_hash, load_module
 from patchscaler.config import ModelConfig
 from patchscaler.data.sources import iterate_images, list_sources
+from patchscaler.devices import choose_device
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder, build_autoencoder
 from patchscaler.models.texture import TextureClassifier
-from patchscaler.pipeline import choose_device, find_model
+from patchscaler.pipeline import find_model
 from patchscaler.texture_memory import Origin, TextureMemory, build_memory, random_crops
 
 

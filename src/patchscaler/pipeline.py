@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.checkpoints import file_hash, load_module, save_module
-from patchscaler.config import GROUP_NAMES, GroupConfig, ModelConfig, preset
+from patchscaler.config import GROUP_NAMES, GroupConfig, ModelConfig
+from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups, steps_of
@@ -42,7 +43,7 @@ class Result:
     """One upscaled picture and how it came about. M patches, row by row over `grid`."""
 
     image: Image.Image
-    coarse: Image.Image  # what the GRM alone gives, decoded
+    coarse: Image.Image | None  # what the GRM alone gives, decoded; where it was asked for
     confidence: np.ndarray  # (H/8, W/8) of the output, in (0, 1]
     groups: np.ndarray  # (M,) 0 simple, 1 medium, 2 hard
     scores: np.ndarray  # (M,) mean confidence of each patch
@@ -99,8 +100,10 @@ class PatchScaler:
             raise PatchScalerError(f"{folder}: no config.json; give a folder written by save_pretrained")
         try:
             config = ModelConfig.from_json(config_file.read_text(encoding="utf-8"))
-        except PatchScalerError as error:
+        except (PatchScalerError, UnicodeDecodeError) as error:
             raise PatchScalerError(f"{config_file}: {error}") from error
+        if autoencoder is not None and config.autoencoder.kind == "pca":
+            raise PatchScalerError(f"model '{source}' has its own autoencoder: leave --autoencoder out")
         if autoencoder is not None:
             config = replace(config, autoencoder=replace(config.autoencoder, model_id=str(autoencoder), revision=""))
         where = choose_device(device)
@@ -108,9 +111,12 @@ class PatchScaler:
         for name, network in networks.items():
             if name != "autoencoder" or config.autoencoder.kind == "pca":
                 load_module(folder / f"{name}.safetensors", network)
-        memory_file = Path(memory) if memory else folder / "memory.safetensors"
-        key_model = file_hash(folder / "classifier.safetensors")
-        textures = TextureMemory.load(memory_file, _autoencoder(networks), key_model)
+        networks["autoencoder"].to(where)  # it encodes the memory
+        textures = None
+        if memory or config.texture.memory_size:
+            memory_file = Path(memory) if memory else folder / "memory.safetensors"
+            key_model = file_hash(folder / "classifier.safetensors")
+            textures = TextureMemory.load(memory_file, _autoencoder(networks), key_model)
         return cls(config, networks, textures, where, choose_dtype(dtype, where))
 
     def save_pretrained(self, folder: str | Path, half: bool = True) -> None:
@@ -120,35 +126,53 @@ class PatchScaler:
         for name, network in self.networks.items():
             if name != "autoencoder" or self.config.autoencoder.kind == "pca":
                 save_module(folder / f"{name}.safetensors", network, {"network": name}, half)
+        config = self.config
         if self.memory:
             self.memory.key_model = file_hash(folder / "classifier.safetensors")
             self.memory.save(folder / "memory.safetensors")
-        (folder / "config.json").write_text(self.config.to_json() + "\n", encoding="utf-8")
+        else:
+            config = replace(config, texture=replace(config.texture, memory_size=0))
+        (folder / "config.json").write_text(config.to_json() + "\n", encoding="utf-8")
 
     # --- the main path ----------------------------------------------------------------------------
 
     def upscale(
         self, image: Picture | Sequence[Picture], *, seed: int = 0, groups: GroupConfig | None = None,
-        prompt: bool = True, max_patches: int = 64, max_pixels: int = MAX_PIXELS, progress: Progress | None = None,
+        prompt: bool = True, max_patches: int | None = None, memory_limit: float = 512,
+        max_pixels: int = MAX_PIXELS, progress: Progress | None = None, coarse: bool = False,
     ) -> Any:  # fmt: skip
         """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result; a list of them -> a list.
 
         groups: thresholds, start times, steps and overlap in place of the checkpoint's. prompt: False
-        leaves the texture prompt out. max_patches: of one batch; halved when memory runs out. Patches of
-        a list share batches.
+        leaves the texture prompt out. max_patches: of one batch, by default as many as memory_limit (MiB)
+        holds; halved when memory runs out. Patches of a list share batches. coarse: True decodes the coarse
+        picture too.
         """
         several = isinstance(image, Sequence)
         pictures: Sequence[Picture] = image if several else [image]  # type: ignore[list-item,assignment]
+        config = check_groups(groups or self.config.groups)
+        if config.latent_patch_size != self.config.groups.latent_patch_size:
+            size = self.config.groups.latent_patch_size
+            raise PatchScalerError(f"patches of {config.latent_patch_size} latents: this model was trained for {size}")
         results = self._upscale(
-            pictures, seed, check_groups(groups or self.config.groups), prompt, max_patches, max_pixels, progress
+            pictures,
+            seed,
+            config,
+            prompt,
+            self.patches_within(memory_limit) if max_patches is None else max_patches,
+            max_pixels,
+            progress,
+            coarse,
         )
         return results if several else results[0]
 
     @torch.inference_mode()
     def _upscale(
         self, pictures: Sequence[Picture], seed: int, config: GroupConfig, prompt: bool, max_patches: int,
-        max_pixels: int, progress: Progress | None,
+        max_pixels: int, progress: Progress | None, keep_coarse: bool,
     ) -> list[Result]:  # fmt: skip
+        if not pictures:
+            return []
         clock = Clock()
         jobs = [self._restore(to_planes(p), config, max_pixels) for p in pictures]
         clock.lap("coarse")
@@ -163,11 +187,10 @@ class PatchScaler:
             first = rows.stop
             latents = merge(x_0[rows], job.grid)  # (C, H, W)
             image = self._decode(latents, job)
-            coarse_image = self._decode(job.coarse, job)
             results.append(
                 Result(
                     from_planes(image, job.planes, self.config.scale),
-                    from_planes(coarse_image, job.planes, self.config.scale),
+                    from_planes(self._decode(job.coarse, job), job.planes, self.config.scale) if keep_coarse else None,
                     job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.cpu().numpy(),
                     textures[rows].numpy(), job.grid, self._cost(job, config),
                 )
@@ -218,13 +241,15 @@ class PatchScaler:
             if progress:
                 progress(done, total)
 
+        if max_patches < 1:
+            raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
         while len(order):
             chunk = order[:max_patches]
             y_0 = coarse[chunk]
             before = done
             try:
                 wrapped: Prompt | None = None
-                if prompt and self.memory:
+                if prompt and k:
                     wrapped, textures[chunk] = self.texture_prompt(y_0)
                 clock.lap("prompt")
                 out[chunk] = sample_groups(
@@ -252,6 +277,16 @@ class PatchScaler:
         with self._autocast():
             context = self.texture_encoder(values, scores)  # (N, M, D)
             return self.patch_dit.prepare(context), entries.cpu()
+
+    def patches_within(self, mebibytes: float) -> int:
+        """How many patches a batch may have: an estimate of Patch-DiT's and the prompt's memory, from above."""
+        c, k = self.config.patch_dit, self.config.texture.top_k
+        latents = self.autoencoder.channels * self.config.groups.latent_patch_size**2
+        tokens = (self.config.groups.latent_patch_size // c.patch_size) ** 2
+        context = k * (self.config.groups.latent_patch_size // c.context_patch_size) ** 2
+        floats = (12 + 2 * k) * latents + tokens * c.hidden_size * (8 + 3 * c.mlp_ratio)
+        floats += context * (c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size))
+        return max(1, int(mebibytes * 2**20 / (4 * floats)))
 
     def _denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
@@ -351,42 +386,3 @@ def find_model(source: str | Path) -> Path:
         raise PatchScalerError(
             f"model '{source}' cannot be fetched ({type(error).__name__}); download its folder and give that"
         ) from error
-
-
-def choose_device(name: str) -> str:
-    """auto: CUDA, then MPS, then CPU. Raises PatchScalerError for one that is unknown or not there."""
-    found = ["cpu"]
-    if torch.backends.mps.is_available():
-        found.insert(0, "mps")
-    if torch.cuda.is_available():
-        found.insert(0, "cuda")
-    if name == "auto":
-        return found[0]
-    if name.split(":")[0] not in found:
-        raise PatchScalerError(f"device '{name}' is unknown or not available here: choose auto or {', '.join(found)}")
-    return name
-
-
-def choose_dtype(name: str, device: str) -> torch.dtype:
-    """auto: half precision on a GPU, bfloat16 on a processor that has it in hardware, else float32."""
-    table = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name != "auto":
-        if name not in table:
-            raise PatchScalerError(f"unknown dtype '{name}': choose auto, {', '.join(table)}")
-        return table[name]
-    if device == "cpu":
-        hardware = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return torch.bfloat16 if hardware else torch.float32
-    return torch.float16
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "can't allocate" in text
-    )
-
-
-def settings(name: str) -> GroupConfig:
-    """The sampling settings of a preset, to be used with any weights."""
-    return preset(name).groups

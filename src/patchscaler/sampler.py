@@ -15,6 +15,7 @@ from torch import Tensor
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
 
+SAMPLERS = ("ddim", "dpm++")
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (N, C, V, V), (N,) -> x_0 (N, C, V, V)
 
 
@@ -55,8 +56,8 @@ def _half_log_snr(a: Tensor) -> Tensor:
 
 def sample(denoise: Denoise, x_t: Tensor, timesteps: list[int], diffusion: Diffusion, sampler: str = "ddim") -> Tensor:
     """x_tau (N, C, V, V) -> x_0. timesteps: [tau, ..., 0], see `group_timesteps`. sampler: ddim or dpm++."""
-    if sampler not in ("ddim", "dpm++"):
-        raise PatchScalerError(f"unknown sampler '{sampler}': choose ddim or dpm++")
+    if sampler not in SAMPLERS:
+        raise PatchScalerError(f"unknown sampler '{sampler}': choose one of {', '.join(SAMPLERS)}")
     history = History()
     for now, then in itertools.pairwise(timesteps):
         t = torch.full((len(x_t),), now, device=x_t.device)

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,10 @@ class TextureMemory:
         ends = tensors["lengths"].long().cumsum(0).tolist()
         pictures = [blob[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         rows = [Origin(*row) for row in json.loads(metadata["origins"])]
-        values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
+        try:
+            values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
+        except OSError as error:
+            raise PatchScalerError(f"{path}: a stored picture is damaged; download or build it again") from error
         origins = [rows[i] for i in tensors["origins"].tolist()]
         return cls(tensors["keys"].float(), values.half(), origins, pictures, metadata["key_model"])
 
@@ -106,7 +110,7 @@ def encode_picture(crop: np.ndarray, quality: int = 88) -> bytes:
 @torch.no_grad()
 def encode_crops(crops: Iterable[np.ndarray], autoencoder: Autoencoder, batch: int = 64) -> Tensor:
     """(P, P, 3) uint8 each -> latents (n, C, V, V) on the CPU."""
-    device = next(iter(autoencoder.buffers())).device
+    device = next(chain(autoencoder.buffers(), autoencoder.parameters())).device
     out: list[Tensor] = []
     block: list[np.ndarray] = []
 

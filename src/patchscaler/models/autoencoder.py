@@ -71,14 +71,16 @@ class PCAAutoencoder(Autoencoder):
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        blocks = F.pixel_unshuffle(images, self.factor)  # (B, 3ff, h, w)
+        blocks = F.pixel_unshuffle(images.float(), self.factor)  # (B, 3ff, h, w)
         weight = self.basis / self.std[:, None] ** self.scale_power  # (C, 3ff)
-        return F.conv2d(blocks, weight[..., None, None], -(weight @ self.mean))  # (B, C, h, w)
+        with torch.autocast(images.device.type, enabled=False):  # half precision would show as banding
+            return F.conv2d(blocks, weight[..., None, None], -(weight @ self.mean))  # (B, C, h, w)
 
     def decode_linear(self, latents: Tensor) -> Tensor:
         """The inverse transform alone, without the correction."""
         weight = (self.basis * self.std[:, None] ** self.scale_power).T  # (3ff, C)
-        blocks = F.conv2d(latents, weight[..., None, None], self.mean)  # (B, 3ff, h, w)
+        with torch.autocast(latents.device.type, enabled=False):
+            blocks = F.conv2d(latents.float(), weight[..., None, None], self.mean)  # (B, 3ff, h, w)
         return F.pixel_shuffle(blocks, self.factor)  # (B, 3, H, W)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -135,10 +135,14 @@ class PixelGRM(GRM):
         last = max(int(name.split(".")[1]) for name in weights)
         if last != len(self.stem):
             raise PatchScalerError(f"the compact network has {last // 2} layers, the stem {len(self.stem) // 2}")
-        self.stem.load_state_dict(
-            {n.removeprefix("body."): w.float() for n, w in weights.items() if int(n.split(".")[1]) < last}
-        )
-        self.conv_out.load_state_dict({k: weights[f"body.{last}.{k}"].float() for k in ("weight", "bias")})
+        body = {n.removeprefix("body."): w.float() for n, w in weights.items()}
+        try:
+            self.stem.load_state_dict({n: w for n, w in body.items() if int(n.split(".")[0]) < last})
+            self.conv_out.load_state_dict({k: body[f"{last}.{k}"] for k in ("weight", "bias")})
+        except (RuntimeError, KeyError) as error:
+            raise PatchScalerError(
+                f"the compact network does not fit: {str(error).splitlines()[-1].strip()}"
+            ) from error
 
     def restore(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """lr: (B, 3, h, w) in [-1, 1], even sides -> coarse picture (B, 3, 4h, 4w), confidence (B, 1, h/2, w/2)."""

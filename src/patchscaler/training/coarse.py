@@ -86,6 +86,18 @@ class GRMStage:
             "rank_correlation": rank_correlation(sure, -error),
         }
 
+    @torch.no_grad()
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        """Bicubic, coarse, confidence, truth."""
+        assert isinstance(model, GRMTrainer)
+        rows = []
+        for lr, hr in zip(*next(self.validation.pairs(4)), strict=True):
+            coarse, confidence = model.grm(lr[None].to(self.device), self.autoencoder)
+            enlarged = F.interpolate(lr[None], scale_factor=4, mode="bicubic")[0]
+            sure = F.interpolate(confidence, size=hr.shape[-2:], mode="nearest")[0].expand(3, -1, -1)
+            rows.append([enlarged, self.autoencoder.decode(coarse)[0], 2 * sure - 1, hr])
+        return rows
+
     def save(self, model: nn.Module, folder: Path) -> None:
         grm = model.grm
         assert isinstance(grm, PixelGRM | UNetGRM)

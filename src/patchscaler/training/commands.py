@@ -7,6 +7,7 @@ is what `patchscaler upscale --model` takes.
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from patchscaler.checkpoints import file_hash, load_module, save_module
 from patchscaler.config import ModelConfig, preset
 from patchscaler.data.coarse import CoarseShards, write_coarse
 from patchscaler.data.shards import PairShards, ShardConfig, parse_mix, write_shards
+from patchscaler.devices import choose_device
 from patchscaler.errors import PatchScalerError
 from patchscaler.grouping import thresholds_for
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
 from patchscaler.models.grm import PixelGRM, build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
-from patchscaler.pipeline import choose_device
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
 from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts
@@ -177,7 +178,10 @@ def few_step(args: argparse.Namespace) -> None:
 
 def folder(args: argparse.Namespace) -> ModelFolder:
     torch.manual_seed(args.seed)
-    return ModelFolder(args.model, args.preset, choose_device(args.device))
+    device = choose_device(args.device)
+    if device == "cuda":  # one process a device: torchrun and accelerate say which
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return ModelFolder(args.model, args.preset, device)
 
 
 def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> LoopConfig:

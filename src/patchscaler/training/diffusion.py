@@ -9,10 +9,11 @@ from torch import Generator, Tensor, nn
 from patchscaler.checkpoints import save_module
 from patchscaler.config import ModelConfig
 from patchscaler.data.coarse import CoarseShards
-from patchscaler.diffusion import Diffusion
+from patchscaler.diffusion import Diffusion, group_timesteps
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.sampler import sample
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.loop import Batch
 
@@ -128,6 +129,23 @@ class DiffusionStage:
                 error = (x_0 - batch["x_0"]).square().mean()
                 out[f"t{t}{name}"] = float(error / (batch["coarse"] - batch["x_0"]).square().mean())
         return out
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        """Coarse, sampled from t = 400 in four steps, truth: one patch a row."""
+        assert isinstance(model, DiffusionTrainer)
+        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        batch = self.make_batch(self.validation, 6, rng, generator, 0.0, time=400)
+        coarse, prompt = batch["coarse"], model.prompt(batch)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.diffusion.to_x_0(model.patch_dit(x_t, t, coarse, prompt).float(), x_t, t, coarse)
+
+        noise = torch.randn(coarse.shape, generator=generator).to(coarse)
+        start = self.diffusion.start_from_coarse(coarse, batch["t"], noise)
+        x_0 = sample(denoise, start, group_timesteps(400, 4), self.diffusion)
+        columns = [self.frozen.autoencoder.decode(z) for z in (coarse, x_0, batch["x_0"])]
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_denoiser(model, folder)

@@ -29,11 +29,12 @@ class FewStepTrainer(Denoiser):
 
     def __init__(
         self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, autoencoder: PCAAutoencoder,
-        diffusion: Diffusion, discriminator: PatchDiscriminator, lpips: LPIPS, weights: dict[str, float],
+        diffusion: Diffusion, discriminator: PatchDiscriminator, lpips: LPIPS | None, weights: dict[str, float],
     ):  # fmt: skip
         super().__init__(patch_dit, texture_encoder)
         self.correction = autoencoder.correction
         self.weights = weights
+        self.made: dict[str, Tensor] = {}  # the last pictures, for the discriminator's turn
         self._frozen = (autoencoder, diffusion, discriminator, lpips)  # a tuple: no part of the state
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -47,13 +48,13 @@ class FewStepTrainer(Denoiser):
         l1 = (image - hr).abs().mean()
         # Latents weigh every component alike: fine ones count as much as the mean.
         l1_latents = (latents - batch["hr_latents"]).abs().mean()
-        perceptual = lpips(image, hr).mean()
+        perceptual = lpips(image, hr).mean() if lpips else l1.new_zeros(())
         discriminator.requires_grad_(False)  # its own turn comes
         adversarial = -discriminator(image, coarse).float().mean()
         discriminator.requires_grad_(True)
         w = self.weights
         loss = w["l1"] * (l1 + 0.05 * l1_latents) + w["lpips"] * perceptual + w["gan"] * adversarial
-        batch["fake"] = image.detach()
+        self.made["image"] = image.detach()
         logs = {"l1": l1, "lpips": perceptual, "adversarial": adversarial}
         return loss, {k: float(v.detach()) for k, v in logs.items()}
 
@@ -61,13 +62,14 @@ class FewStepTrainer(Denoiser):
 class DiscriminatorTrainer(nn.Module):
     """Hinge loss on the pictures the generator has just made."""
 
-    def __init__(self, discriminator: PatchDiscriminator):
+    def __init__(self, discriminator: PatchDiscriminator, made: dict[str, Tensor]):
         super().__init__()
         self.discriminator = discriminator
+        self.made = made
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         real = self.discriminator(batch["hr"], batch["coarse_pixels"]).float()
-        fake = self.discriminator(batch["fake"], batch["coarse_pixels"]).float()
+        fake = self.discriminator(self.made["image"], batch["coarse_pixels"]).float()
         loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         return loss, {"hinge": float(loss.detach()), "gap": float((real.mean() - fake.mean()).detach())}
 
@@ -93,14 +95,14 @@ class FewStepStage:
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
         discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.lpips = LPIPS().to(device)
         weights = {"l1": 1.0, "lpips": 1.0, "gan": 0.02} | (weights or {})
+        self.lpips = LPIPS().to(device) if weights["lpips"] else None
         self.generator = FewStepTrainer(
             patch_dit, texture_encoder, autoencoder, self.diffusion, discriminator, self.lpips, weights
         ).to(device)
         self.trainables: dict[str, nn.Module] = {
             "generator": self.generator,
-            "discriminator": DiscriminatorTrainer(discriminator),
+            "discriminator": DiscriminatorTrainer(discriminator, self.generator.made),
         }
         groups = frozen.config.groups
         self.grid = make_grid(side, side, groups.latent_patch_size, groups.overlap)
@@ -146,6 +148,12 @@ class FewStepStage:
             x_t, t = ddim_step(self.diffusion, x_t, x_0, t, t_next), t_next
         return batch | {"x_t": x_t, "t": t}
 
+    def restored(self, model: FewStepTrainer, batch: Batch) -> Tensor:
+        """The last step of a batch, fused and decoded -> (B, 3, S, S)."""
+        output = model.patch_dit(batch["x_t"], batch["t"], batch["coarse"], model.prompt(batch))
+        x_0 = self.diffusion.to_x_0(output.float(), batch["x_t"], batch["t"], batch["coarse"])
+        return self.autoencoder.decode(fuse(x_0, self.grid))
+
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR and LPIPS of fused pictures for each setting, with and without the prompt, and of the coarse ones."""
@@ -157,17 +165,28 @@ class FewStepStage:
                 for _ in range(8):
                     pixels, hr = self.validation.regions(8, self.side, self.autoencoder.factor, rng)
                     batch = self.make_batch(pixels, hr, start, steps, steps - 1, rng, generator, drop)
-                    output = model.patch_dit(batch["x_t"], batch["t"], batch["coarse"], model.prompt(batch))
-                    x_0 = self.diffusion.to_x_0(output.float(), batch["x_t"], batch["t"], batch["coarse"])
-                    image = self.autoencoder.decode(fuse(x_0, self.grid))
-                    key = f"{start}_{steps}{name}"
-                    out.setdefault(f"psnr_{key}", []).append(mean_psnr(image, batch["hr"]))
-                    out.setdefault(f"lpips_{key}", []).append(float(self.lpips(image, batch["hr"]).mean()))
+                    image = self.restored(model, batch)
+                    pictures = {f"{start}_{steps}{name}": image}
                     if not drop:
-                        coarse = self.lpips(batch["coarse_pixels"], batch["hr"]).mean()
-                        out.setdefault("lpips_coarse", []).append(float(coarse))
-                        out.setdefault("psnr_coarse", []).append(mean_psnr(batch["coarse_pixels"], batch["hr"]))
+                        pictures["coarse"] = batch["coarse_pixels"]
+                    for key, picture in pictures.items():
+                        out.setdefault(f"psnr_{key}", []).append(mean_psnr(picture, batch["hr"]))
+                        if self.lpips:
+                            distance = self.lpips(picture, batch["hr"]).mean()
+                            out.setdefault(f"lpips_{key}", []).append(float(distance))
         return {k: float(np.mean(v)) for k, v in out.items()}
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        """Coarse, restored in the fewest and in the most steps, truth."""
+        assert isinstance(model, FewStepTrainer)
+        pixels, hr = self.validation.regions(6, self.side, self.autoencoder.factor, np.random.default_rng(0))
+        columns = [pixels]
+        for start, steps in (self.settings[0], self.settings[-1]):
+            rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+            batch = self.make_batch(pixels, hr, start, steps, steps - 1, rng, generator, 0.0)
+            columns.append(self.restored(model, batch))
+        return [list(row) for row in zip(*columns, hr, strict=True)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_denoiser(model, folder)

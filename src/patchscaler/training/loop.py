@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from patchscaler.errors import PatchScalerError
@@ -26,7 +27,7 @@ Batch = dict[str, Any]
 class Stage(Protocol):
     """What the loop needs. `trainables` are stepped in order on one batch; the first has an average (EMA).
 
-    A trainable's forward(batch) -> (loss, numbers to log); it may leave things in the batch for the next.
+    A trainable's forward(batch) -> (loss, numbers to log).
     """
 
     trainables: dict[str, nn.Module]
@@ -34,6 +35,10 @@ class Stage(Protocol):
     def batch(self, rng: np.random.Generator, generator: torch.Generator) -> Batch: ...
 
     def validate(self, model: nn.Module) -> dict[str, float]: ...
+
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        """Rows of held-out pictures side by side, each (3, H, W) in [-1, 1]; none where there is nothing to see."""
+        ...
 
     def save(self, model: nn.Module, folder: Path) -> None: ...
 
@@ -118,35 +123,30 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
             _log(out, writer, step, elapsed, waited / max(1e-9, elapsed - seconds), means)
         if rank == 0 and time.monotonic() - saved > 60 * config.save_minutes:
             _save(out, stage, optimizers, ema, step, elapsed)
+            with ema.applied(stage.trainables[main]) as averaged:
+                _show(out, writer, step, stage.pictures(averaged))
             saved = time.monotonic()
     result: dict[str, float] = {}
     if rank == 0:
         elapsed = time.monotonic() - began
         _save(out, stage, optimizers, ema, step, elapsed)
-        averaged = stage.trainables[main]
-        current = {k: v.clone() for k, v in averaged.state_dict().items()}
-        averaged.load_state_dict(ema.state_dict())
-        averaged.eval()
-        result = stage.validate(averaged)
-        stage.save(averaged, Path(folder))
-        averaged.load_state_dict(current)
-        _log(
-            out,
-            writer,
-            step,
-            elapsed,
-            waited / max(1e-9, elapsed - seconds),
-            {f"val/{k}": v for k, v in result.items()},
-        )
+        with ema.applied(stage.trainables[main]) as averaged:
+            result = stage.validate(averaged)
+            _show(out, writer, step, stage.pictures(averaged))
+            stage.save(averaged, Path(folder))
+        wait = waited / max(1e-9, elapsed - seconds)
+        _log(out, writer, step, elapsed, wait, {f"val/{k}": v for k, v in result.items()})
     return result
 
 
 def _accelerator(config: LoopConfig) -> Any:
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise PatchScalerError("several devices need accelerate: pip install 'patchscaler[train]'") from error
-    return Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+    # A dropped prompt leaves the texture encoder without gradient on that step.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused])
 
 
 def _tensorboard(out: Path) -> Any:
@@ -167,6 +167,17 @@ def _log(out: Path, writer: Any, step: int, elapsed: float, wait: float, numbers
             rows.writerow([step, f"{elapsed:.1f}", k, f"{v:.6g}"])
             if writer:
                 writer.add_scalar(k, v, step)
+
+
+def _show(out: Path, writer: Any, step: int, rows: list[list[Tensor]]) -> None:
+    """Rows of pictures -> validation.png (the latest) and TensorBoard."""
+    if not rows:
+        return
+    sheet = torch.cat([torch.cat([p.cpu() for p in row], 2) for row in rows], 1)  # (3, H, W)
+    sheet = ((sheet.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    Image.fromarray(sheet.movedim(0, -1).numpy()).save(out / "validation.png")
+    if writer:
+        writer.add_image("validation", sheet, step)
 
 
 def _save(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA, step: int, elapsed: float) -> None:

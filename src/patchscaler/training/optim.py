@@ -1,5 +1,8 @@
 """Optimisers by name, the learning rate over a run, and the moving average of weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +51,16 @@ class EMA:
                 self.shadow[name].lerp_(value.float(), 1 - decay)
             else:
                 self.shadow[name].copy_(value)
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[nn.Module]:
+        """The module with the averaged weights, in eval mode; its own come back afterwards."""
+        own = {k: v.clone() for k, v in module.state_dict().items()}
+        module.load_state_dict(self.shadow)
+        try:
+            yield module.eval()
+        finally:
+            module.load_state_dict(own)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.shadow

@@ -104,6 +104,9 @@ class ClassifierStage:
             hits += (model.classifier(self.autoencoder.encode(x)).argmax(1) == label).float().tolist()
         return {"accuracy": sum(hits) / max(1, len(hits) - 1), "chance": 1 / len(self.data.classes)}
 
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        return []
+
     def save(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, ClassifierTrainer)
         save_module(folder / "classifier.safetensors", model.classifier, {"network": "classifier"})

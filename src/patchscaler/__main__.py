@@ -1,0 +1,8 @@
+"""`python -m patchscaler`, which `accelerate launch -m patchscaler` needs."""
+
+import sys
+
+from patchscaler.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What the tests share: random pictures made by code, and a whole PatchScaler that runs in milliseconds."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from patchscaler.config import preset
+from patchscaler.grouping import thresholds_for
+from patchscaler.pipeline import PatchScaler, build_networks
+from patchscaler.texture_memory import Origin, build_memory, random_crops
+
+torch.set_num_threads(1)
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's package is first imported: no test may reach a network
+
+Picture = Callable[..., Image.Image]
+
+
+def smooth_picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    """RGB: smooth colours everywhere, fine detail that grows from left to right, so that patches differ."""
+    rng = np.random.default_rng(seed)
+    colours = torch.from_numpy(rng.random((1, 3, height // 16 + 2, width // 16 + 2), dtype=np.float32))
+    image = F.interpolate(colours, size=(height, width), mode="bicubic", align_corners=True)[0].movedim(0, -1)
+    detail = rng.normal(size=(height, width, 1)) * np.linspace(0, 0.2, width)[None, :, None]
+    return Image.fromarray(((image.numpy() + detail).clip(0, 1) * 255).round().astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def picture() -> Picture:
+    """`picture(height, width, seed=0)` -> PIL image."""
+    return smooth_picture
+
+
+def wake_up(networks: dict[str, torch.nn.Module]) -> None:
+    """Small random weights for every layer that starts at zero: otherwise whole paths could not fail a test."""
+    dit, grm = networks["patch_dit"], networks["grm"]
+    layers = [dit.out, dit.final_modulation, dit.shared, grm.conv_out, grm.confidence_head]
+    layers += [block.cross.proj for block in dit.blocks] + [block.mlp.depthwise for block in dit.blocks]
+    layers += [block.conv2 for block in grm.blocks] + [networks["autoencoder"].correction.conv_out]
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, std=0.05)
+        torch.nn.init.normal_(layer.bias, std=0.05)
+    torch.nn.init.normal_(grm.confidence_head.weight, std=0.3)  # larger: the confidence of patches must differ
+
+
+@pytest.fixture(scope="session")
+def tiny() -> PatchScaler:
+    """`preset('tiny')` with random weights that all matter, a texture memory, and patches in all three groups.
+
+    Shared by all tests, so each must leave it as it was: use monkeypatch.
+    """
+    torch.manual_seed(0)
+    config = preset("tiny")
+    networks = build_networks(config)
+    pictures = [(f"{seed}.png", np.array(smooth_picture(192, 192, seed))) for seed in range(4)]
+    tensors = [torch.from_numpy(p).movedim(-1, 0)[None].float() / 127.5 - 1 for _, p in pictures]
+    networks["autoencoder"].fit(tensors)
+    wake_up(networks)
+    candidates = list(random_crops(pictures, 128, 10, np.random.default_rng(0)))
+    memory = build_memory(
+        [crop for _, crop in candidates],
+        [Origin(name, "CC0-1.0") for name, _ in candidates],
+        networks["autoencoder"].eval(), networks["classifier"].eval(), config.texture.memory_size, "tiny",
+    )  # fmt: skip
+    scaler = PatchScaler(config, networks, memory)
+    results = scaler.upscale([smooth_picture(64, 64), smooth_picture(33, 47)], prompt=False)
+    scores = torch.cat([torch.from_numpy(result.scores) for result in results])
+    groups = replace(config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)))
+    scaler.config = replace(config, groups=groups)
+    return scaler

@@ -1,0 +1,106 @@
+"""Weights on disk: atomic writing, strict reading, stable hashes."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from patchscaler import checkpoints
+from patchscaler.checkpoints import file_hash, load_module, load_tensors, save_module, save_tensors
+from patchscaler.errors import PatchScalerError
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))  # the norm counts batches in an integer
+
+
+def test_module_round_trip(tmp_path):
+    source, target = network(), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    save_module(tmp_path / "a" / "n.safetensors", source, {"network": "n"}, half=False)
+    metadata = load_module(tmp_path / "a" / "n.safetensors", target)
+    assert metadata == {"format": "patchscaler-1", "network": "n"}
+    assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
+
+
+def test_half_precision_on_disk_full_in_memory(tmp_path):
+    source, target = network(), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    save_module(tmp_path / "n.safetensors", source, {})
+    with safe_open(tmp_path / "n.safetensors", framework="pt") as file:
+        assert file.get_tensor("0.weight").dtype == torch.float16
+        assert file.get_tensor("1.num_batches_tracked").dtype == torch.int64
+    load_module(tmp_path / "n.safetensors", target)
+    assert target[0].weight.dtype == torch.float32
+    assert torch.equal(target[0].weight, source[0].weight.half().float())
+
+
+def test_tensors_of_any_layout(tmp_path):
+    x = torch.arange(6.0).view(2, 3)
+    save_tensors(tmp_path / "x.safetensors", {"turned": x.T, "wide": x[:1].expand(4, 3)}, {"a": "b"})
+    tensors, metadata = load_tensors(tmp_path / "x.safetensors")
+    assert torch.equal(tensors["turned"], x.T) and torch.equal(tensors["wide"], x[:1].expand(4, 3))
+    assert metadata["a"] == "b"
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "n.safetensors"
+    save_module(path, network(), {})
+    before = path.read_bytes()
+
+    def full(tensors, name, metadata):
+        with open(name, "wb") as file:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_module(path, network(), {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_and_shapes_are_checked(tmp_path):
+    save_module(tmp_path / "n.safetensors", network(), {})
+    wider = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(4))
+    with pytest.raises(PatchScalerError, match=r"do not fit the configuration \(0.(weight, 0.bias|bias, 0.weight)\)"):
+        load_module(tmp_path / "n.safetensors", wider)
+    without = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(PatchScalerError, match=r"1.bias, 1.num_batches_tracked, 1.running_mean and 2 more"):
+        load_module(tmp_path / "n.safetensors", without)
+    with pytest.raises(PatchScalerError, match=r"2.bias, 2.weight\)"):
+        load_module(tmp_path / "n.safetensors", nn.Sequential(*network(), nn.Linear(4, 4)))
+
+
+def test_a_mismatch_changes_no_weight(tmp_path):
+    save_module(tmp_path / "n.safetensors", network(), {})
+    target = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(4))
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(PatchScalerError):
+        load_module(tmp_path / "n.safetensors", target)
+    assert all(torch.equal(v, target.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff" * 100, b"PK\x03\x04 a torch file"])
+def test_no_safetensors(tmp_path, data):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(PatchScalerError, match="corrupt or not a safetensors file"):
+        load_tensors(tmp_path / "x.safetensors")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(PatchScalerError, match=r"none\.safetensors: no such weights file"):
+        load_tensors(tmp_path / "none.safetensors")
+
+
+def test_hash_of_a_known_text(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_same_weights_are_the_same_file(tmp_path):
+    # The texture memory knows its classifier by the file's hash, so saving again must not change it.
+    hashes = set()
+    for i in range(8):
+        save_module(tmp_path / f"{i}.safetensors", network(), {"network": "n"})
+        hashes.add(file_hash(tmp_path / f"{i}.safetensors"))
+    assert len(hashes) == 1

@@ -1,0 +1,253 @@
+"""Saving and loading a whole model, memory running out, and what goes wrong."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from patchscaler.checkpoints import load_tensors, save_module
+from patchscaler.config import ModelConfig, preset
+from patchscaler.errors import PatchScalerError
+from patchscaler.pipeline import NETWORKS, PatchScaler, build_networks
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    """A folder of `save_pretrained` in full precision; not to be changed."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.save_pretrained(folder, half=False)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of it, to be spoilt."""
+    return shutil.copytree(saved, tmp_path / "tiny")
+
+
+def load(folder, **options) -> PatchScaler:
+    return PatchScaler.from_pretrained(folder, device="cpu", dtype="float32", **options)
+
+
+# --- round trip -----------------------------------------------------------------------------------
+
+
+def test_files(saved):
+    expected = {f"{name}.safetensors" for name in (*NETWORKS, "memory")} | {"config.json"}
+    assert {path.name for path in saved.iterdir()} == expected
+
+
+def test_round_trip_gives_an_equal_picture(tiny, saved, picture):
+    loaded = load(saved)
+    assert loaded.config == tiny.config
+    a, b = tiny.upscale(picture(64, 64)), loaded.upscale(picture(64, 64))
+    assert np.array_equal(np.asarray(a.image), np.asarray(b.image))
+    assert np.array_equal(a.groups, b.groups) and np.array_equal(a.textures, b.textures)
+    assert loaded.memory.origins == tiny.memory.origins
+
+
+def test_half_precision_is_half_the_size_and_nearly_the_picture(tiny, saved, picture, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    name = "patch_dit.safetensors"
+    assert (tmp_path / name).stat().st_size < 0.6 * (saved / name).stat().st_size
+    loaded = load(tmp_path)
+    assert next(loaded.patch_dit.parameters()).dtype == torch.float32
+    a, b = (np.asarray(s.upscale(picture(33, 47), groups=preset("tiny").groups).image, int) for s in (tiny, loaded))
+    assert np.abs(a - b).mean() < 1
+
+
+def test_bfloat16_gives_nearly_the_picture(tiny, saved, picture):
+    low = PatchScaler.from_pretrained(saved, device="cpu", dtype="bfloat16")
+    everything = replace(preset("tiny").groups, thresholds=(1.0, 1.0))  # no patch may change its group
+    a, b = (np.asarray(s.upscale(picture(33, 47), groups=everything).image, int) for s in (tiny, low))
+    assert 0 < np.abs(a - b).mean() < 4
+
+
+def test_saving_what_was_loaded_changes_nothing(saved, tmp_path):
+    load(saved).save_pretrained(tmp_path, half=False)
+    assert (tmp_path / "config.json").read_text() == (saved / "config.json").read_text()
+    for path in saved.glob("*.safetensors"):
+        before, after = load_tensors(path)[0], load_tensors(tmp_path / path.name)[0]
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before), path.name
+
+
+def test_another_memory(tiny, saved, picture, tmp_path):
+    shutil.copy(saved / "memory.safetensors", tmp_path / "other.safetensors")
+    loaded = load(saved, memory=tmp_path / "other.safetensors")
+    assert torch.equal(loaded.memory.keys, tiny.memory.keys)
+    with pytest.raises(PatchScalerError, match=r"none\.safetensors: no such weights file"):
+        load(saved, memory=tmp_path / "none.safetensors")
+
+
+def test_a_model_without_memory_comes_back_without(tiny, picture, tmp_path):
+    PatchScaler(tiny.config, tiny.networks, None).save_pretrained(tmp_path, half=False)
+    a, b = tiny.upscale(picture(33, 47), prompt=False), load(tmp_path).upscale(picture(33, 47))
+    assert np.array_equal(np.asarray(a.image), np.asarray(b.image))
+
+
+def test_stable_diffusions_autoencoder_is_loaded_from_its_own_folder(tiny, picture, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    for name in ("vae", "moved"):
+        diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
+        ).save_pretrained(tmp_path / name)  # fmt: skip
+    autoencoder = replace(tiny.config.autoencoder, kind="tiny", channels=4, model_id=str(tmp_path / "vae"))
+    config = replace(tiny.config, autoencoder=autoencoder)
+    networks = build_networks(config)
+    model = PatchScaler(config, networks, None)
+    # A memory of the same pictures, encoded by this autoencoder when it is loaded.
+    model.memory = tiny.memory
+    model.save_pretrained(tmp_path / "model", half=False)
+    assert not (tmp_path / "model" / "autoencoder.safetensors").exists()
+    loaded = load(tmp_path / "model", autoencoder=tmp_path / "moved")
+    assert loaded.memory.values.shape == (len(tiny.memory), 4, 16, 16)
+    assert loaded.upscale(picture(33, 47)).image.size == (188, 132)
+    shutil.rmtree(tmp_path / "vae")
+    with pytest.raises(PatchScalerError, match="vae' cannot be loaded"):
+        load(tmp_path / "model")
+
+
+# --- spoilt folders -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "memory"])
+def test_missing_weights(folder, name):
+    (folder / f"{name}.safetensors").unlink()
+    with pytest.raises(PatchScalerError, match=rf"{name}\.safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "memory"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_truncated_weights(folder, name, share):
+    path = folder / f"{name}.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(PatchScalerError, match=rf"{name}\.safetensors: corrupt"):
+        load(folder)
+
+
+def test_weights_of_another_program(folder):
+    save_file({"x": torch.zeros(2)}, folder / "grm.safetensors")
+    with pytest.raises(PatchScalerError, match="not written by PatchScaler"):
+        load(folder)
+
+
+def test_weights_of_another_network(folder):
+    shutil.copy(folder / "classifier.safetensors", folder / "grm.safetensors")
+    with pytest.raises(PatchScalerError, match=r"grm\.safetensors: weights do not fit .* and \d+ more"):
+        load(folder)
+
+
+def test_weights_of_another_size(folder, tiny):
+    config = replace(tiny.config, patch_dit=replace(tiny.config.patch_dit, hidden_size=64))
+    (folder / "config.json").write_text(config.to_json())
+    with pytest.raises(PatchScalerError, match=r"safetensors: weights do not fit the configuration"):
+        load(folder)
+
+
+def test_memory_of_another_classifier(folder, tiny):
+    torch.manual_seed(5)
+    save_module(folder / "classifier.safetensors", build_networks(tiny.config)["classifier"], {})
+    with pytest.raises(PatchScalerError, match="another texture classifier"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "not a PatchScaler configuration"),
+        (b'{"name": "x", "colour": 1}', "unknown setting colour"),
+        (b"\xff\xfe\x00", r"config\.json"),
+        (b'{"name": "x", "grm": {"kind": "swin"}}', "unknown GRM 'swin'"),
+    ],
+)
+def test_spoilt_configuration(folder, data, message):
+    (folder / "config.json").write_bytes(data)
+    with pytest.raises(PatchScalerError, match=message):
+        load(folder)
+
+
+def test_folder_without_configuration(tmp_path):
+    with pytest.raises(PatchScalerError, match=r"no config\.json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gigantic", "./none/here", "/none/here", "a/b/c"])
+def test_unknown_model(name):
+    with pytest.raises(PatchScalerError, match="no such folder, and the shipped ones are"):
+        load(name)
+
+
+def test_hub_errors_end_in_a_line(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def offline(*args, **kwargs):
+        raise ConnectionError
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    with pytest.raises(PatchScalerError, match=r"cannot be fetched \(ConnectionError\)"):
+        load("someone/something")
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(PatchScalerError, match=r"pip install 'patchscaler\[hub\]'"):
+        load("someone/something")
+
+
+def test_hub_folder_is_used(monkeypatch, saved):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: saved)
+    assert load("someone/something").config == ModelConfig.from_json((saved / "config.json").read_text())
+
+
+# --- memory running out ---------------------------------------------------------------------------
+
+
+def hungry(tiny, monkeypatch, limit: int, error: Exception) -> list[int]:
+    """Let Patch-DiT fail for batches above `limit` -> sizes asked for, filled as it runs."""
+    real, asked = tiny.patch_dit.forward, []
+
+    def forward(x_t, *args):
+        asked.append(len(x_t))
+        if len(x_t) > limit:
+            raise error
+        return real(x_t, *args)
+
+    monkeypatch.setattr(tiny.patch_dit, "forward", forward)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["text", "MemoryError", "allocator"],
+)
+def test_halving_when_memory_runs_out(tiny, picture, monkeypatch, error):
+    expected = tiny.upscale(picture(64, 64))
+    asked, calls = hungry(tiny, monkeypatch, 2, error), []
+    result = tiny.upscale(picture(64, 64), progress=lambda *call: calls.append(call))
+    assert np.abs(np.asarray(result.image, int) - np.asarray(expected.image, int)).max() <= 1
+    assert np.array_equal(result.textures, expected.textures)
+    too_large = [n for n in asked if n > 2]
+    assert too_large and too_large == sorted(too_large, reverse=True)  # halved, never tried at full size again
+    total = expected.cost["evaluations_total"]
+    assert calls[-1] == (total, total) and max(done for done, _ in calls) == total
+
+
+def test_memory_that_never_suffices(tiny, picture, monkeypatch):
+    asked = hungry(tiny, monkeypatch, 0, RuntimeError("out of memory"))
+    with pytest.raises(PatchScalerError, match="not enough memory even for one patch"):
+        tiny.upscale(picture(64, 64))
+    assert asked[-1] == 1
+
+
+def test_other_errors_are_not_hidden(tiny, picture, monkeypatch):
+    asked = hungry(tiny, monkeypatch, 0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        tiny.upscale(picture(64, 64))
+    assert len(asked) == 1
