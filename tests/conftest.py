@@ -12,7 +12,8 @@ from PIL import Image
 
 from patchscaler.config import preset
 from patchscaler.grouping import thresholds_for
-from patchscaler.pipeline import PatchScaler, build_networks
+from patchscaler.model_folder import build_networks
+from patchscaler.pipeline import PatchScaler
 from patchscaler.texture_memory import Origin, build_memory, random_crops
 
 torch.set_num_threads(1)
@@ -68,8 +69,9 @@ def tiny() -> PatchScaler:
         networks["autoencoder"].eval(), networks["classifier"].eval(), config.texture.memory_size, "tiny",
     )  # fmt: skip
     scaler = PatchScaler(config, networks, memory)
-    results = scaler.upscale([smooth_picture(64, 64), smooth_picture(33, 47)], prompt=False)
+    results = scaler.upscale_many([smooth_picture(64, 64), smooth_picture(33, 47)], prompt=False)
     scores = torch.cat([torch.from_numpy(result.scores) for result in results])
-    groups = replace(config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)))
+    table = tuple(torch.quantile(scores, torch.linspace(0, 1, 5)).tolist())
+    groups = replace(config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)), calibration=table)
     scaler.config = replace(config, groups=groups)
     return scaler

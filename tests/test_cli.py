@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from patchscaler.cli import main
-from patchscaler.pipeline import SHIPPED
+from patchscaler.model_folder import SHIPPED
 
 
 def patchscaler(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -77,6 +77,48 @@ def test_overrides_reach_the_sampler(model, photo, capsys):
     assert "0 simple, 0 medium, 6 hard, 18 network evaluations" in capsys.readouterr().out
     assert main([*base, "--overlap", "0", "--thresholds", "1,1", "--preset", "paper"]) == 0
     assert "4 hard, 80 network evaluations" in capsys.readouterr().out
+
+
+def test_no_steps_and_more_steps_for_simple_patches(model, photo, capsys):
+    base = ["upscale", str(photo), "--model", str(model), "-o", str(photo.with_name("o.png"))]
+    assert main([*base, "--steps", "0,0,0"]) == 0
+    assert " 0 network evaluations" in capsys.readouterr().out
+    assert main([*base, "--steps", "1,1,1"]) == 0  # the simple group has no start of its own: medium's
+    assert " 6 network evaluations" in capsys.readouterr().out
+
+
+def test_shares_set_the_thresholds(model, photo, capsys):
+    base = ["upscale", str(photo), "--model", str(model), "-o", str(photo.with_name("o.png"))]
+    assert main([*base, "--shares", "0,0"]) == 0
+    assert "0 simple, 0 medium, 6 hard" in capsys.readouterr().out
+    assert main([*base, "--shares", "1,1"]) == 0
+    assert "6 simple, 0 medium, 0 hard" in capsys.readouterr().out
+
+
+def test_an_input_is_never_overwritten(model, photo, capsys):
+    first = photo.with_name("photo_x4.png")
+    shutil.copy(photo, first)
+    before = first.read_bytes()
+    assert main(["upscale", str(photo), str(first), "--model", str(model)]) == 1
+    assert "output and input are the same file" in capsys.readouterr().err
+    assert first.read_bytes() == before
+    assert Image.open(photo.with_name("photo_x4_x4.png")).size == (224, 160)
+
+
+def test_colour_profile_goes_with_the_picture(model, photo):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.open(photo).save(photo, icc_profile=profile)
+    assert main(["upscale", str(photo), "--model", str(model), "-q"]) == 0
+    assert Image.open(photo.with_name("photo_x4.png")).info["icc_profile"] == profile
+
+
+def test_transparent_picture_named_jpg_becomes_png_by_default(model, tmp_path):
+    Image.new("RGBA", (32, 32), (255, 0, 0, 128)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "glass.jpg")
+    assert main(["upscale", str(tmp_path / "glass.jpg"), "--model", str(model), "-q"]) == 0
+    assert Image.open(tmp_path / "glass_x4.png").mode == "RGBA"
 
 
 def test_seed_changes_the_picture_and_repeats_it(model, photo):
@@ -163,7 +205,10 @@ def test_bad_options(model, photo, capsys):
     assert "--steps 1,2: give 3 numbers" in upscale("--steps", "1,2")
     assert "--thresholds a,b: give 2 numbers" in upscale("--thresholds", "a,b")
     assert "they must fall" in upscale("--thresholds", ".2,.9")
-    assert "take 1 to 400 steps" in upscale("--steps", "0,1,500", "--start-times", "0,400,400")
+    assert "500 steps from time 400" in upscale("--steps", "0,1,500", "--start-times", "0,400,400")
+    assert "give one of them" in upscale("--shares", "0,0", "--thresholds", "1,1")
+    assert "must rise" in upscale("--shares", ".6,.2")
+    assert "--quality 1 to 100" in upscale("--quality", 500)
     assert "overlap 16" in upscale("--overlap", 16)
     assert "no such weights file" in upscale("--memory", photo.parent / "no.safetensors")
 

@@ -112,5 +112,5 @@ def test_values_that_cannot_be(text):
 
 
 def test_unknown_preset():
-    with pytest.raises(PatchScalerError, match="unknown preset 'huge': choose one of paper, compact, tiny"):
+    with pytest.raises(PatchScalerError, match="unknown preset 'huge': choose paper or compact"):
         preset("huge")

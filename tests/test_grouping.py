@@ -7,7 +7,16 @@ import torch
 
 from patchscaler.config import GroupConfig
 from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import HARD, MEDIUM, SIMPLE, assign_groups, check_groups, patch_confidence, thresholds_for
+from patchscaler.grouping import (
+    HARD,
+    MEDIUM,
+    SIMPLE,
+    assign_groups,
+    check_groups,
+    patch_confidence,
+    thresholds_for,
+    thresholds_from_table,
+)  # fmt: skip
 from patchscaler.patches import make_grid
 
 
@@ -74,13 +83,23 @@ def test_thresholds_that_cannot_be(thresholds):
         check_groups(GroupConfig(thresholds=thresholds))
 
 
+def test_thresholds_from_the_stored_table():
+    table = (0.1, 0.3, 0.4, 0.8, 1.0)  # confidences of 0, 25, 50, 75, 100 % of held-out patches
+    assert thresholds_from_table(table, (0.25, 0.5)) == pytest.approx((0.8, 0.4))
+    assert thresholds_from_table(table, (0.125, 0.875)) == pytest.approx((0.9, 0.2))  # between the entries
+    assert thresholds_from_table(table, (0.0, 1.0)) == (1.0, 0.0)  # nobody, everybody
+    with pytest.raises(PatchScalerError, match="stores no calibration"):
+        thresholds_from_table((), (0.2, 0.5))
+    with pytest.raises(PatchScalerError, match="they must rise"):
+        thresholds_from_table(table, (0.6, 0.5))
+
+
 @pytest.mark.parametrize(
     ("time", "steps", "message"),
     [
         (1001, 20, "start time 1001"),
         (-1, 1, "start time -1"),
         (0, 3, "3 steps from time 0"),
-        (400, 0, "0 steps from time 400"),
         (400, -2, "-2 steps"),
         (10, 11, "11 steps from time 10"),
     ],

@@ -122,8 +122,11 @@ def test_sixteen_bits_are_scaled_not_clipped():
 def test_floats():
     unit = to_planes(Image.fromarray(np.array([[0, 0.25, 1.0]], np.float32)))
     assert unit.rgb[0, 0].tolist() == [-1, -0.5, 1]
-    wide = to_planes(Image.fromarray(np.array([[0, 50.0, 200.0]], np.float32)))
-    assert wide.rgb[0, 0].tolist() == [-1, -0.5, 1]
+    # Floats say nothing of their range; it is guessed from a list, never from the brightest pixel.
+    wide = to_planes(Image.fromarray(np.array([[0, 127.5, 255.0]], np.float32)))
+    assert wide.rgb[0, 0].tolist() == [-1, 0, 1]
+    flat = to_planes(Image.fromarray(np.full((1, 2), 51.0, np.float32)))
+    assert flat.rgb[0, 0].tolist() == pytest.approx([-0.6, -0.6])
 
 
 # --- arrays and tensors ---------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from patchscaler.config import PATCH_DIT_SIZES, TextureConfig, preset
-from patchscaler.pipeline import PatchScaler, build_networks
+from patchscaler.model_folder import build_networks
+from patchscaler.pipeline import PatchScaler
 from patchscaler.texture_memory import Origin, build_memory
 
 diffusers = pytest.importorskip("diffusers")

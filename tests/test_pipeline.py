@@ -9,9 +9,9 @@ from PIL import Image
 
 from patchscaler.config import GRMConfig, GroupConfig, preset
 from patchscaler.errors import PatchScalerError
+from patchscaler.model_folder import build_networks
 from patchscaler.noise import noise_field
-from patchscaler.patches import make_grid
-from patchscaler.pipeline import PatchScaler, build_networks
+from patchscaler.pipeline import PatchScaler
 
 COARSE_ONLY = GroupConfig(start_times=(0, 0, 0), num_inference_steps=(0, 0, 0))
 
@@ -108,7 +108,7 @@ def test_batch_size_does_not_matter(tiny, picture, max_patches):
 
 def test_a_list_equals_one_by_one(tiny, picture):
     images = [picture(64, 64, 0), picture(9, 13, 1), picture(33, 47, 2).convert("L")]
-    together = tiny.upscale(images, seed=3)
+    together = tiny.upscale_many(images, seed=3)
     assert isinstance(together, list)
     for image, result in zip(images, together, strict=True):
         alone = tiny.upscale(image, seed=3)
@@ -118,7 +118,7 @@ def test_a_list_equals_one_by_one(tiny, picture):
 
 
 def test_an_empty_list(tiny):
-    assert tiny.upscale([]) == []
+    assert tiny.upscale_many([]) == []
 
 
 def test_number_of_threads_does_not_matter(tiny, picture):
@@ -132,11 +132,19 @@ def test_number_of_threads_does_not_matter(tiny, picture):
     assert difference(one.image, two.image) <= 1
 
 
-def test_noise_depends_on_the_place_alone(tiny):
-    small, large = tiny._noise(make_grid(24, 24), 7), tiny._noise(make_grid(24, 40), 7)
-    # Patch 3 of the 2x2 grid lies at (8, 8), as does patch 5 of the 2x4 grid.
-    assert torch.equal(small[3], large[5])
-    assert torch.equal(small[3], noise_field(7, 8, 8, 8, 16, 16))
+def test_a_crop_sees_the_noise_of_the_whole(tiny, picture, monkeypatch):
+    seen = []
+
+    def remember(*window):
+        seen.append((window, noise_field(*window)))
+        return seen[-1][1]
+
+    monkeypatch.setattr("patchscaler.pipeline.noise_field", remember)
+    tiny.upscale(picture(64, 96), seed=7)
+    tiny.upscale(picture(40, 48), seed=7, origin=(16, 32))
+    (_, whole), (window, crop) = seen
+    assert window == (7, 8, 8, 16, 20, 24)  # two pixels of the small picture are one latent
+    assert torch.equal(crop, whole[:, 8:28, 16:40])
 
 
 @pytest.mark.parametrize("make", [np.asarray, lambda i: torch.from_numpy(np.array(i)).movedim(-1, 0) / 255])
@@ -202,7 +210,7 @@ def test_other_samplers_and_overlaps(tiny, picture, sampler, overlap):
     [
         ({"thresholds": (0.5, 0.9)}, "thresholds"),
         ({"start_times": (0, 400, 1200)}, "start time 1200"),
-        ({"num_inference_steps": (0, 0, 2)}, "0 steps from time 400"),
+        ({"num_inference_steps": (0, -1, 2)}, "-1 steps from time 400"),
         ({"overlap": 16}, "overlap 16"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
         ({"latent_patch_size": 8, "overlap": 4}, "patches of 8 latents: this model was trained for 16"),

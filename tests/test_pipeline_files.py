@@ -11,7 +11,10 @@ from safetensors.torch import save_file
 from patchscaler.checkpoints import load_tensors, save_module
 from patchscaler.config import ModelConfig, preset
 from patchscaler.errors import PatchScalerError
-from patchscaler.pipeline import NETWORKS, PatchScaler, build_networks
+from patchscaler.model_folder import build_networks
+from patchscaler.pipeline import PatchScaler
+
+NETWORKS = ("autoencoder", "grm", "classifier", "texture_encoder", "patch_dit")
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +244,7 @@ def test_halving_when_memory_runs_out(tiny, picture, monkeypatch, error):
 
 def test_memory_that_never_suffices(tiny, picture, monkeypatch):
     asked = hungry(tiny, monkeypatch, 0, RuntimeError("out of memory"))
-    with pytest.raises(PatchScalerError, match="not enough memory even for one patch"):
+    with pytest.raises(PatchScalerError, match="not enough memory for this picture"):
         tiny.upscale(picture(64, 64))
     assert asked[-1] == 1
 

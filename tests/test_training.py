@@ -227,7 +227,7 @@ def test_eq_8_is_the_mean_squared_error_of_the_predicted_noise():
     }  # fmt: skip
     loss, logs = trainer(batch)
     # A fresh network says zero, so the loss is the mean square of the noise; low and high times apart.
-    assert float(loss) == pytest.approx(float(noise.square().mean()), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(noise.square().mean()), rel=1e-5)
     assert logs["low"] == pytest.approx(float(noise[0].square().mean()), rel=1e-5)
     assert logs["high"] == pytest.approx(float(noise[1].square().mean()), rel=1e-5)
 

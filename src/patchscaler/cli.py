@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("patchscaler: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
+    except OSError as error:
+        print(f"patchscaler: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
     except MemoryError:
         print("patchscaler: not enough memory; use a smaller picture or --memory-limit", file=sys.stderr)
     return 1
@@ -37,22 +39,26 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     up.set_defaults(function=upscale)
     up.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures")
     up.add_argument("-o", "--output", metavar="OUT", help="file, or folder for several (default: NAME_x4.png beside)")
-    up.add_argument("--seed", type=int, default=0, help="another seed invents other fine texture")
-    up.add_argument("--preset", help="sampling settings of a preset (compact, paper) with the same weights")
-    up.add_argument("--steps", metavar="N1,N2,N3", help="steps of simple, medium and hard patches")
-    up.add_argument("--start-times", metavar="T1,T2,T3", help="where each group enters the diffusion, 0..1000")
-    up.add_argument("--thresholds", metavar="G1,G2", help="confidence above G1 is simple, above G2 medium")
-    up.add_argument("--overlap", type=int, help="of patches, in latents (8 pixels each), 0..15")
-    up.add_argument("--sampler", choices=("ddim", "dpm++"))
-    up.add_argument("--no-prompt", action="store_true", help="leave the texture prompt out")
-    up.add_argument("--memory", metavar="FILE", help="another texture memory (patchscaler memory build)")
-    up.add_argument("--save-difficulty", action="store_true", help="also write NAME_difficulty.png: the groups")
-    up.add_argument("--save-coarse", action="store_true", help="also write NAME_coarse.png: before the diffusion")
-    up.add_argument("--memory-limit", type=float, default=512, metavar="MIB", help="of one batch of patches")
-    up.add_argument("--max-pixels", type=int, default=None, help="limit of the input's pixels, 0 for none")
-    up.add_argument("--quality", type=int, default=95, help="of JPEG and WebP output")
+    up.add_argument("--seed", type=int, default=0, help="another number invents other fine texture")
+    up.add_argument("--shares", metavar="S,E", help="S of the patches left as restored, up to E refined briefly, the "
+                    "rest longer: .25,.6 of typical pictures by default; 0,0 is slowest, 1,1 fastest")  # fmt: skip
+    up.add_argument("--no-prompt", action="store_true", help="do not look textures up in the memory")
+    up.add_argument("--memory", metavar="FILE", help="textures of your own (patchscaler memory build)")
+    up.add_argument("--save-difficulty", action="store_true", help="also write NAME_difficulty.png: dark blue patches "
+                    "were easy, orange medium, yellow hard")  # fmt: skip
+    up.add_argument("--save-coarse", action="store_true", help="also write NAME_coarse.png: restored, nothing invented")
+    up.add_argument("--max-pixels", type=int, help="limit of the input's pixels, 0 for none (default: 4 megapixels)")
+    up.add_argument("--quality", type=int, default=95, help="of JPEG and WebP output, 1 to 100")
     up.add_argument("-q", "--quiet", action="store_true")
-    _model_options(up)
+    fine = up.add_argument_group("for those who know the paper")
+    fine.add_argument("--preset", help="start times and steps of a preset (compact, paper) with the same weights")
+    fine.add_argument("--steps", metavar="N1,N2,N3", help="steps of simple, medium, hard patches; 0: coarse as it is")
+    fine.add_argument("--start-times", metavar="T1,T2,T3", help="where each group enters the diffusion, 0..1000")
+    fine.add_argument("--thresholds", metavar="G1,G2", help="confidence above G1 is simple, above G2 medium")
+    fine.add_argument("--overlap", type=int, help="of patches, 0..15 latents of 8 pixels each")
+    fine.add_argument("--sampler", choices=("ddim", "dpm++"), help="ddim, or DPM-Solver++(2M)")
+    fine.add_argument("--memory-limit", type=float, default=512, metavar="MIB", help="working memory of one batch")
+    _model_options(fine)
 
     memory = commands.add_parser("memory", help="build a texture memory, or look into one")
     kinds = memory.add_subparsers(dest="kind", required=True, metavar="ACTION")
@@ -94,7 +100,7 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
+def _model_options(parser: Any) -> None:
     parser.add_argument("--model", default="compact", help="shipped name, folder, or hub id (default: compact)")
     parser.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps, cpu")
@@ -114,42 +120,64 @@ def _load(args: argparse.Namespace, memory: str | None = None) -> Any:
 
 def upscale(args: argparse.Namespace) -> int:
     """Every input in turn; one that fails is named and the rest go on."""
-    from patchscaler.images import FORMATS, MAX_PIXELS
+    from patchscaler.images import MAX_PIXELS, check_alpha, check_output, check_side, load_image
 
     limit = MAX_PIXELS if args.max_pixels is None else args.max_pixels
-    if limit < 0 or args.memory_limit <= 0:
-        raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0")
-    folder = len(args.inputs) > 1 or (args.output and (args.output.endswith("/") or Path(args.output).is_dir()))
-    targets: list[tuple[Path, Path]] = []
-    for name in args.inputs:
-        source = Path(name)
-        suffix = source.suffix.lower() if source.suffix.lower() in FORMATS else ".png"
-        beside = Path(args.output) if args.output and folder else source.parent
-        target = beside / f"{source.stem}_x4{suffix}" if folder or not args.output else Path(args.output)
-        if target in {t for _, t in targets}:
-            raise PatchScalerError(f"{name}: another input would also be written to {target}; rename one")
-        targets.append((source, target))
-    groups = group_settings(args)
-    model = None
+    if limit < 0 or not args.memory_limit > 0 or not 1 <= args.quality <= 100:
+        raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0, --quality 1 to 100")
+    settings = group_settings(args)
+    model: Any = None
     failed = 0
+    targets = upscale_targets(args.inputs, args.output)
     for source, target in targets:
         try:
-            from patchscaler.images import check_output, check_side, load_image
-
             image = load_image(source, limit)
-            check_output(target, source)
+            target = target or source.with_name(f"{source.stem}_x4{_default_suffix(source, image)}")
+            if any(target.resolve() == other.resolve() for other, _ in targets):
+                raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
+            check_output(target)
             check_side(target, image.width * 4, image.height * 4)
-            if model is None:
-                model = _load(args, args.memory)
-            _upscale_one(model, image, source, target, groups(model.config.groups), limit, args)
+            check_alpha(target, image)
         except PatchScalerError as error:
             if len(targets) == 1:
                 raise
             failed += 1
             print(f"patchscaler: {error}", file=sys.stderr)
+            continue
+        if model is None:  # errors of the model or the options concern all inputs alike
+            model = _load(args, args.memory)
+            groups = settings(model.config.groups)
+        _upscale_one(model, image, source, target, groups, limit, args)
     if failed:
         print(f"patchscaler: {failed} of {len(targets)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def upscale_targets(inputs: Sequence[str], output: str | None) -> list[tuple[Path, Path | None]]:
+    """(input, output) of each picture; None: beside the input, by its default name."""
+    folder = len(inputs) > 1 or (output is not None and (output.endswith("/") or Path(output).is_dir()))
+    targets: list[tuple[Path, Path | None]] = []
+    for name in inputs:
+        source = Path(name)
+        if output is None:
+            targets.append((source, None))
+            continue
+        target = Path(output)
+        if folder:
+            target = target / f"{source.stem}_x4{_default_suffix(source)}"
+        if target in {t for _, t in targets}:
+            raise PatchScalerError(f"{name}: another input would also be written to {target}; rename one")
+        targets.append((source, target))
+    return targets
+
+
+def _default_suffix(source: Path, image: Any = None) -> str:
+    """The input's own, or .png where that cannot be written or has no room for transparency."""
+    from patchscaler.images import FORMATS, has_alpha
+
+    suffix = source.suffix.lower()
+    no_room = image is not None and FORMATS.get(suffix) in ("JPEG", "BMP") and has_alpha(image)
+    return ".png" if suffix not in FORMATS or no_room else suffix
 
 
 def _upscale_one(
@@ -188,7 +216,7 @@ def group_settings(args: argparse.Namespace) -> Any:
     from dataclasses import replace
 
     from patchscaler.config import GroupConfig, preset
-    from patchscaler.grouping import check_groups
+    from patchscaler.grouping import check_groups, thresholds_from_table
 
     base = preset(args.preset).groups if args.preset else None
     changes: dict[str, Any] = {}
@@ -198,13 +226,27 @@ def group_settings(args: argparse.Namespace) -> Any:
         changes["start_times"] = _numbers("--start-times", args.start_times, 3, int)
     if args.thresholds:
         changes["thresholds"] = _numbers("--thresholds", args.thresholds, 2, float)
+    if args.shares and args.thresholds:
+        raise PatchScalerError("--shares and --thresholds say the same: give one of them")
+    shares = _numbers("--shares", args.shares, 2, float) if args.shares else None
     if args.overlap is not None:
         changes["overlap"] = args.overlap
     if args.sampler:
         changes["sampler"] = args.sampler
 
     def settings(stored: GroupConfig) -> GroupConfig:
-        return check_groups(replace(base or stored, **changes))
+        config = stored
+        if base:  # thresholds belong to the weights: a preset's would mean nothing to another confidence
+            config = replace(stored, start_times=base.start_times, num_inference_steps=base.num_inference_steps)
+        if shares:
+            config = replace(config, thresholds=thresholds_from_table(stored.calibration, shares))
+        config = replace(config, **changes)
+        if not args.start_times:  # a group that was passed on as it is starts where the next one does
+            starts, steps = list(config.start_times), config.num_inference_steps
+            for g in (1, 0):
+                starts[g] = starts[g + 1] if steps[g] and not starts[g] else starts[g]
+            config = replace(config, start_times=(starts[0], starts[1], starts[2]))
+        return check_groups(config)
 
     return settings
 
@@ -241,10 +283,13 @@ class Progress:
 
 
 def memory_build(args: argparse.Namespace) -> int:
+    from patchscaler.images import check_writable
     from patchscaler.memory_builder import build_from_folder
 
-    if Path(args.output).suffix != ".safetensors":
-        raise PatchScalerError(f"{args.output}: name the memory something.safetensors")
+    target = Path(args.output)
+    if target.suffix != ".safetensors" or not 1 <= args.quality <= 100:
+        raise PatchScalerError("name the memory something.safetensors, and take a --quality of 1 to 100")
+    check_writable(target)
     memory = build_from_folder(args)
     memory.save(args.output)
     size = Path(args.output).stat().st_size
@@ -274,7 +319,8 @@ def model_info(args: argparse.Namespace) -> int:
     import torch
 
     from patchscaler.checkpoints import file_hash
-    from patchscaler.pipeline import find_model
+    from patchscaler.config import GROUP_NAMES
+    from patchscaler.model_folder import find_model
 
     model = _load(args)
     folder = find_model(args.model)
@@ -282,11 +328,19 @@ def model_info(args: argparse.Namespace) -> int:
     print(f"model {model.config.name} in {folder}")
     for file in sorted(folder.glob("*.safetensors")):
         print(f"  {file.name:28s} {file.stat().st_size / 1e6:6.2f} MB  sha256 {file_hash(file)[:16]}")
-    print(f"groups {model.config.groups}")
+    settings = zip(GROUP_NAMES, model.config.groups.start_times, model.config.groups.num_inference_steps, strict=True)
+    print("  " + "; ".join(f"{name} patches: {n} steps from t = {t}" for name, t, n in settings))
+    print("  confidence above {:.3f} is simple, above {:.3f} medium".format(*model.config.groups.thresholds))
     return 0
 
 
 def benchmark(args: argparse.Namespace) -> int:
     from patchscaler.benchmark import run_benchmark
+    from patchscaler.images import check_writable
+    from patchscaler.model_folder import find_model
 
-    return run_benchmark(_load(args), args.size, args.image, args.runs, args.threads, args.json)
+    if args.size < 8 or args.runs < 1 or args.threads < 0:
+        raise PatchScalerError("--size takes 8 or more, --runs 1 or more, --threads 0 or more")
+    if args.json:
+        check_writable(Path(args.json))
+    return run_benchmark(_load(args), find_model(args.model), args.size, args.image, args.runs, args.threads, args.json)

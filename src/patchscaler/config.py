@@ -88,6 +88,7 @@ class GroupConfig:
     overlap: int = 8
     thresholds: tuple[float, float] = (0.95, 0.75)  # gamma_1, gamma_2 of Eq. 2
     quantiles: tuple[float, float] = (0.0, 0.0)  # shares of simple and of simple + medium behind thresholds
+    calibration: tuple[float, ...] = ()  # mean confidences of held-out patches at even quantiles, 0 to 100 %
     start_times: tuple[int, int, int] = (400, 700, 1000)  # T_1, T_2, T_3; 0 with 0 steps: coarse as it is
     num_inference_steps: tuple[int, int, int] = (8, 14, 20)  # N_1, N_2, N_3
     sampler: str = "ddim"  # ddim, dpm++
@@ -200,7 +201,7 @@ PRESETS = {
 
 
 def preset(name: str) -> ModelConfig:
-    """The preset of this name. Raises PatchScalerError, listing the known ones."""
+    """The preset of this name. Raises PatchScalerError, listing the known ones (`tiny` is for tests)."""
     if name not in PRESETS:
-        raise PatchScalerError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
+        raise PatchScalerError(f"unknown preset '{name}': choose paper or compact")
     return PRESETS[name]

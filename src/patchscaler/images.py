@@ -2,19 +2,19 @@
 
 import os
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
 
-MAX_PIXELS = 16_000_000  # of the input; sixteen times as many come out
+MAX_PIXELS = 4_000_000  # of the input; sixteen times as many come out, and take about 6 GB on the way
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -34,6 +34,7 @@ class Planes:
     rgb: Tensor
     alpha: Tensor | None = None
     grey: bool = False
+    icc_profile: bytes | None = None  # the colours' meaning goes with them
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -46,26 +47,25 @@ def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PatchScalerError(f"{path}: no such file")
     if path.is_dir():
         raise PatchScalerError(f"{path}: is a folder; name the pictures in it")
+    # Pillow's own limit has no override by file; ours is checked before anything is decoded.
+    pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         if path.stat().st_size == 0:
             raise PatchScalerError(f"{path}: the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                check_pixels(image.width, image.height, max_pixels, str(path))
-                ImageFile.LOAD_TRUNCATED_IMAGES = False
-                image.load()
-                return ImageOps.exif_transpose(image)
+        with Image.open(path) as image:
+            check_pixels(image.width, image.height, max_pixels, str(path))
+            image.load()
+            return ImageOps.exif_transpose(image)
     except PatchScalerError:
         raise
-    except Image.DecompressionBombError as error:
-        raise PatchScalerError(f"{path}: too many pixels ({error}); it may be a decompression bomb") from error
     except UnidentifiedImageError as error:
         raise PatchScalerError(f"{path}: not a picture in a format that can be read") from error
     except PermissionError as error:
         raise PatchScalerError(f"{path}: no permission to read it") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise PatchScalerError(f"{path}: damaged or cut off ({error})") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillow_limit
 
 
 def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
@@ -73,7 +73,7 @@ def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
     if max_pixels and width * height > max_pixels:
         raise PatchScalerError(
             f"{name}: {width}x{height} is more than the limit of {max_pixels / 1e6:g} megapixels; "
-            f"allow it with --max-pixels {width * height}"
+            f"allow it with --max-pixels {width * height} (max_pixels in Python) if memory suffices"
         )
 
 
@@ -85,12 +85,27 @@ def check_output(path: str | Path, source: str | Path | None = None) -> Path:
         raise PatchScalerError(f"{path}: output and input are the same file; name another with -o")
     if path.is_dir():
         raise PatchScalerError(f"{path}: is a folder, not a file to write")
+    return check_writable(path)
+
+
+def check_writable(path: Path) -> Path:
+    """Raises PatchScalerError where a file of this name cannot be made."""
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not os.access(parent, os.W_OK) or path.is_dir():
         raise PatchScalerError(f"{path}: cannot write there; choose a folder you may write to with -o")
     return path
+
+
+def has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def check_alpha(path: str | Path, image: Image.Image) -> None:
+    """Raises PatchScalerError where the output's format has no transparency and the picture has."""
+    if FORMATS[Path(path).suffix.lower()] in ("JPEG", "BMP") and has_alpha(image):
+        raise PatchScalerError(f"{path}: this format has no transparency, the picture has; use .png or .webp")
 
 
 def check_suffix(path: Path) -> None:
@@ -113,9 +128,10 @@ def save_image(image: Image.Image, path: str | Path, quality: int = 95) -> None:
     path = Path(path)
     check_side(path, image.width, image.height)
     kind = FORMATS[path.suffix.lower()]
-    if kind in ("JPEG", "BMP") and image.mode in ("RGBA", "LA"):
-        raise PatchScalerError(f"{path}: this format has no transparency, the picture has; use .png or .webp")
-    options = {"quality": quality} if kind in ("JPEG", "WEBP") else {}
+    check_alpha(path, image)
+    options: dict[str, Any] = {"quality": quality} if kind in ("JPEG", "WEBP") else {}
+    if profile := image.info.get("icc_profile"):
+        options["icc_profile"] = profile
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,12 +169,17 @@ def to_planes(image: Image.Image | np.ndarray | Tensor) -> Planes:
         raise PatchScalerError(f"{type(image).__name__} is not a picture: give a PIL image, an array or a tensor")
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: to 8 by range, not by clipping
         values = np.asarray(image, dtype=np.float64)
-        top = 65535 if image.mode.startswith("I") else max(1.0, float(values.max(initial=0)))
+        top = 65535.0
+        if image.mode == "F":  # floats say nothing of their range: 0..1, 0..255 or 0..65535
+            top = next((t for t in (1.0, 255.0) if float(values.max(initial=0)) <= t), top)
         return _array_planes((values / top).clip(0, 1).astype(np.float32))
-    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    transparent = has_alpha(image)
     grey = image.mode in ("1", "L", "LA", "La")
     mode = ("LA" if grey else "RGBA") if transparent else ("L" if grey else "RGB")
-    return _array_planes(np.asarray(image.convert(mode)))
+    planes = _array_planes(np.asarray(image.convert(mode)))
+    if image.mode in ("L", "LA", "P", "PA", "RGB", "RGBA"):  # a profile of other colours would no longer fit
+        planes.icc_profile = image.info.get("icc_profile")
+    return planes
 
 
 def _array_planes(array: np.ndarray) -> Planes:
@@ -208,7 +229,10 @@ def from_planes(rgb: Tensor, source: Planes, scale: int) -> Image.Image:
         a = F.interpolate(source.alpha[None, None], scale_factor=scale, mode="bicubic", align_corners=False)
         channels.append((a[0].clamp(0, 1) * 255).round().byte())
     array = torch.cat(channels).movedim(0, -1).numpy()
-    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    if source.icc_profile:
+        image.info["icc_profile"] = source.icc_profile
+    return image
 
 
 def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from patchscaler.checkpoints import file_hash, load_module
-from patchscaler.config import ModelConfig
-from patchscaler.data.sources import iterate_images, list_sources
+from patchscaler.data.sources import count_images, iterate_images
 from patchscaler.devices import choose_device
 from patchscaler.errors import PatchScalerError
+from patchscaler.model_folder import find_model, read_config
 from patchscaler.models.autoencoder import PCAAutoencoder, build_autoencoder
 from patchscaler.models.texture import TextureClassifier
-from patchscaler.pipeline import find_model
 from patchscaler.texture_memory import Origin, TextureMemory, build_memory, random_crops
 
 
@@ -22,7 +21,7 @@ def build_from_folder(args: argparse.Namespace) -> TextureMemory:
     Needs of the model folder only autoencoder and classifier, so that it serves in the middle of training.
     """
     folder = find_model(args.model)
-    config = ModelConfig.from_json((folder / "config.json").read_text("utf-8"))
+    config = read_config(folder, args.autoencoder)
     device = choose_device(args.device)
     autoencoder = build_autoencoder(config.autoencoder).to(device)
     if isinstance(autoencoder, PCAAutoencoder):
@@ -34,7 +33,7 @@ def build_from_folder(args: argparse.Namespace) -> TextureMemory:
         raise PatchScalerError("--candidates and --size take 1 or more")
     prefixes = tuple(p for p in args.include.split(",") if p)
     pictures = ((n, x) for n, x in iterate_images(args.images) if not prefixes or Path(n).name.startswith(prefixes))
-    count = sum(1 for p in list_sources(args.images) if not prefixes or p.name.startswith(prefixes))
+    count = count_images(args.images, prefixes)
     rng = np.random.default_rng(args.seed)
     side = config.groups.latent_patch_size * autoencoder.factor
     found = list(random_crops(pictures, side, -(-candidates // max(1, count)), rng))

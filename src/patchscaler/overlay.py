@@ -6,8 +6,9 @@ from PIL import Image
 from patchscaler.patches import blend_window
 from patchscaler.pipeline import Result
 
-# Green, yellow, red of equal lightness steps, told apart by colour-blind eyes through brightness.
-COLOURS = np.array([[0, 114, 90], [240, 200, 66], [204, 51, 17]], np.float32)
+# Simple dark blue, medium orange, hard light yellow: each lighter than the one before, so that brightness
+# alone tells them apart.
+COLOURS = np.array([[20, 40, 110], [225, 110, 40], [255, 240, 130]], np.float32)
 
 
 def difficulty_overlay(result: Result, strength: float = 0.5) -> Image.Image:

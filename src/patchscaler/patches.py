@@ -47,16 +47,32 @@ def partition(x: Tensor, grid: PatchGrid) -> Tensor:
     return torch.stack([x[:, r : r + v, c : c + v] for r, c in grid.corners()])
 
 
+class Canvas:
+    """Where patches are fused once, at the end: weighted sums that need not wait for all of them."""
+
+    def __init__(self, channels: int, grid: PatchGrid, device: torch.device | str = "cpu"):
+        self.size = grid.size
+        self.window = blend_window(grid.size, grid.overlap).to(device)  # (V, V)
+        self.sum = torch.zeros(channels, grid.height, grid.width, device=device)
+        self.weight = torch.zeros(grid.height, grid.width, device=device)
+
+    def add(self, patch: Tensor, row: int, column: int) -> None:
+        """(C, V, V) at its top-left corner."""
+        place = (..., slice(row, row + self.size), slice(column, column + self.size))
+        self.sum[place] += patch * self.window
+        self.weight[place] += self.window
+
+    def fused(self) -> Tensor:
+        """(C, H, W), once every patch of the grid was added."""
+        return self.sum / self.weight
+
+
 def merge(patches: Tensor, grid: PatchGrid) -> Tensor:
     """(M, C, V, V) -> (C, H, W): overlaps fused by smooth weights that sum to one. Inverse of `partition`."""
-    v = grid.size
-    window = blend_window(v, grid.overlap).to(patches)  # (V, V)
-    out = patches.new_zeros(patches.shape[1], grid.height, grid.width)
-    total = patches.new_zeros(grid.height, grid.width)
-    for patch, (r, c) in zip(patches, grid.corners(), strict=True):
-        out[:, r : r + v, c : c + v] += patch * window
-        total[r : r + v, c : c + v] += window
-    return out / total
+    canvas = Canvas(patches.shape[1], grid, patches.device)
+    for patch, (row, column) in zip(patches, grid.corners(), strict=True):
+        canvas.add(patch, row, column)
+    return canvas.fused()
 
 
 def blend_window(size: int, overlap: int) -> Tensor:

@@ -24,16 +24,15 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups, steps_of
 from patchscaler.grouping import assign_groups, check_groups, patch_confidence
 from patchscaler.images import MAX_PIXELS, Planes, check_pixels, from_planes, reflect_pad, to_planes
-from patchscaler.models.autoencoder import Autoencoder, build_autoencoder
-from patchscaler.models.grm import GRM, build_grm
+from patchscaler.model_folder import build_networks, find_model, read_config
+from patchscaler.models.autoencoder import Autoencoder
+from patchscaler.models.grm import GRM
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.noise import noise_field
-from patchscaler.patches import PatchGrid, make_grid, merge, partition
+from patchscaler.patches import Canvas, PatchGrid, make_grid
 from patchscaler.texture_memory import TextureMemory
 
-SHIPPED = Path(__file__).parent / "weights"
-NETWORKS = ("autoencoder", "grm", "classifier", "texture_encoder", "patch_dit")
 Picture = Image.Image | np.ndarray | Tensor
 Progress = Callable[[int, int], None]  # (patch-steps done, patch-steps in all)
 
@@ -54,15 +53,31 @@ class Result:
 
 @dataclass
 class _Job:
-    """One picture on its way."""
+    """One picture on its way. C, H, W: its latents."""
 
     planes: Planes
     size: tuple[int, int]  # LR (h, w)
-    coarse: Tensor  # (C, H, W) latents
+    coarse: Tensor  # (C, H, W) y_0
+    noise: Tensor  # (C, H, W) the picture's window of the noise field
     confidence: Tensor  # (1, H, W)
     grid: PatchGrid
     scores: Tensor  # (M,)
     groups: Tensor  # (M,)
+    canvas: Canvas  # where sampled patches are fused
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The arguments of `upscale`."""
+
+    groups: GroupConfig
+    seed: int
+    origin: tuple[int, int]
+    prompt: bool
+    max_patches: int
+    max_pixels: int
+    progress: Progress | None
+    coarse: bool
 
 
 class PatchScaler:
@@ -95,17 +110,7 @@ class PatchScaler:
         Raises PatchScalerError for anything missing, corrupt or not fitting.
         """
         folder = find_model(source)
-        config_file = folder / "config.json"
-        if not config_file.is_file():
-            raise PatchScalerError(f"{folder}: no config.json; give a folder written by save_pretrained")
-        try:
-            config = ModelConfig.from_json(config_file.read_text(encoding="utf-8"))
-        except (PatchScalerError, UnicodeDecodeError) as error:
-            raise PatchScalerError(f"{config_file}: {error}") from error
-        if autoencoder is not None and config.autoencoder.kind == "pca":
-            raise PatchScalerError(f"model '{source}' has its own autoencoder: leave --autoencoder out")
-        if autoencoder is not None:
-            config = replace(config, autoencoder=replace(config.autoencoder, model_id=str(autoencoder), revision=""))
+        config = read_config(folder, autoencoder)
         where = choose_device(device)
         networks = build_networks(config)
         for name, network in networks.items():
@@ -136,63 +141,56 @@ class PatchScaler:
 
     # --- the main path ----------------------------------------------------------------------------
 
-    def upscale(
-        self, image: Picture | Sequence[Picture], *, seed: int = 0, groups: GroupConfig | None = None,
-        prompt: bool = True, max_patches: int | None = None, memory_limit: float = 512,
-        max_pixels: int = MAX_PIXELS, progress: Progress | None = None, coarse: bool = False,
-    ) -> Any:  # fmt: skip
-        """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result; a list of them -> a list.
+    def upscale(self, image: Picture, **options: Any) -> Result:
+        """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result. Options as in `upscale_many`."""
+        return self.upscale_many([image], **options)[0]
 
-        groups: thresholds, start times, steps and overlap in place of the checkpoint's. prompt: False
-        leaves the texture prompt out. max_patches: of one batch, by default as many as memory_limit (MiB)
-        holds; halved when memory runs out. Patches of a list share batches. coarse: True decodes the coarse
-        picture too.
+    def upscale_many(
+        self, images: Sequence[Picture], *, seed: int = 0, groups: GroupConfig | None = None,
+        origin: tuple[int, int] = (0, 0), prompt: bool = True, max_patches: int | None = None,
+        memory_limit: float = 512, max_pixels: int = MAX_PIXELS, progress: Progress | None = None,
+        coarse: bool = False,
+    ) -> list[Result]:  # fmt: skip
+        """Several pictures whose patches share batches -> their Results, in order.
+
+        groups: thresholds, start times, steps and overlap in place of the checkpoint's. origin: (row, column)
+        of the picture in a larger one, so that a crop sees the noise of the whole (multiples of two pixels).
+        prompt: False leaves the texture prompt out. max_patches: of one batch, by default as many as
+        memory_limit (MiB) holds; halved when memory runs out. max_pixels: of each picture, 0 for no limit.
+        coarse: True decodes the coarse picture too. Raises PatchScalerError for what cannot be.
         """
-        several = isinstance(image, Sequence)
-        pictures: Sequence[Picture] = image if several else [image]  # type: ignore[list-item,assignment]
         config = check_groups(groups or self.config.groups)
         if config.latent_patch_size != self.config.groups.latent_patch_size:
             size = self.config.groups.latent_patch_size
             raise PatchScalerError(f"patches of {config.latent_patch_size} latents: this model was trained for {size}")
-        results = self._upscale(
-            pictures,
-            seed,
-            config,
-            prompt,
-            self.patches_within(memory_limit) if max_patches is None else max_patches,
-            max_pixels,
-            progress,
-            coarse,
-        )
-        return results if several else results[0]
+        if max_patches is None:
+            max_patches = self.patches_within(memory_limit)
+        if max_patches < 1:
+            raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
+        options = _Options(config, seed, origin, prompt, max_patches, max_pixels, progress, coarse)
+        try:
+            return self._upscale(images, options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise PatchScalerError("not enough memory for this picture; cut it into parts, or free some") from error
 
     @torch.inference_mode()
-    def _upscale(
-        self, pictures: Sequence[Picture], seed: int, config: GroupConfig, prompt: bool, max_patches: int,
-        max_pixels: int, progress: Progress | None, keep_coarse: bool,
-    ) -> list[Result]:  # fmt: skip
-        if not pictures:
-            return []
+    def _upscale(self, pictures: Sequence[Picture], options: _Options) -> list[Result]:
         clock = Clock()
-        jobs = [self._restore(to_planes(p), config, max_pixels) for p in pictures]
+        jobs = [self._restore(to_planes(p), options) for p in pictures]
         clock.lap("coarse")
-        # Patches of all pictures in one row, each with its slice of its picture's noise field.
-        coarse = torch.cat([partition(j.coarse, j.grid) for j in jobs])  # (M, C, V, V)
-        groups = torch.cat([j.groups for j in jobs])  # (M,)
-        noise = torch.cat([self._noise(j.grid, seed) for j in jobs])  # (M, C, V, V)
-        x_0, textures = self._sample(coarse, noise, groups, config, prompt, max_patches, progress, clock)
-        results, first = [], 0
-        for job in jobs:
-            rows = slice(first, first + len(job.grid))
-            first = rows.stop
-            latents = merge(x_0[rows], job.grid)  # (C, H, W)
-            image = self._decode(latents, job)
+        textures = self._sample(jobs, options, clock)
+        results = []
+        for job, entries in zip(jobs, textures, strict=True):
+            image = self._decode(job.canvas.fused(), job)
+            coarse = self._decode(job.coarse, job) if options.coarse else None
             results.append(
                 Result(
                     from_planes(image, job.planes, self.config.scale),
-                    from_planes(self._decode(job.coarse, job), job.planes, self.config.scale) if keep_coarse else None,
-                    job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.cpu().numpy(),
-                    textures[rows].numpy(), job.grid, self._cost(job, config),
+                    None if coarse is None else from_planes(coarse, job.planes, self.config.scale),
+                    job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), entries.numpy(),
+                    job.grid, self._cost(job, options.groups),
                 )
             )  # fmt: skip
         clock.lap("decode")
@@ -200,10 +198,11 @@ class PatchScaler:
             result.cost["seconds"] = dict(clock.seconds)
         return results
 
-    def _restore(self, planes: Planes, config: GroupConfig, max_pixels: int) -> _Job:
-        """Coarse latents, confidence and groups of one picture."""
+    def _restore(self, planes: Planes, options: _Options) -> _Job:
+        """Coarse latents, confidence, groups and noise of one picture."""
+        config = options.groups
         height, width = planes.rgb.shape[-2:]
-        check_pixels(width, height, max_pixels, "the picture")
+        check_pixels(width, height, options.max_pixels, "the picture")
         # At least one patch, and whole latents: in LR pixels, factor / scale of them make a latent.
         step = max(1, self.autoencoder.factor // self.config.scale)
         least = config.latent_patch_size * step
@@ -214,59 +213,61 @@ class PatchScaler:
         coarse, confidence = coarse[0].float(), confidence[0].float()  # (C, H, W), (1, H, W)
         grid = make_grid(coarse.shape[-2], coarse.shape[-1], config.latent_patch_size, config.overlap)
         scores = patch_confidence(confidence, grid).cpu()
+        top, left = (side // step for side in options.origin)
+        noise = noise_field(options.seed, len(coarse), top, left, grid.height, grid.width).to(self.device)
         groups = assign_groups(scores, config.thresholds)
-        return _Job(planes, (height, width), coarse, confidence, grid, scores, groups)
+        canvas = Canvas(len(coarse), grid, self.device)
+        return _Job(planes, (height, width), coarse, noise, confidence, grid, scores, groups, canvas)
 
-    def _noise(self, grid: PatchGrid, seed: int) -> Tensor:
-        field_ = noise_field(seed, self.autoencoder.channels, 0, 0, grid.height, grid.width)
-        return partition(field_, grid).to(self.device)
-
-    def _sample(
-        self, coarse: Tensor, noise: Tensor, groups: Tensor, config: GroupConfig, prompt: bool,
-        max_patches: int, progress: Progress | None, clock: "Clock",
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """-> x_0 (M, C, V, V), the memory entries of each patch (M, K)."""
-        k = min(self.config.texture.top_k, len(self.memory)) if self.memory else 0
-        textures = torch.full((len(coarse), max(1, k)), -1)
-        steps = steps_of(groups, config)
-        # Longest first: chunks of one length keep their batches full.
-        order = steps.argsort(descending=True, stable=True)
-        order = order[steps[order] > 0]
+    def _sample(self, jobs: list[_Job], options: _Options, clock: "Clock") -> list[Tensor]:
+        """Fill the canvases, patches of all pictures in one row -> the memory entries of each, (M, K) a picture."""
+        if not jobs:
+            return []
+        config, size = options.groups, options.groups.latent_patch_size
+        k = min(self.config.texture.top_k, len(self.memory)) if self.memory and options.prompt else 0
+        places = [(job, row, column) for job in jobs for row, column in job.grid.corners()]
+        groups = torch.cat([job.groups for job in jobs])  # (M,)
+        textures = torch.full((len(places), max(1, k)), -1)  # (M, K)
+        steps = steps_of(groups, config)  # (M,)
         total, done = int(steps.sum()), 0
-        out = coarse.clone()
+
+        def cut(name: str, chunk: Tensor) -> Tensor:
+            """The patches of a chunk out of `coarse` or `noise`: (n, C, V, V)."""
+            windows = [(getattr(job, name), row, column) for job, row, column in (places[i] for i in chunk)]
+            return torch.stack([x[:, r : r + size, c : c + size] for x, r, c in windows])
 
         def count(evaluated: int) -> None:
             nonlocal done
             done += evaluated
-            if progress:
-                progress(done, total)
+            if options.progress:
+                options.progress(done, total)
 
-        if max_patches < 1:
-            raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
+        # Longest first: chunks of one length keep their batches full; those of no steps come last.
+        order, limit = steps.argsort(descending=True, stable=True), options.max_patches
         while len(order):
-            chunk = order[:max_patches]
-            y_0 = coarse[chunk]
-            before = done
+            chunk, before = order[:limit], done
+            y_0 = cut("coarse", chunk)  # (n, C, V, V)
+            sampled = int(steps[chunk[0]]) > 0
             try:
-                wrapped: Prompt | None = None
-                if prompt and k:
-                    wrapped, textures[chunk] = self.texture_prompt(y_0)
+                prompt = None
+                if sampled and k:
+                    prompt, textures[chunk] = self.texture_prompt(y_0)
                 clock.lap("prompt")
-                out[chunk] = sample_groups(
-                    self._denoiser(y_0, wrapped), y_0, noise[chunk], groups[chunk], config, self.diffusion, count
-                )
+                if sampled:
+                    noise, denoise = cut("noise", chunk), self._denoiser(y_0, prompt)
+                    y_0 = sample_groups(denoise, y_0, noise, groups[chunk], config, self.diffusion, count)
                 clock.lap("sampling")
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or len(chunk) == 1:
                     raise
-                if len(chunk) == 1:
-                    raise PatchScalerError(
-                        "not enough memory even for one patch; free some, or use --device cpu"
-                    ) from error
-                max_patches, done = len(chunk) // 2, before
+                limit, done = len(chunk) // 2, before
                 continue
-            order = order[max_patches:]
-        return out, textures
+            for patch, i in zip(y_0, chunk, strict=True):
+                job, row, column = places[i]
+                job.canvas.add(patch, row, column)
+            order = order[limit:]
+        textures[steps == 0] = -1
+        return list(textures.split([len(job.grid) for job in jobs]))
 
     def texture_prompt(self, y_0: Tensor) -> tuple[Prompt, Tensor]:
         """Texture Feature Wrapping (3.3). y_0: (N, C, V, V) -> prompt, entries (N, K)."""
@@ -347,42 +348,5 @@ class Clock:
         self.last = now
 
 
-def build_networks(config: ModelConfig) -> dict[str, torch.nn.Module]:
-    """The five networks of a configuration, freshly initialised (the `paper` autoencoder is loaded)."""
-    autoencoder = build_autoencoder(config.autoencoder)
-    c, v = autoencoder.channels, config.groups.latent_patch_size
-    return {
-        "autoencoder": autoencoder,
-        "grm": build_grm(config.grm, c),
-        "classifier": TextureClassifier(config.texture, c),
-        "texture_encoder": TextureEncoder(config.patch_dit, c, v),
-        "patch_dit": PatchDiT(config.patch_dit, c, v),
-    }
-
-
 def _autoencoder(networks: dict[str, torch.nn.Module]) -> Autoencoder:
     return networks["autoencoder"]  # type: ignore[return-value]
-
-
-def find_model(source: str | Path) -> Path:
-    """Shipped name, folder, or hub id -> folder."""
-    if (SHIPPED / str(source) / "config.json").is_file():
-        return SHIPPED / str(source)
-    path = Path(source)
-    if path.is_dir():
-        return path
-    names = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
-    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        raise PatchScalerError(
-            f"model '{source}': no such folder, and the shipped ones are {', '.join(names) or 'none'}"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise PatchScalerError(f"model '{source}' is on a hub: pip install 'patchscaler[hub]'") from error
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # network and hub errors have no common base class
-        raise PatchScalerError(
-            f"model '{source}' cannot be fetched ({type(error).__name__}); download its folder and give that"
-        ) from error

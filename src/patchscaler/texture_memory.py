@@ -155,7 +155,7 @@ def random_crops(
             y, x = rng.integers(h - side + 1), rng.integers(w - side + 1)
             crop = image[y : y + side, x : x + side]
             if sharpness(crop) >= 4:
-                yield name, crop
+                yield name, crop.copy()  # a view would keep the whole picture in memory
 
 
 def sharpness(crop: np.ndarray) -> float:
@@ -175,11 +175,16 @@ def build_memory(
     """
     if not crops:
         raise PatchScalerError("no crop with enough texture was found: give sharper or larger pictures")
-    keys = torch.cat(
-        [classifier.keys(encode_crops(crops[i : i + 512], autoencoder)) for i in range(0, len(crops), 512)]
-    )
+    device = next(classifier.parameters()).device
+
+    def keys_of(latents: Tensor) -> Tensor:
+        return torch.cat([classifier.keys(z.to(device)).cpu() for z in latents.split(512)])
+
+    blocks = (encode_crops(crops[i : i + 512], autoencoder) for i in range(0, len(crops), 512))
+    keys = torch.cat([keys_of(latents) for latents in blocks])
     chosen = farthest_point_sampling(keys, min(size, len(crops))).tolist()
     pictures = [encode_picture(crops[i], quality) for i in chosen]
     values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
-    final_keys = torch.cat([classifier.keys(v) for v in values.split(512)]).half().float()
-    return TextureMemory(final_keys, values.half(), [origins[i] for i in chosen], pictures, key_model)
+    return TextureMemory(
+        keys_of(values).half().float(), values.half(), [origins[i] for i in chosen], pictures, key_model
+    )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patchscaler.data.shards import PairShards, to_unit
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.autoencoder import Autoencoder
+from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder
 from patchscaler.models.grm import GRM
 
 
@@ -36,7 +36,9 @@ def write_coarse(
             x = x.to(device, memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 y_0, c = grm(x, autoencoder)
-            image = autoencoder.decode(y_0.float()).clamp(-1, 1)
+            # The closed-form inverse gives the coarse latents back; a trained correction would change them.
+            decode = autoencoder.decode_linear if isinstance(autoencoder, PCAAutoencoder) else autoencoder.decode
+            image = decode(y_0.float()).clamp(-1, 1)
             block = ((image + 1) * 127.5).round().byte().cpu().movedim(1, -1).numpy()
             coarse[i : i + 8] = block.reshape(-1, k, 4 * t, 4 * t, 3)
             if confidence is None:
@@ -60,11 +62,13 @@ class CoarseShards(PairShards):
             raise PatchScalerError(f"{folder}: coarse pictures are missing; make them with 'patchscaler train coarse'")
         self.coarse = [np.load(f, mmap_mode="r") for f in files]
         self.confidence = [np.load(str(f).replace("_coarse", "_confidence"), mmap_mode="r") for f in files]
+        means = np.concatenate([np.asarray(c[:, 0], np.float32).mean((1, 2)) for c in self.confidence])
+        self.easy = float(np.quantile(means, 0.75))  # confidence above which a region counts as simple
 
     def regions(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """-> coarse, hr: (B, 3, s, s) in [-1, 1], s = latents * factor, on the latents' grid, flipped alike.
 
-        Regions with little to restore are taken a quarter as often: the network never meets simple patches.
+        The easiest quarter is taken a quarter as often: simple patches never meet the network.
         """
         out: list[list[np.ndarray]] = [[], []]
         while len(out[0]) < batch:
@@ -73,7 +77,7 @@ class CoarseShards(PairShards):
             spare = self.coarse[s].shape[2] // factor - latents
             y, x = (int(v) for v in rng.integers(spare + 1, size=2))
             sure = self.confidence[s][i, k, y : y + latents, x : x + latents].mean()
-            if sure > 0.7 and rng.random() < 0.75:
+            if sure > self.easy and rng.random() < 0.75:
                 continue
             window = (slice(y * factor, (y + latents) * factor), slice(x * factor, (x + latents) * factor))
             flip, transpose = rng.integers(4), rng.integers(2)

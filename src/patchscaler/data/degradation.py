@@ -49,28 +49,29 @@ class Degradation:
     second: Stage | None
     second_probability: float
     final_sinc_probability: float
+    final_sinc_sides: tuple[int, int]
     final_quality: Range
 
 
 SIX_KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 DEGRADATIONS: dict[str, Degradation] = {
-    "bicubic": Degradation(None, None, 0, 0, (100, 100)),
+    "bicubic": Degradation(None, None, 0, 0, (7, 21), (100, 100)),
     "mild": Degradation(
         Stage(1, (3, 13), (0.6, 0.4, 0, 0, 0, 0), (0.2, 0.8), 0.1, (0.2, 0.7, 0.1), (0.5, 1.5),
               0.5, (1, 15), (0.05, 0.3), 0.4, (70, 95)),
-        None, 0, 0.2, (80, 100)),
+        None, 0, 0.2, (3, 5), (80, 100)),
     "stable": Degradation(
         Stage(1, (7, 21), SIX_KINDS, (0.2, 3), 0.1, (0.2, 0.7, 0.1), (0.3, 1.5),
               0.5, (1, 15), (0.05, 2), 0.4, (60, 95)),
         Stage(0.5, (7, 21), SIX_KINDS, (0.2, 1.5), 0.1, (0.3, 0.4, 0.3), (0.6, 1.2),
               0.5, (1, 12), (0.05, 1), 0.4, (60, 95)),
-        1, 0.8, (60, 100)),
+        1, 0.8, (7, 21), (60, 100)),
     "real": Degradation(
         Stage(1, (7, 21), SIX_KINDS, (0.2, 3), 0.1, (0.2, 0.7, 0.1), (0.15, 1.5),
               0.5, (1, 30), (0.05, 3), 0.4, (30, 95)),
         Stage(0.8, (7, 21), SIX_KINDS, (0.2, 1.5), 0.1, (0.3, 0.4, 0.3), (0.3, 1.2),
               0.5, (1, 25), (0.05, 2.5), 0.4, (30, 95)),
-        1, 0.8, (30, 95)),
+        1, 0.8, (7, 21), (30, 95)),
 }  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def random_kernel(stage: Stage, g: Generator) -> Tensor:
     beta = 1.0
     if family:  # half of the draws below one, half above
         low, high = (0.5, 4.0) if family == 1 else (1.0, 2.0)
-        below = float(torch.rand(1, generator=g)) < 0.5 and low < 1
+        below = float(torch.rand(1, generator=g)) < 0.5
         beta = float(_uniform(1, low, 1, g) if below else _uniform(1, 1, high, g))
     return gaussian_kernel(side, sigma_x, sigma_y, angle, beta, plateau=family == 2)
 
@@ -227,14 +228,16 @@ def degrade(images: Tensor, kind: str, generator: Generator, scale: int = 4) -> 
     if d.second is not None and float(torch.rand(1, generator=g)) < d.second_probability:
         x = _blur_and_resize(x, lr_size, d.second, g)
     sinc = float(torch.rand(1, generator=g)) < d.final_sinc_probability
-    kernels = torch.stack([sinc_kernel(_side((7, 21), g), float(_uniform(1, math.pi / 3, math.pi, g))) for _ in x])
+    kernels = torch.stack(
+        [sinc_kernel(_side(d.final_sinc_sides, g), float(_uniform(1, math.pi / 3, math.pi, g))) for _ in x]
+    )
     mode = RESIZE_MODES[int(torch.randint(3, (1,), generator=g))]
 
     def shrink(x: Tensor) -> Tensor:
         x = resize(x, lr_size, mode)
         return (blur(x, kernels) if sinc else x).clamp(0, 1)
 
-    if d.second is None or float(torch.rand(1, generator=g)) < 0.5:
+    if float(torch.rand(1, generator=g)) < 0.5:
         x = _random_jpeg(shrink(x), d.final_quality, g)
     else:
         x = shrink(_random_jpeg(x, d.final_quality, g))

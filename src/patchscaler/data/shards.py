@@ -69,20 +69,19 @@ def _grid(image: np.ndarray, t: int) -> Iterator[np.ndarray]:
             yield image[y : y + t, x : x + t]
 
 
-def _write_shard(job: tuple[Path, int, np.ndarray, ShardConfig]) -> int:
-    """Degrade the tiles of one shard in batches of four and write both files atomically."""
-    folder, index, tiles, config = job
-    torch.set_num_threads(1)
+def _write_shard(job: tuple[Path, int, np.ndarray, ShardConfig, str]) -> int:
+    """Degrade the tiles of one shard in batches of four, on the device asked for; write both files atomically."""
+    folder, index, tiles, config, device = job
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
     kinds = [kind for kind, _ in config.mix]
     weights = torch.tensor([share for _, share in config.mix])
     lr = np.empty((len(tiles), config.variants, config.tile // 4, config.tile // 4, 3), np.uint8)
     for start in range(0, len(tiles), 4):
-        hr = torch.from_numpy(tiles[start : start + 4]).movedim(-1, 1).float() / 255
+        hr = torch.from_numpy(tiles[start : start + 4]).to(device).movedim(-1, 1).float() / 255
         for k in range(config.variants):
             kind = kinds[int(torch.multinomial(weights, 1, generator=generator))]
             low = (degrade(hr, kind, generator) * 255).round().byte()
-            lr[start : start + 4, k] = low.movedim(1, -1).numpy()
+            lr[start : start + 4, k] = low.movedim(1, -1).cpu().numpy()
     for suffix, array in (("lr", lr), ("hr", tiles)):
         temporary = folder / f".{index:04d}_{suffix}.tmp.npy"
         np.save(temporary, array)
@@ -90,7 +89,9 @@ def _write_shard(job: tuple[Path, int, np.ndarray, ShardConfig]) -> int:
     return len(tiles)
 
 
-def write_shards(folder: str | Path, config: ShardConfig, *, validation: bool = False, workers: int = 1) -> int:
+def write_shards(
+    folder: str | Path, config: ShardConfig, *, validation: bool = False, workers: int = 1, device: str = "cpu"
+) -> int:
     """Write what is missing of the shards of `config` to `folder` -> number of tiles written now."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,21 +101,21 @@ def write_shards(folder: str | Path, config: ShardConfig, *, validation: bool = 
         raise PatchScalerError(f"{folder} holds shards made with other settings: name another folder")
     meta.write_text(text)
 
-    def jobs() -> Iterator[tuple[Path, int, np.ndarray, ShardConfig]]:
+    def jobs() -> Iterator[tuple[Path, int, np.ndarray, ShardConfig, str]]:
         block: list[np.ndarray] = []
         index = 0
         for tile in _tiles(config, validation):
             block.append(tile)
             if len(block) == config.shard_size:
                 if not (folder / f"{index:04d}_hr.npy").exists():
-                    yield folder, index, np.stack(block), config
+                    yield folder, index, np.stack(block), config, device
                 block, index = [], index + 1
         if block and not (folder / f"{index:04d}_hr.npy").exists():
-            yield folder, index, np.stack(block), config
+            yield folder, index, np.stack(block), config, device
 
     if workers <= 1:
         return sum(map(_write_shard, jobs()))
-    with get_context("spawn").Pool(workers) as pool:
+    with get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
         return sum(pool.imap_unordered(_write_shard, jobs()))
 
 

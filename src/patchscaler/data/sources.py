@@ -1,6 +1,7 @@
 """Where training pictures come from: folders of images and tar shards, split by source picture."""
 
 import io
+import re
 import tarfile
 import warnings
 import zlib
@@ -26,6 +27,18 @@ def list_sources(path: str | Path) -> list[Path]:
     if not found:
         raise PatchScalerError(f"{root}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)")
     return found
+
+
+def count_images(path: str | Path, prefixes: tuple[str, ...] = ()) -> int:
+    """How many pictures a folder or tar holds whose names start with one of `prefixes` (any, if there are none)."""
+    names: list[str] = []
+    for source in list_sources(path):
+        if source.suffix == ".tar":
+            with tarfile.open(source) as tar:
+                names += [Path(m.name).name for m in tar if m.isfile()]
+        else:
+            names.append(source.name)
+    return sum(Path(n).suffix.lower() in IMAGE_SUFFIXES and n.startswith(prefixes or "") for n in names)
 
 
 def read_rgb(data: Path | bytes) -> np.ndarray:
@@ -62,5 +75,6 @@ def _readable(name: str, data: Path | bytes) -> Iterator[tuple[str, np.ndarray]]
 def is_validation(name: str, share: float = 0.03) -> bool:
     """Split by *source picture*: SOURCE_HASH_NN keeps its tiles together, whatever else is in the set."""
     stem = Path(name).stem
-    key = stem.rsplit("_", 1)[0] if stem.count("_") >= 2 else stem
+    tile = re.fullmatch(r"(.+_[0-9a-f]{6})_\d+", stem)
+    key = tile.group(1) if tile else stem
     return zlib.crc32(key.encode()) % 1000 < share * 1000

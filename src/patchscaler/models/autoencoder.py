@@ -91,11 +91,9 @@ class PCAAutoencoder(Autoencoder):
 class DecoderCorrection(nn.Module):
     """A small residual network on decoded pictures, against block edges and sampler noise.
 
-    It works on 2x2 pixels folded into channels, a quarter of the cost, and starts as the identity. Its
-    receptive field is `reach` pixels, which is what windows of a big picture must overlap.
+    It works on 2x2 pixels folded into channels, a quarter of the cost, and starts as the identity. A pixel
+    depends on those at most 7 away.
     """
-
-    reach = 8
 
     def __init__(self, width: int):
         super().__init__()

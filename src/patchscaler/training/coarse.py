@@ -24,7 +24,7 @@ def fit_autoencoder(config: ModelConfig, shards: PairShards, pictures: int = 200
 
 
 class GRMTrainer(nn.Module):
-    """GRM with Eq. 1 as its forward; the PixelGRM's fidelity is measured on pixels and on latents."""
+    """GRM with Eq. 1 as its forward; the PixelGRM's L1 is taken on pixels."""
 
     def __init__(self, grm: GRM, autoencoder: Autoencoder, lam: float, eta: float, squared: bool):
         super().__init__()
@@ -54,11 +54,11 @@ class GRMStage:
     """Trains a GRM on degraded pairs."""
 
     def __init__(
-        self, config: ModelConfig, grm: GRM, autoencoder: Autoencoder, shards: PairShards, validation: PairShards,
+        self, grm: GRM, autoencoder: Autoencoder, shards: PairShards, validation: PairShards,
         *, batch_size: int = 16, lr_size: int = 32, lam: float = 0.1, eta: float = 0.1, squared: bool = False,
         device: str = "cpu",
     ):  # fmt: skip
-        self.config, self.autoencoder = config, autoencoder.to(device).requires_grad_(False).eval()
+        self.autoencoder = autoencoder.to(device).requires_grad_(False).eval()
         self.trainer = GRMTrainer(grm, self.autoencoder, lam, eta, squared)
         self.trainer = self.trainer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainables: dict[str, nn.Module] = {"grm": self.trainer}

@@ -20,6 +20,7 @@ from patchscaler.data.shards import PairShards, ShardConfig, parse_mix, write_sh
 from patchscaler.devices import choose_device
 from patchscaler.errors import PatchScalerError
 from patchscaler.grouping import thresholds_for
+from patchscaler.model_folder import read_config, with_autoencoder
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
 from patchscaler.models.grm import PixelGRM, build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
@@ -34,16 +35,20 @@ from patchscaler.training.texture import ClassifierStage, LabelledTextures
 class ModelFolder:
     """The networks of a model folder, each loaded where it is there and fresh where it is not."""
 
-    def __init__(self, folder: str | Path, preset_name: str, device: str):
+    def __init__(self, folder: str | Path, preset_name: str, device: str, autoencoder: str | None = None):
         self.folder, self.device = Path(folder), device
         file = self.folder / "config.json"
-        self.config = ModelConfig.from_json(file.read_text("utf-8")) if file.exists() else preset(preset_name)
-        self.save_config(self.config)
+        if not file.exists():
+            config = preset(preset_name)
+            self.save_config(with_autoencoder(config, Path(autoencoder)) if autoencoder else config)
+        self.config = read_config(self.folder, autoencoder)
 
     def save_config(self, config: ModelConfig) -> None:
         self.config = config
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(config.to_json() + "\n", "utf-8")
+        temporary = self.folder / f".config.{os.getpid()}.tmp"
+        temporary.write_text(config.to_json() + "\n", "utf-8")
+        os.replace(temporary, self.folder / "config.json")
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -90,12 +95,15 @@ class ModelFolder:
 
 def shards(args: argparse.Namespace) -> None:
     config = ShardConfig(args.images, args.tile, args.variants, parse_mix(args.mix), args.seed, exclude=args.exclude)
-    n = write_shards(args.shards, config, validation=args.split == "validation", workers=args.workers)
+    device, validation = choose_device(args.device), args.split == "validation"
+    n = write_shards(args.shards, config, validation=validation, workers=args.workers, device=device)
     print(f"{args.shards}: {n} tiles written")
 
 
 def autoencoder(args: argparse.Namespace) -> None:
     model = folder(args)
+    if model.config.autoencoder.kind != "pca":
+        raise PatchScalerError(f"preset '{model.config.name}' takes its autoencoder ready-made: leave this stage out")
     network = fit_autoencoder(model.config, PairShards(args.shards))
     save_module(model.path("autoencoder"), network, {"network": "autoencoder"}, half=False)
     print(f"{model.path('autoencoder')}: {network.channels} components of {network.basis.shape[1]}")
@@ -108,12 +116,13 @@ def grm(args: argparse.Namespace) -> None:
         if not isinstance(network, PixelGRM):
             raise PatchScalerError("--init takes a Real-ESRGAN compact network, which fits the 'pixels' GRM only")
         network.load_compact(_foreign(args.init))
+    if args.squared and isinstance(network, PixelGRM):
+        raise PatchScalerError("--squared belongs to Eq. 1 on latents; the 'pixels' GRM has its L1 on pixels")
     if args.head_only:
-        network.requires_grad_(False)
-        for head in (network.confidence_in, network.confidence_head):
-            head.requires_grad_(True)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith("confidence"))
     stage = GRMStage(
-        model.config, network, model.autoencoder(), PairShards(args.shards), PairShards(args.validation),
+        network, model.autoencoder(), PairShards(args.shards), PairShards(args.validation),
         batch_size=args.batch_size, lr_size=args.lr_size, lam=args.lam, eta=args.eta, squared=args.squared,
         device=model.device,
     )  # fmt: skip
@@ -126,7 +135,11 @@ def calibrate(args: argparse.Namespace) -> None:
     model = folder(args)
     scores, errors = patch_errors(model.grm(), model.autoencoder(), PairShards(args.validation), model.device)
     thresholds = thresholds_for(scores, (args.simple, args.easy))
-    groups = dataclasses.replace(model.config.groups, thresholds=thresholds, quantiles=(args.simple, args.easy))
+    table = torch.quantile(scores, torch.linspace(0, 1, 21)).tolist()
+    groups = dataclasses.replace(
+        model.config.groups, thresholds=thresholds, quantiles=(args.simple, args.easy),
+        calibration=tuple(round(c, 5) for c in table),
+    )  # fmt: skip
     model.save_config(dataclasses.replace(model.config, groups=groups))
     print(f"thresholds {thresholds[0]:.4f}, {thresholds[1]:.4f}; median squared error {errors.median():.4f}")
 
@@ -154,9 +167,12 @@ def coarse(args: argparse.Namespace) -> None:
 def diffusion(args: argparse.Namespace) -> None:
     model = folder(args)
     network = DiffusionTrainer(model.patch_dit(needed=False), model.texture_encoder(needed=False))
+    share = args.from_coarse
+    if share is None:  # near t = 0 the noise that leads from y_0 to x_0 grows without bound
+        share = 0.3 if model.config.diffusion.prediction_type in ("residual", "sample") else 0.0
     stage = DiffusionStage(
         network, model.frozen(), CoarseShards(args.shards), CoarseShards(args.validation),
-        batch_size=args.batch_size, from_coarse=args.from_coarse, low_times=args.low_times,
+        batch_size=args.batch_size, from_coarse=share, low_times=args.low_times,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "diffusion"), model.folder))
 
@@ -181,13 +197,13 @@ def folder(args: argparse.Namespace) -> ModelFolder:
     device = choose_device(args.device)
     if device == "cuda":  # one process a device: torchrun and accelerate say which
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return ModelFolder(args.model, args.preset, device)
+    return ModelFolder(args.model, args.preset, device, args.autoencoder)
 
 
 def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> LoopConfig:
     return LoopConfig(
         out=str(model.folder / "training" / name), steps=args.steps, minutes=args.minutes, lr=args.lr,
-        optimizer=args.optimizer, ema=args.ema, bf16=args.bf16, seed=args.seed,
+        optimizer=args.optimizer, ema=args.ema, warmup=args.warmup, decay=args.decay, bf16=args.bf16, seed=args.seed,
         log_every=args.log_every, save_minutes=args.save_minutes,
     )  # fmt: skip
 
@@ -214,6 +230,7 @@ def add_parser(commands: Any) -> None:
         if function is not shards:
             p.add_argument("--model", required=True, metavar="DIR", help="model folder, made where it is missing")
             p.add_argument("--preset", default="compact", help="configuration of a new model folder")
+            p.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
             p.add_argument("--device", default="auto")
             p.add_argument("--no-bf16", dest="bf16", action="store_false", help="train in float32")
         if loop:
@@ -223,6 +240,8 @@ def add_parser(commands: Any) -> None:
             p.add_argument("--batch-size", type=int, default=loop[1])
             p.add_argument("--optimizer", default="adamw", help="adam, adamw or muon")
             p.add_argument("--ema", type=float, default=0.999)
+            p.add_argument("--warmup", type=int, default=100, metavar="STEPS", help="of a rising learning rate")
+            p.add_argument("--decay", type=float, default=0.3, help="share of the run with a falling one; 0: fixed")
             p.add_argument("--log-every", type=int, default=50, metavar="STEPS")
             p.add_argument("--save-minutes", type=float, default=5)
         return p
@@ -240,7 +259,8 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--tile", type=int, default=256)
     p.add_argument("--variants", type=int, default=4, help="degradations a tile")
     p.add_argument("--exclude", default="", help="comma-separated prefixes of file names")
-    p.add_argument("--workers", type=int, default=1)
+    p.add_argument("--workers", type=int, default=1, help="processes; more than one on the processor only")
+    p.add_argument("--device", default="cpu", help="where to degrade")
 
     p = stage("autoencoder", autoencoder, "fit the closed-form autoencoder")
     data(p, validation=False)
@@ -269,7 +289,8 @@ def add_parser(commands: Any) -> None:
 
     p = stage("diffusion", diffusion, "train Patch-DiT and the texture encoder (Eq. 8)", loop=(5e-4, 32))
     data(p)
-    p.add_argument("--from-coarse", type=float, default=0.3, help="share of starts built from y_0 (0: the paper)")
+    p.add_argument("--from-coarse", type=float, help="share of starts built from y_0 (0: the paper; default .3, or 0 "
+                   "where noise or v is predicted)")  # fmt: skip
     p.add_argument("--low-times", type=float, default=0.6, help="share of times drawn from 1..500 only (0: uniform)")
 
     p = stage("few-step", few_step, "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))

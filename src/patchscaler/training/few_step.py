@@ -1,6 +1,6 @@
 """Stage 4: Patch-DiT in one or two steps from y_tau of the coarse patch, judged on fused, decoded pictures.
 
-What inference does is what is trained: patches of a region start by Eq. 7, take the steps of their group,
+What inference does is what is trained: patches of a region start by Eq. 7, take the steps of one group,
 are fused and decoded, and the picture meets L1, a perceptual distance and a discriminator. The gradient
 goes through the last step; the steps before it are the network's own.
 """
@@ -15,9 +15,10 @@ from torch import Generator, Tensor, nn
 from patchscaler.checkpoints import save_module
 from patchscaler.data.coarse import CoarseShards
 from patchscaler.diffusion import Diffusion, group_timesteps
+from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
-from patchscaler.patches import PatchGrid, make_grid, merge, partition
+from patchscaler.patches import make_grid, merge, partition
 from patchscaler.sampler import ddim_step
 from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
@@ -35,20 +36,26 @@ class FewStepTrainer(Denoiser):
         self.correction = autoencoder.correction
         self.weights = weights
         self.made: dict[str, Tensor] = {}  # the last pictures, for the discriminator's turn
-        self._frozen = (autoencoder, diffusion, discriminator, lpips)  # a tuple: no part of the state
+        self.diffusion = diffusion
+        self._frozen = (autoencoder, discriminator, lpips)  # a tuple: no part of the state
+
+    def restore(self, batch: Batch) -> Tensor:
+        """The step that carries the gradient, patches fused -> latents (B, C, G, G)."""
+        output = self.patch_dit(batch["x_t"], batch["t"], batch["coarse"], self.prompt(batch)).float()
+        x_0 = self.diffusion.to_x_0(output, batch["x_t"], batch["t"], batch["coarse"])  # (B M, C, V, V)
+        return torch.stack([merge(p, batch["grid"]) for p in x_0.split(len(batch["grid"]))])
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        autoencoder, diffusion, discriminator, lpips = self._frozen
-        prompt = self.prompt(batch)
-        output = self.patch_dit(batch["x_t"], batch["t"], batch["coarse"], prompt).float()
-        x_0 = diffusion.to_x_0(output, batch["x_t"], batch["t"], batch["coarse"])  # (B M, C, V, V)
-        latents = fuse(x_0, batch["grid"])  # (B, C, G, G)
+        autoencoder, discriminator, lpips = self._frozen
+        latents = self.restore(batch)  # (B, C, G, G)
         image = autoencoder.decode(latents).float()  # (B, 3, S, S)
         hr, coarse = batch["hr"], batch["coarse_pixels"]
         l1 = (image - hr).abs().mean()
         # Latents weigh every component alike: fine ones count as much as the mean.
         l1_latents = (latents - batch["hr_latents"]).abs().mean()
-        perceptual = lpips(image, hr).mean() if lpips else l1.new_zeros(())
+        # AlexNet strides by four: a random offset keeps its gradient from drawing a grid on the latents' one.
+        dy, dx = batch["offset"]
+        perceptual = lpips(image[..., dy:, dx:], hr[..., dy:, dx:]).mean() if lpips else l1.new_zeros(())
         discriminator.requires_grad_(False)  # its own turn comes
         adversarial = -discriminator(image, coarse).float().mean()
         discriminator.requires_grad_(True)
@@ -74,11 +81,6 @@ class DiscriminatorTrainer(nn.Module):
         return loss, {"hinge": float(loss.detach()), "gap": float((real.mean() - fake.mean()).detach())}
 
 
-def fuse(patches: Tensor, grid: PatchGrid) -> Tensor:
-    """(B M, C, V, V) -> (B, C, H, W)."""
-    return torch.stack([merge(p, grid) for p in patches.split(len(grid))])
-
-
 class FewStepStage:
     """Regions of `side` latents, cut and fused as the pipeline does."""
 
@@ -87,7 +89,8 @@ class FewStepStage:
         validation: CoarseShards, *, batch_size: int = 4, side: int = 24, weights: dict[str, float] | None = None,
     ):  # fmt: skip
         autoencoder = frozen.autoencoder
-        assert isinstance(autoencoder, PCAAutoencoder)
+        if not isinstance(autoencoder, PCAAutoencoder):
+            raise PatchScalerError("the few-step stage trains through the closed-form decoder, so not this model")
         if autoencoder.correction is not None:
             autoencoder.correction.requires_grad_(True)
         device = frozen.device
@@ -146,13 +149,7 @@ class FewStepStage:
             x_0 = self.diffusion.to_x_0(output.float(), x_t, t, coarse)
             t_next = torch.full_like(t, times[i + 1])
             x_t, t = ddim_step(self.diffusion, x_t, x_0, t, t_next), t_next
-        return batch | {"x_t": x_t, "t": t}
-
-    def restored(self, model: FewStepTrainer, batch: Batch) -> Tensor:
-        """The last step of a batch, fused and decoded -> (B, 3, S, S)."""
-        output = model.patch_dit(batch["x_t"], batch["t"], batch["coarse"], model.prompt(batch))
-        x_0 = self.diffusion.to_x_0(output.float(), batch["x_t"], batch["t"], batch["coarse"])
-        return self.autoencoder.decode(fuse(x_0, self.grid))
+        return batch | {"x_t": x_t, "t": t, "offset": tuple(rng.integers(8, size=2))}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -165,7 +162,7 @@ class FewStepStage:
                 for _ in range(8):
                     pixels, hr = self.validation.regions(8, self.side, self.autoencoder.factor, rng)
                     batch = self.make_batch(pixels, hr, start, steps, steps - 1, rng, generator, drop)
-                    image = self.restored(model, batch)
+                    image = self.autoencoder.decode(model.restore(batch))
                     pictures = {f"{start}_{steps}{name}": image}
                     if not drop:
                         pictures["coarse"] = batch["coarse_pixels"]
@@ -185,7 +182,7 @@ class FewStepStage:
         for start, steps in (self.settings[0], self.settings[-1]):
             rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
             batch = self.make_batch(pixels, hr, start, steps, steps - 1, rng, generator, 0.0)
-            columns.append(self.restored(model, batch))
+            columns.append(self.autoencoder.decode(model.restore(batch)))
         return [list(row) for row in zip(*columns, hr, strict=True)]
 
     def save(self, model: nn.Module, folder: Path) -> None:

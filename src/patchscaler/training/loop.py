@@ -78,6 +78,9 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     main = next(iter(stage.trainables))
     ema = EMA(stage.trainables[main], config.ema)
     step, seconds = _resume(out, stage, optimizers, ema)
+    if (config.steps and step >= config.steps) or (config.minutes and seconds >= 60 * config.minutes):
+        print(f"{out}: already at its limit; nothing is written", flush=True)
+        return {}
     modules = dict(stage.trainables)
     if distributed:
         modules = {n: distributed.prepare(m) for n, m in modules.items()}
@@ -88,10 +91,14 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     def progress() -> float:
         by_steps = step / config.steps if config.steps else 0.0
         by_time = (time.monotonic() - began) / (60 * config.minutes) if config.minutes else 0.0
+        if distributed and config.minutes:  # one clock for all, or one process would stop and the rest wait
+            clock = torch.tensor([by_time], device=device)
+            torch.distributed.broadcast(clock, 0)
+            by_time = float(clock)
         return max(by_steps, by_time)
 
-    while progress() < 1:
-        factor = rate_factor(step, progress(), config.warmup, config.decay)
+    while (done := progress()) < 1:
+        factor = rate_factor(step, done, config.warmup, config.decay)
         mark = time.monotonic()
         rng = np.random.default_rng([config.seed, step, rank])
         generator = torch.Generator().manual_seed(hash((config.seed, step, rank)) % 2**63)

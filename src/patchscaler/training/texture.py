@@ -82,7 +82,7 @@ class ClassifierStage:
         self, config: ModelConfig, classifier: TextureClassifier, autoencoder: Autoencoder, data: LabelledTextures,
         *, batch_size: int = 64, device: str = "cpu",
     ):  # fmt: skip
-        self.config, self.data, self.batch_size, self.device = config, data, batch_size, device
+        self.data, self.batch_size, self.device = data, batch_size, device
         self.autoencoder = autoencoder.to(device)
         self.side = config.groups.latent_patch_size * autoencoder.factor
         self.trainables: dict[str, nn.Module] = {"classifier": ClassifierTrainer(classifier).to(device)}
