@@ -98,7 +98,7 @@ class FewStepStage:
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
         discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights = {"l1": 1.0, "lpips": 1.0, "gan": 0.02} | (weights or {})
+        weights = {"l1": 8.0, "lpips": 1.0, "gan": 0.4} | (weights or {})
         self.lpips = LPIPS().to(device) if weights["lpips"] else None
         self.generator = FewStepTrainer(
             patch_dit, texture_encoder, autoencoder, self.diffusion, discriminator, self.lpips, weights
