@@ -146,6 +146,18 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path):
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+def test_a_resumed_run_takes_todays_rate(tmp_path):
+    train(LineStage(), config(tmp_path, steps=3), tmp_path)
+    before = float((tmp_path / "line.txt").read_text())
+    train(LineStage(), config(tmp_path, steps=6, lr=0.0), tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 6
+    assert float(state["models"]["line"]["w"]) == pytest.approx(
+        0.1 * 3, abs=0.02
+    )  # Adam moved .1 a step, three times only
+    assert before < float((tmp_path / "line.txt").read_text())  # the average follows
+
+
 def test_nan_stops_with_step_and_cause(tmp_path):
     with pytest.raises(PatchScalerError, match=r"line: the loss is not finite at step 4 \(loss nan\)"):
         train(LineStage(poison_at=5), config(tmp_path), tmp_path)

@@ -109,7 +109,7 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
             for optimizer in optimizers[name]:
                 optimizer.zero_grad(set_to_none=True)
                 for group in optimizer.param_groups:
-                    group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+                    group["lr"] = group["initial_lr"] * factor
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                 loss, logs = module(batch)
             if not math.isfinite(float(loss.detach())):
@@ -213,7 +213,10 @@ def _resume(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA) -> tu
         for name, module in stage.trainables.items():
             module.load_state_dict(state["models"][name])
             for optimizer, saved in zip(optimizers[name], state["optimizers"][name], strict=True):
+                rates = [group["initial_lr"] for group in optimizer.param_groups]  # today's --lr counts
                 optimizer.load_state_dict(saved)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["initial_lr"] = rate
         ema.load_state_dict(state["ema"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise PatchScalerError(

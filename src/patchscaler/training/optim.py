@@ -10,7 +10,15 @@ from patchscaler.errors import PatchScalerError
 
 
 def build_optimizers(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, the rest by AdamW)."""
+    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, the rest by AdamW); rates in `initial_lr`."""
+    optimizers = _build(name, module, lr)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def _build(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     parameters = [p for p in module.parameters() if p.requires_grad]
     if name == "adam":
         return [torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))]
