@@ -350,3 +350,16 @@ def test_two_processes_train_together(data, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert (model / "grm.safetensors").is_file()
     assert done.stdout.count("val/psnr ") == 1  # one process reports
+
+
+def test_fixed_pattern_sees_a_weave_and_not_texture():
+    from patchscaler.training.losses import fixed_pattern
+
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.randn(4, 3, 192, 192, generator=generator) * 0.02
+    weave = (torch.randn(3, 16, 16, generator=generator) * 0.02).repeat(1, 12, 12).expand(4, -1, -1, -1)
+    nothing = torch.zeros_like(texture)
+    # 576 places average texture down by 24; a weave stays as it is.
+    assert float(fixed_pattern(texture, nothing)) == pytest.approx(0.02 / 24, rel=0.15)
+    assert float(fixed_pattern(weave, nothing)) == pytest.approx(float(weave.std()), rel=0.1)
+    assert float(fixed_pattern(weave, weave)) < 2e-4

@@ -184,7 +184,7 @@ def few_step(args: argparse.Namespace) -> None:
     stage = FewStepStage(
         model.frozen(), model.patch_dit(), model.texture_encoder(), CoarseShards(args.shards),
         CoarseShards(args.validation), batch_size=args.batch_size,
-        weights={"l1": args.l1, "lpips": args.lpips, "gan": args.gan},
+        weights={"l1": args.l1, "lpips": args.lpips, "gan": args.gan, "pattern": args.pattern},
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
 
@@ -296,6 +296,7 @@ def add_parser(commands: Any) -> None:
     p = stage("few-step", few_step, "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
     data(p)
     # By their gradients on the picture (docs/training.md), LPIPS is 50 times as strong as L1 at equal weights.
-    p.add_argument("--l1", type=float, default=8.0)
+    p.add_argument("--l1", type=float, default=3.0)
     p.add_argument("--lpips", type=float, default=1.0)
-    p.add_argument("--gan", type=float, default=0.4)
+    p.add_argument("--gan", type=float, default=0.15)
+    p.add_argument("--pattern", type=float, default=20.0, help="against a fixed weave on flat areas")

@@ -22,7 +22,7 @@ from patchscaler.patches import make_grid, merge, partition
 from patchscaler.sampler import ddim_step
 from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
-from patchscaler.training.losses import LPIPS, PatchDiscriminator
+from patchscaler.training.losses import LPIPS, PatchDiscriminator, fixed_pattern
 
 
 class FewStepTrainer(Denoiser):
@@ -59,10 +59,12 @@ class FewStepTrainer(Denoiser):
         discriminator.requires_grad_(False)  # its own turn comes
         adversarial = -discriminator(image, coarse).float().mean()
         discriminator.requires_grad_(True)
+        pattern = fixed_pattern(image - coarse, hr - coarse)
         w = self.weights
         loss = w["l1"] * (l1 + 0.05 * l1_latents) + w["lpips"] * perceptual + w["gan"] * adversarial
+        loss = loss + w["pattern"] * pattern
         self.made["image"] = image.detach()
-        logs = {"l1": l1, "lpips": perceptual, "adversarial": adversarial}
+        logs = {"l1": l1, "lpips": perceptual, "adversarial": adversarial, "pattern": pattern}
         return loss, {k: float(v.detach()) for k, v in logs.items()}
 
 
@@ -98,7 +100,7 @@ class FewStepStage:
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
         discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights = {"l1": 8.0, "lpips": 1.0, "gan": 0.4} | (weights or {})
+        weights = {"l1": 3.0, "lpips": 1.0, "gan": 0.15, "pattern": 20.0} | (weights or {})
         self.lpips = LPIPS().to(device) if weights["lpips"] else None
         self.generator = FewStepTrainer(
             patch_dit, texture_encoder, autoencoder, self.diffusion, discriminator, self.lpips, weights
@@ -187,4 +189,4 @@ class FewStepStage:
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_denoiser(model, folder)
-        save_module(folder / "autoencoder.safetensors", self.autoencoder, {"network": "autoencoder"})
+        save_module(folder / "autoencoder.safetensors", self.autoencoder, {"network": "autoencoder"}, half=False)

@@ -69,6 +69,16 @@ class LPIPS(nn.Module):
         return total
 
 
+def fixed_pattern(added: Tensor, wanted: Tensor, period: int = 16) -> Tensor:
+    """How strongly pixels at one phase of the tokens' grid are changed alike wherever they are: a scalar.
+
+    added, wanted: (B, 3, H, W), what was added to the coarse picture and what should have been. Real texture
+    averages to nothing over many places; a weave that a perceptual loss rewards on flat areas does not.
+    """
+    mean = F.pixel_unshuffle(added - wanted, period).mean((0, 2, 3))  # (3 period^2,)
+    return (mean.square().mean() + 1e-8).sqrt()
+
+
 class _ArraysOnly(pickle.Unpickler):
     """A pickle of dictionaries of numpy arrays and nothing else."""
 
