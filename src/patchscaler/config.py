@@ -180,12 +180,12 @@ PRESETS = {
     # What ships: closed-form autoencoder, a GRM on LR pixels, few steps (docs/training.md).
     "compact": ModelConfig(
         name="compact",
-        autoencoder=AutoencoderConfig(correction_channels=32),
+        autoencoder=AutoencoderConfig(),
         grm=GRMConfig(kind="pixels", width=64, num_plain_convs=16, num_res_blocks=6),
         texture=TextureConfig(widths=(48, 64, 96), candidates=20_000, memory_size=2_000),
         patch_dit=PATCH_DIT_SIZES["compact"],
         diffusion=DiffusionConfig(prediction_type="residual"),
-        groups=GroupConfig(start_times=(0, 400, 400), num_inference_steps=(0, 1, 2)),
+        groups=GroupConfig(start_times=(0, 400, 400), num_inference_steps=(0, 1, 1)),
     ),
     # For tests: everything of `compact` at a size that runs in milliseconds.
     "tiny": ModelConfig(
