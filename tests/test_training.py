@@ -363,3 +363,19 @@ def test_fixed_pattern_sees_a_weave_and_not_texture():
     assert float(fixed_pattern(texture, nothing)) == pytest.approx(0.02 / 24, rel=0.15)
     assert float(fixed_pattern(weave, nothing)) == pytest.approx(float(weave.std()), rel=0.1)
     assert float(fixed_pattern(weave, weave)) < 2e-4
+
+
+def test_labelled_textures_from_folders_and_from_a_tar(data, tmp_path):
+    import tarfile
+
+    from patchscaler.training.texture import LabelledTextures
+
+    with tarfile.open(tmp_path / "textures.tar", "w") as tar:
+        tar.add(data / "textures", "textures")
+    for source in (data / "textures", tmp_path / "textures.tar"):
+        textures = LabelledTextures(source)
+        assert textures.classes == ("brick", "grass")
+        assert len(textures.train) + len(textures.validation) == 8
+    assert len(LabelledTextures(data / "textures", "t_brick0").train) < 8
+    with pytest.raises(PatchScalerError, match="at least two sub-folders"):
+        LabelledTextures(data / "textures" / "brick")

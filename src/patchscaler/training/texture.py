@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from patchscaler.checkpoints import save_module
 from patchscaler.config import ModelConfig
 from patchscaler.data.shards import to_unit
-from patchscaler.data.sources import is_validation, list_sources, read_rgb
+from patchscaler.data.sources import is_validation, iterate_images
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.texture import TextureClassifier
@@ -19,19 +19,18 @@ from patchscaler.training.loop import Batch
 
 
 class LabelledTextures:
-    """Folder = class. Pictures are held in memory; `exclude` leaves out names with these prefixes."""
+    """Folder = class, on disk or in a tar. Held in memory; `exclude` leaves out names with these prefixes."""
 
     def __init__(self, folder: str | Path, exclude: str = ""):
-        skip = tuple(p for p in exclude.split(",") if p)
         self.train: list[tuple[np.ndarray, int]] = []
         self.validation: list[tuple[np.ndarray, int]] = []
-        files = [f for f in list_sources(folder) if f.suffix != ".tar" and not f.name.startswith(skip or ("\0",))]
-        self.classes = tuple(sorted({f.parent.name for f in files}))
+        pictures = [(Path(name), picture) for name, picture in iterate_images(folder, exclude)]
+        self.classes = tuple(sorted({path.parent.name for path, _ in pictures}))
         if len(self.classes) < 2:
             raise PatchScalerError(f"{folder}: needs at least two sub-folders of pictures, one a class")
-        for f in files:
-            part = self.validation if is_validation(f.name, 0.15) else self.train
-            part.append((read_rgb(f), self.classes.index(f.parent.name)))
+        for path, picture in pictures:
+            part = self.validation if is_validation(path.name, 0.15) else self.train
+            part.append((picture, self.classes.index(path.parent.name)))
 
     def sample(self, batch: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Crops at random scale, flipped, half of them blurred as a coarse picture is -> (B, 3, s, s), (B,)."""
