@@ -16,7 +16,7 @@ from torch import nn
 
 from patchscaler.cli import main
 from patchscaler.config import preset
-from patchscaler.data.shards import PairShards, ShardConfig, parse_mix, write_shards
+from patchscaler.data.shards import PairShards, ShardConfig, oriented, parse_mix, write_shards
 from patchscaler.data.sources import is_validation, iterate_images
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
@@ -379,3 +379,11 @@ def test_labelled_textures_from_folders_and_from_a_tar(data, tmp_path):
     assert len(LabelledTextures(data / "textures", "t_brick0").train) < 8
     with pytest.raises(PatchScalerError, match="at least two sub-folders"):
         LabelledTextures(data / "textures" / "brick")
+
+
+def test_the_eight_orientations_differ_and_keep_the_pixels():
+    picture_ = np.arange(27).reshape(3, 3, 3)
+    ways = {oriented(picture_, way).tobytes() for way in range(8)}
+    assert len(ways) == 8
+    assert all(sorted(oriented(picture_, way).ravel()) == list(range(27)) for way in range(8))
+    assert np.array_equal(oriented(picture_, 4)[0], picture_[..., 0].T)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchscaler.data.shards import PairShards, to_unit
+from patchscaler.data.shards import PairShards, oriented, to_unit
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder
 from patchscaler.models.grm import GRM
@@ -80,10 +80,7 @@ class CoarseShards(PairShards):
             if sure > self.easy and rng.random() < 0.75:
                 continue
             window = (slice(y * factor, (y + latents) * factor), slice(x * factor, (x + latents) * factor))
-            flip, transpose = rng.integers(4), rng.integers(2)
+            way = int(rng.integers(8))
             for pictures, picture in zip(out, (self.coarse[s][i, k], self.hr[s][i]), strict=True):
-                crop = picture[window]
-                crop = crop[::-1] if flip & 1 else crop
-                crop = crop[:, ::-1] if flip & 2 else crop
-                pictures.append(crop.transpose(2, 1, 0) if transpose else crop.transpose(2, 0, 1))
+                pictures.append(oriented(picture[window], way))
         return to_unit(np.stack(out[0])), to_unit(np.stack(out[1]))

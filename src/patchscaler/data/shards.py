@@ -143,16 +143,9 @@ class PairShards:
             y, x = 2 * rng.integers((self.lr[s].shape[2] - lr_size) // 2 + 1, size=2)
             lr = self.lr[s][i, k, y : y + lr_size, x : x + lr_size]
             hr = self.hr[s][i, 4 * y : 4 * (y + lr_size), 4 * x : 4 * (x + lr_size)]
-            flip, transpose = rng.integers(4), rng.integers(2)
-            pair = []
-            for picture in (lr, hr):
-                if flip & 1:
-                    picture = picture[::-1]
-                if flip & 2:
-                    picture = picture[:, ::-1]
-                pair.append(picture.transpose(2, 1, 0) if transpose else picture.transpose(2, 0, 1))
-            lrs.append(pair[0])
-            hrs.append(pair[1])
+            way = int(rng.integers(8))
+            lrs.append(oriented(lr, way))
+            hrs.append(oriented(hr, way))
         return to_unit(np.stack(lrs)), to_unit(np.stack(hrs))
 
     def pairs(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,6 +155,13 @@ class PairShards:
                 lr = shard_lr[start : start + batch, 0].transpose(0, 3, 1, 2)
                 hr = shard_hr[start : start + batch].transpose(0, 3, 1, 2)
                 yield to_unit(lr), to_unit(hr)
+
+
+def oriented(picture: np.ndarray, way: int) -> np.ndarray:
+    """(H, W, 3) -> (3, H, W) in one of the eight orientations, way in 0..7; a view."""
+    picture = picture[::-1] if way & 1 else picture
+    picture = picture[:, ::-1] if way & 2 else picture
+    return picture.transpose(2, 1, 0) if way & 4 else picture.transpose(2, 0, 1)
 
 
 def to_unit(array: np.ndarray) -> Tensor:
