@@ -1,0 +1,46 @@
+"""The command line, a file a group of commands. Thin: torch is imported late, all work is done elsewhere."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from patchscaler._version import __version__
+from patchscaler.cli import measure, memory, upscale
+from patchscaler.errors import PatchScalerError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """-> exit code: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(training=argv[:1] == ["train"]).parse_args(argv)
+    try:
+        return int(args.function(args) or 0)
+    except PatchScalerError as error:
+        print(f"patchscaler: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("patchscaler: interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"patchscaler: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+    except MemoryError:
+        print("patchscaler: not enough memory; use a smaller picture or --memory-limit", file=sys.stderr)
+    return 1
+
+
+def _parser(training: bool) -> argparse.ArgumentParser:
+    # The stages' options are read only when they are asked for: they import torch.
+    parser = argparse.ArgumentParser(prog="patchscaler", description="Enlarge pictures four times.")
+    parser.add_argument("--version", action="version", version=f"patchscaler {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    upscale.add_parser(commands)
+    memory.add_parsers(commands)
+    measure.add_parsers(commands)
+    if training:
+        from patchscaler.training.commands import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("train", help="train a model, stage by stage (docs/training.md)")
+    return parser

@@ -1,0 +1,31 @@
+"""What several commands share: the options that choose a model, and loading it."""
+
+import argparse
+from typing import Any
+
+from patchscaler.errors import PatchScalerError
+
+
+def model_options(parser: Any) -> None:
+    parser.add_argument("--model", default="compact", help="shipped name, folder, or hub id (default: compact)")
+    parser.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
+    parser.add_argument("--device", default="auto", help="auto, cuda, mps, cpu")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+
+
+def load_model(args: argparse.Namespace, memory: str | None = None) -> Any:
+    from patchscaler.pipeline import PatchScaler
+
+    return PatchScaler.from_pretrained(
+        args.model, device=args.device, dtype=args.dtype, memory=memory, autoencoder=args.autoencoder
+    )
+
+
+def numbers(option: str, text: str, count: int, kind: Any) -> tuple[Any, ...]:
+    try:
+        values = tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise PatchScalerError(f"{option} {text}: give {count} numbers separated by commas") from error
+    if len(values) != count:
+        raise PatchScalerError(f"{option} {text}: give {count} numbers separated by commas")
+    return values
