@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images import load_image
+from patchscaler.pictures.reading import load_image
 from patchscaler.pipeline import PatchScaler
 
 Upscaler = Callable[[np.ndarray], Any]

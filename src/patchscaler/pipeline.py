@@ -23,7 +23,6 @@ from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups, steps_of
 from patchscaler.grouping import assign_groups, check_groups, patch_confidence
-from patchscaler.images import MAX_PIXELS, Planes, check_pixels, from_planes, reflect_pad, to_planes
 from patchscaler.model_folder import build_networks, find_model, read_config
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.grm import GRM
@@ -31,6 +30,8 @@ from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.noise import noise_field
 from patchscaler.patches import Canvas, PatchGrid, make_grid
+from patchscaler.pictures.planes import Planes, from_planes, reflect_pad, to_planes
+from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
 from patchscaler.texture_memory import TextureMemory
 
 Picture = Image.Image | np.ndarray | Tensor

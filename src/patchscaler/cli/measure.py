@@ -21,8 +21,8 @@ def add_parsers(commands: Any) -> None:
 
 def benchmark(args: argparse.Namespace) -> int:
     from patchscaler.benchmark import run_benchmark
-    from patchscaler.images import check_writable
     from patchscaler.model_folder import find_model
+    from patchscaler.pictures.writing import check_writable
 
     if args.size < 8 or args.runs < 1 or args.threads < 0:
         raise PatchScalerError("--size takes 8 or more, --runs 1 or more, --threads 0 or more")

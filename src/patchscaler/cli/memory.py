@@ -34,8 +34,8 @@ def add_parsers(commands: Any) -> None:
 
 
 def memory_build(args: argparse.Namespace) -> int:
-    from patchscaler.images import check_writable
     from patchscaler.memory_builder import build_from_folder
+    from patchscaler.pictures.writing import check_writable
 
     target = Path(args.output)
     if target.suffix != ".safetensors" or not 1 <= args.quality <= 100:

@@ -40,7 +40,8 @@ def add_parser(commands: Any) -> None:
 
 def upscale(args: argparse.Namespace) -> int:
     """Every input in turn; one that fails is named and the rest go on."""
-    from patchscaler.images import MAX_PIXELS, check_alpha, check_output, check_side, load_image
+    from patchscaler.pictures.reading import MAX_PIXELS, load_image
+    from patchscaler.pictures.writing import check_alpha, check_output, check_side
 
     limit = MAX_PIXELS if args.max_pixels is None else args.max_pixels
     if limit < 0 or not args.memory_limit > 0 or not 1 <= args.quality <= 100:
@@ -93,7 +94,8 @@ def upscale_targets(inputs: Sequence[str], output: str | None) -> list[tuple[Pat
 
 def _default_suffix(source: Path, image: Any = None) -> str:
     """The input's own, or .png where that cannot be written or has no room for transparency."""
-    from patchscaler.images import FORMATS, has_alpha
+    from patchscaler.pictures.planes import has_alpha
+    from patchscaler.pictures.writing import FORMATS
 
     suffix = source.suffix.lower()
     no_room = image is not None and FORMATS.get(suffix) in ("JPEG", "BMP") and has_alpha(image)
@@ -103,8 +105,8 @@ def _default_suffix(source: Path, image: Any = None) -> str:
 def _upscale_one(
     model: Any, image: Any, source: Path, target: Path, groups: Any, limit: int, args: argparse.Namespace
 ) -> None:
-    from patchscaler.images import save_image
     from patchscaler.overlay import difficulty_overlay
+    from patchscaler.pictures.writing import save_image
 
     bar = Progress(source.name, quiet=args.quiet)
     began = time.perf_counter()

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images import Planes, bleed, from_planes, reflect_pad, to_planes
+from patchscaler.pictures.planes import Planes, bleed, from_planes, reflect_pad, to_planes
 
 
 def levels(planes: Planes) -> np.ndarray:

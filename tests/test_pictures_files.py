@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images import FORMATS, check_output, check_pixels, check_side, load_image, save_image
+from patchscaler.pictures.reading import check_pixels, load_image
+from patchscaler.pictures.writing import FORMATS, check_output, check_side, save_image
 
 # --- reading --------------------------------------------------------------------------------------
 
