@@ -1,0 +1,88 @@
+"""What can be measured: anything that enlarges an array four times and says how to repeat it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from patchscaler._version import __version__
+from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.pairs import find_partner, pictures_by_stem, read_picture, to_rgb
+
+
+class Method(Protocol):
+    """One way to enlarge pictures four times."""
+
+    name: str
+
+    def upscale(self, lr: np.ndarray) -> np.ndarray:
+        """(h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What is needed to repeat it: options, weights' hash, licence, source."""
+        ...
+
+
+class PatchScalerMethod:
+    """Ours. options: those of `PatchScaler.upscale` (seed, groups, prompt ...)."""
+
+    def __init__(self, scaler: Any, folder: str | Path | None = None, name: str = "patchscaler", **options: Any):
+        self.scaler, self.folder, self.name = scaler, folder, name
+        self.options: dict[str, Any] = {"max_pixels": 0} | options
+        self.cost: dict[str, Any] = {}  # of the last picture: patches and evaluations per group, seconds
+
+    def upscale(self, lr: np.ndarray) -> np.ndarray:
+        result = self.scaler.upscale(lr, **self.options)
+        self.cost = result.cost
+        return to_rgb(result.image)
+
+    def describe(self) -> dict[str, Any]:
+        groups = self.options.get("groups") or self.scaler.config.groups
+        plain = {k: v for k, v in self.options.items() if k not in ("groups", "progress")}
+        return {
+            "version": __version__, "code": code_hash("*.py", "models/*.py"), "model": self.scaler.config.name,
+            "weights": _hash_folder(self.folder) if self.folder else "not from a folder", "groups": vars(groups),
+            "options": plain, "device": str(self.scaler.device), "dtype": str(self.scaler.dtype),
+            "licence": "Apache-2.0", "source": "https://arxiv.org/abs/2405.17158",
+        }  # fmt: skip
+
+
+class ResultFolder:
+    """Finished pictures, made elsewhere: NAME.png, NAME_x4.png or NAMEx4.png for the pair NAME."""
+
+    def __init__(self, folder: str | Path, name: str | None = None):
+        self.folder, self.name = Path(folder), name or Path(folder).name
+        self.files = pictures_by_stem(self.folder)
+
+    def result(self, name: str) -> np.ndarray:
+        """The finished picture of a pair, (H, W, 3) uint8. Raises PatchScalerError where there is none."""
+        file = find_partner(name, self.files)
+        if file is None:
+            raise PatchScalerError(f"no finished picture of this name in {self.folder}")
+        return read_picture(file)
+
+    def upscale(self, lr: np.ndarray) -> np.ndarray:
+        raise PatchScalerError(f"{self.folder}: finished pictures cannot enlarge another")
+
+    def describe(self) -> dict[str, Any]:
+        return {"source": f"finished pictures in {self.folder}"}
+
+
+def code_hash(*patterns: str) -> str:
+    """SHA-256 of this package's sources that match, so that results of changed code are not taken for today's."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for pattern in patterns:
+        for file in sorted(root.glob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _hash_folder(folder: str | Path) -> str:
+    """SHA-256 over the names and contents of a folder's weights and configuration."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(folder).iterdir() if p.suffix in (".safetensors", ".json")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
