@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from patchscaler._version import __version__
-from patchscaler.cli import measure, memory, upscale
+from patchscaler.cli import data, measure, memory, upscale
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -37,6 +37,7 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     upscale.add_parser(commands)
     memory.add_parsers(commands)
     measure.add_parsers(commands)
+    data.add_parser(commands)
     if training:
         from patchscaler.training.commands import add_parser
 
