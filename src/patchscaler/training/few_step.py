@@ -19,10 +19,11 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.patches import make_grid, merge, partition
+from patchscaler.perceptual import LPIPS
 from patchscaler.sampler import ddim_step
 from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
-from patchscaler.training.losses import LPIPS, PatchDiscriminator, fixed_pattern
+from patchscaler.training.losses import PatchDiscriminator, fixed_pattern
 
 
 class FewStepTrainer(Denoiser):
