@@ -1,4 +1,4 @@
-"""Which device, which precision, and what running out of memory looks like."""
+"""Which device, which precision, waiting for it, and what running out of memory looks like."""
 
 import torch
 
@@ -32,6 +32,15 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
         hardware = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         return torch.bfloat16 if hardware else torch.float32
     return torch.float16
+
+
+def synchronise(device: torch.device | str) -> None:
+    """Wait until everything given to a GPU is done; nothing to wait for on a processor."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

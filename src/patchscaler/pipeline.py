@@ -18,7 +18,7 @@ from torch import Tensor
 
 from patchscaler.checkpoints import file_hash, load_module, save_module
 from patchscaler.config import GROUP_NAMES, GroupConfig, ModelConfig
-from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
+from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory, synchronise
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups, steps_of
@@ -178,7 +178,7 @@ class PatchScaler:
 
     @torch.inference_mode()
     def _upscale(self, pictures: Sequence[Picture], options: _Options) -> list[Result]:
-        clock = Clock()
+        clock = Clock(self.device)
         jobs = [self._restore(to_planes(p), options) for p in pictures]
         clock.lap("coarse")
         textures = self._sample(jobs, options, clock)
@@ -337,13 +337,14 @@ class PatchScaler:
 
 
 class Clock:
-    """Seconds by stage; laps of one name add up."""
+    """Seconds by stage; laps of one name add up. A GPU's work counts where it was given, not where it is waited for."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
+        self.device, self.last = device, time.perf_counter()
 
     def lap(self, name: str) -> None:
+        synchronise(self.device)
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
         self.last = now
