@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.planes import Planes, bleed, from_planes, reflect_pad, to_planes
+from patchscaler.pictures.planes import Planes, bleed, finish, reflect_pad, to_pil, to_planes
 
 
 def levels(planes: Planes) -> np.ndarray:
@@ -249,24 +249,24 @@ def test_no_padding():
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_from_planes_gives_the_mode_and_values_back(rgb, mode):
+def test_finish_gives_the_mode_and_values_back(rgb, mode):
     image = rgb.convert(mode)  # wholly opaque where there is alpha
-    back = from_planes(to_planes(image).rgb, to_planes(image), 1)
+    back = to_pil(finish(to_planes(image).rgb, to_planes(image)))
     assert back.mode == mode
     assert np.array_equal(np.asarray(back), np.asarray(image))
 
 
-def test_from_planes_enlarges_alpha(rgb, alpha):
+def test_finish_enlarges_alpha(rgb, alpha):
     image = rgb.copy()
     image.putalpha(alpha)
-    big = from_planes(torch.zeros(3, 36, 52), to_planes(image), 4)
+    big = to_pil(finish(torch.zeros(3, 36, 52), to_planes(image)))
     assert big.size == (52, 36)
     a = np.asarray(big)[..., 3]
     assert (a[:, :8] == 0).all() and (a[:, -16:] == 255).all()  # two pixels away from an edge nothing changes
     assert 110 < a[18, 22] < 145
 
 
-def test_from_planes_cuts_off_what_is_out_of_range():
+def test_finish_cuts_off_what_is_out_of_range():
     planes = Planes(torch.zeros(3, 1, 2))
-    out = np.asarray(from_planes(torch.tensor([[[-3.0, 3.0]]]).expand(3, 1, 2), planes, 1))
+    out = np.asarray(finish(torch.tensor([[[-3.0, 3.0]]]).expand(3, 1, 2), planes))
     assert out.tolist() == [[[0] * 3, [255] * 3]]

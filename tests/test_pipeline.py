@@ -143,7 +143,7 @@ def test_a_crop_sees_the_noise_of_the_whole(tiny, picture, monkeypatch):
     tiny.upscale(picture(64, 96), seed=7)
     tiny.upscale(picture(40, 48), seed=7, origin=(16, 32))
     (_, whole), (window, crop) = seen
-    assert window == (7, 8, 8, 16, 20, 24)  # two pixels of the small picture are one latent
+    assert window[:6] == (7, 8, 8, 16, 20, 24)  # two pixels of the small picture are one latent
     assert torch.equal(crop, whole[:, 8:28, 16:40])
 
 

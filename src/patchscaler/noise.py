@@ -18,15 +18,20 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def noise_field(seed: int, channels: int, top: int, left: int, height: int, width: int) -> Tensor:
+def noise_field(
+    seed: int, channels: int, top: int, left: int, height: int, width: int, period: tuple[int, int] | None = None
+) -> Tensor:
     """(channels, height, width) float32 N(0, 1): the window at (top, left) of the canvas of this seed.
 
-    Rows and columns may be negative or as large as 2^31. The result lies on the CPU, the same for every device.
+    Rows and columns may be negative or as large as 2^31. With a period (rows, columns) the field repeats.
+    The result lies on the CPU, the same for every device.
     """
     with np.errstate(over="ignore"):
         key = _mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
-        rows = np.arange(top, top + height, dtype=np.int64).astype(np.uint64)[:, None]
-        columns = np.arange(left, left + width, dtype=np.int64).astype(np.uint64)[None, :]
+        row_numbers, column_numbers = (np.arange(a, a + n, dtype=np.int64) for a, n in ((top, height), (left, width)))
+        if period:
+            row_numbers, column_numbers = row_numbers % period[0], column_numbers % period[1]
+        rows, columns = row_numbers.astype(np.uint64)[:, None], column_numbers.astype(np.uint64)[None, :]
         place = _mix(_mix(key ^ rows) + columns * GOLDEN)  # (height, width)
         counter = place[None] + np.arange(channels, dtype=np.uint64)[:, None, None] * GOLDEN
         bits = _mix(counter)  # (channels, height, width)

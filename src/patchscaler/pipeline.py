@@ -30,11 +30,12 @@ from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.noise import noise_field
 from patchscaler.patches import Canvas, PatchGrid, make_grid
-from patchscaler.pictures.planes import Planes, from_planes, reflect_pad, to_planes
+from patchscaler.pictures.colour import match_colour
+from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
 from patchscaler.texture_memory import TextureMemory
 
-Picture = Image.Image | np.ndarray | Tensor
+Picture = Image.Image | np.ndarray | Tensor | Planes
 Progress = Callable[[int, int], None]  # (patch-steps done, patch-steps in all)
 
 
@@ -42,7 +43,7 @@ Progress = Callable[[int, int], None]  # (patch-steps done, patch-steps in all)
 class Result:
     """One upscaled picture and how it came about. M patches, row by row over `grid`."""
 
-    image: Image.Image
+    array: np.ndarray  # (h, w, 1..4) uint8, or uint16 where the input had more than 8 bits
     coarse: Image.Image | None  # what the GRM alone gives, decoded; where it was asked for
     confidence: np.ndarray  # (H/8, W/8) of the output, in (0, 1]
     groups: np.ndarray  # (M,) 0 simple, 1 medium, 2 hard
@@ -50,6 +51,12 @@ class Result:
     textures: np.ndarray  # (M, K) memory entries that fed each patch, -1 where none did
     grid: PatchGrid
     cost: dict[str, Any] = field(default_factory=dict)
+    icc_profile: bytes | None = None  # of the array's colours
+
+    @property
+    def image(self) -> Image.Image:
+        """The array as a Pillow image of 8 bits."""
+        return to_pil(self.array, self.icc_profile)
 
 
 @dataclass
@@ -79,6 +86,8 @@ class _Options:
     max_pixels: int
     progress: Progress | None
     coarse: bool
+    colour: str
+    period: tuple[int, int] | None
 
 
 class PatchScaler:
@@ -150,7 +159,7 @@ class PatchScaler:
         self, images: Sequence[Picture], *, seed: int = 0, groups: GroupConfig | None = None,
         origin: tuple[int, int] = (0, 0), prompt: bool = True, max_patches: int | None = None,
         memory_limit: float = 512, max_pixels: int = MAX_PIXELS, progress: Progress | None = None,
-        coarse: bool = False,
+        coarse: bool = False, colour: str = "none", period: tuple[int, int] | None = None,
     ) -> list[Result]:  # fmt: skip
         """Several pictures whose patches share batches -> their Results, in order.
 
@@ -158,7 +167,9 @@ class PatchScaler:
         of the picture in a larger one, so that a crop sees the noise of the whole (multiples of two pixels).
         prompt: False leaves the texture prompt out. max_patches: of one batch, by default as many as
         memory_limit (MiB) holds; halved when memory runs out. max_pixels: of each picture, 0 for no limit.
-        coarse: True decodes the coarse picture too. Raises PatchScalerError for what cannot be.
+        coarse: True decodes the coarse picture too. colour: wavelet, adain or none, against shifts of colour.
+        period: (height, width) in pixels after which the noise repeats, for tileable textures.
+        Raises PatchScalerError for what cannot be.
         """
         config = check_groups(groups or self.config.groups)
         if config.latent_patch_size != self.config.groups.latent_patch_size:
@@ -168,7 +179,7 @@ class PatchScaler:
             max_patches = self.patches_within(memory_limit)
         if max_patches < 1:
             raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
-        options = _Options(config, seed, origin, prompt, max_patches, max_pixels, progress, coarse)
+        options = _Options(config, seed, origin, prompt, max_patches, max_pixels, progress, coarse, colour, period)
         try:
             return self._upscale(images, options)
         except (RuntimeError, MemoryError) as error:
@@ -184,14 +195,14 @@ class PatchScaler:
         textures = self._sample(jobs, options, clock)
         results = []
         for job, entries in zip(jobs, textures, strict=True):
-            image = self._decode(job.canvas.fused(), job)
+            image = match_colour(self._decode(job.canvas.fused(), job), job.planes.rgb, options.colour)
             coarse = self._decode(job.coarse, job) if options.coarse else None
             results.append(
                 Result(
-                    from_planes(image, job.planes, self.config.scale),
-                    None if coarse is None else from_planes(coarse, job.planes, self.config.scale),
+                    finish(image, job.planes),
+                    None if coarse is None else to_pil(finish(coarse, job.planes), job.planes.icc_profile),
                     job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), entries.numpy(),
-                    job.grid, self._cost(job, options.groups),
+                    job.grid, self._cost(job, options.groups), job.planes.icc_profile,
                 )
             )  # fmt: skip
         clock.lap("decode")
@@ -215,7 +226,10 @@ class PatchScaler:
         grid = make_grid(coarse.shape[-2], coarse.shape[-1], config.latent_patch_size, config.overlap)
         scores = patch_confidence(confidence, grid).cpu()
         top, left = (side // step for side in options.origin)
-        noise = noise_field(options.seed, len(coarse), top, left, grid.height, grid.width).to(self.device)
+        period = None
+        if options.period:
+            period = (max(1, options.period[0] // step), max(1, options.period[1] // step))
+        noise = noise_field(options.seed, len(coarse), top, left, grid.height, grid.width, period).to(self.device)
         groups = assign_groups(scores, config.thresholds)
         canvas = Canvas(len(coarse), grid, self.device)
         return _Job(planes, (height, width), coarse, noise, confidence, grid, scores, groups, canvas)

@@ -1,32 +1,42 @@
-"""Pillow, arrays and tensors <-> planes in [-1, 1]; alpha, grey and palettes come out right."""
+"""Pillow, arrays and tensors <-> planes in [-1, 1]; alpha, grey, palettes and colour spaces come out right."""
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.icc import ColourSpace, colour_space, profile_kind
+from patchscaler.pictures.sizes import resample
 
 
 @dataclass
 class Planes:
-    """A picture as the pipeline wants it: rgb (3, H, W) in [-1, 1]; alpha (H, W) in [0, 1] or None."""
+    """A picture as the pipeline wants it, and what it takes to give the result back as the picture was."""
 
-    rgb: Tensor
-    alpha: Tensor | None = None
+    rgb: Tensor  # (3, H, W) sRGB in [-1, 1]; of grey pictures three times the same
+    alpha: Tensor | None = None  # (H, W) in [0, 1]
     grey: bool = False
-    icc_profile: bytes | None = None  # the colours' meaning goes with them
+    bits: int = 8  # 8 or 16, of the result
+    icc_profile: bytes | None = None  # of the colours as they were, and will be again
+    excess: Tensor | None = None  # (3, H, W): added to rgb, colours that lie outside of sRGB
 
 
 def has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
-def to_planes(image: Image.Image | np.ndarray | Tensor) -> Planes:
-    """PIL image of any mode; array (H, W), (H, W, 1|3|4) uint8 or float 0..1; tensor (3, H, W) in [0, 1]."""
+def to_planes(image: Image.Image | np.ndarray | Tensor | Planes) -> Planes:
+    """PIL image of any mode; array (H, W), (H, W, 1..4) uint8, uint16 or float 0..1; tensor (3, H, W) in [0, 1].
+
+    Planes are passed on. Raises PatchScalerError for anything else.
+    """
+    if isinstance(image, Planes):
+        return image
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise PatchScalerError(f"tensor of shape {tuple(image.shape)}: give (3, H, W) in [0, 1]")
@@ -36,41 +46,81 @@ def to_planes(image: Image.Image | np.ndarray | Tensor) -> Planes:
             raise PatchScalerError("the tensor holds numbers that are none (NaN)")
         return Planes(image.float().clamp(0, 1) * 2 - 1)
     if isinstance(image, np.ndarray):
-        return _array_planes(image)
+        return array_planes(image)
     if not isinstance(image, Image.Image):
         raise PatchScalerError(f"{type(image).__name__} is not a picture: give a PIL image, an array or a tensor")
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: to 8 by range, not by clipping
+    return _pil_planes(image)
+
+
+def _pil_planes(image: Image.Image) -> Planes:
+    profile = image.info.get("icc_profile") or None
+    if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0
         if image.mode == "F":  # floats say nothing of their range: 0..1, 0..255 or 0..65535
             top = next((t for t in (1.0, 255.0) if float(values.max(initial=0)) <= t), top)
-        return _array_planes((values / top).clip(0, 1).astype(np.float32))
+        grey = (values / top).clip(0, 1).astype(np.float32)
+        return replace(array_planes(grey, profile if profile_kind(profile or b"") == "GRAY" else None), bits=16)
     transparent = has_alpha(image)
-    grey = image.mode in ("1", "L", "LA", "La")
+    grey = image.mode in ("1", "L", "LA", "La") or (not profile and _grey_palette(image))
     mode = ("LA" if grey else "RGBA") if transparent else ("L" if grey else "RGB")
-    planes = _array_planes(np.asarray(image.convert(mode)))
-    if image.mode in ("L", "LA", "P", "PA", "RGB", "RGBA"):  # a profile of other colours would no longer fit
-        planes.icc_profile = image.info.get("icc_profile")
-    return planes
+    if image.mode in ("CMYK", "LAB") and profile:
+        image = device_to_srgb(image, profile)
+    elif profile_kind(profile or b"") != ("GRAY" if grey else "RGB") or image.mode in ("CMYK", "LAB", "HSV"):
+        profile = None  # of other colours: it would no longer fit
+    return array_planes(np.asarray(image.convert(mode)), profile)
 
 
-def _array_planes(array: np.ndarray) -> Planes:
+def device_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """CMYK or Lab by its profile to sRGB in 8 bits; as it is where the profile is of no use."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    return converted or image
+
+
+def _grey_palette(image: Image.Image) -> bool:
+    """Is this a palette picture without a colour in use?"""
+    if image.mode != "P":
+        return False
+    used = [i for i, count in enumerate(image.histogram()) if count]
+    palette = image.getpalette("RGB") or []
+    return all(palette[3 * i] == palette[3 * i + 1] == palette[3 * i + 2] for i in used if 3 * i + 2 < len(palette))
+
+
+def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
+    """(H, W[, 1..4]) uint8, uint16 or floats in 0..1, in the colours of `icc_profile` (sRGB without one)."""
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or 0 in array.shape:
         raise PatchScalerError(f"array of shape {array.shape}: give (H, W), (H, W, 3) or (H, W, 4)")
-    if array.dtype == np.uint8:
-        array = array.astype(np.float32) / 255
+    bits = 16 if array.dtype == np.uint16 else 8
+    if array.dtype in (np.uint8, np.uint16):
+        array = array.astype(np.float32) / np.iinfo(array.dtype).max
     elif not np.issubdtype(array.dtype, np.floating):
-        raise PatchScalerError(f"array of {array.dtype}: give uint8 in 0..255 or floats in 0..1")
+        raise PatchScalerError(f"array of {array.dtype}: give uint8 in 0..255, uint16 in 0..65535 or floats in 0..1")
     elif np.isnan(array).any():
         raise PatchScalerError("the array holds numbers that are none (NaN)")
-    x = torch.from_numpy(np.array(array, np.float32)).movedim(-1, 0).clamp(0, 1)  # (1..4, H, W)
-    grey, alpha = len(x) < 3, x[-1] if len(x) in (2, 4) else None
-    rgb = x[:1].expand(3, -1, -1) if grey else x[:3]
+    x = np.ascontiguousarray(np.moveaxis(np.asarray(array, np.float32), -1, 0)).clip(0, 1)  # (1..4, H, W)
+    grey = len(x) < 3
+    alpha = torch.from_numpy(x[-1]) if len(x) in (2, 4) else None
+    colours, excess = x[: 1 if grey else 3], None
+    if space := colour_space(icc_profile or b""):
+        colours, excess = _into_srgb(colours, space)
+    rgb = torch.from_numpy(colours).expand(3, -1, -1)
     if alpha is not None:
         rgb = bleed(rgb, alpha)
-    return Planes(rgb * 2 - 1, alpha, grey)
+    return Planes(rgb * 2 - 1, alpha, grey, bits, icc_profile, excess)
+
+
+def _into_srgb(x: np.ndarray, space: ColourSpace) -> tuple[np.ndarray, Tensor | None]:
+    """(c, H, W) in [0, 1] -> the same in sRGB, and what had to be clipped where it is worth keeping."""
+    wide = space.to_srgb(x)
+    clipped = wide.clip(0, 1)
+    excess = wide - clipped
+    return clipped, torch.from_numpy(excess) if np.abs(excess).max() > 1e-4 else None
 
 
 def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
@@ -93,17 +143,39 @@ def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
     return out[0].clamp(0, 1)
 
 
-def from_planes(rgb: Tensor, source: Planes, scale: int) -> Image.Image:
-    """(3, sH, sW) in [-1, 1] -> L, LA, RGB or RGBA as the source was; alpha enlarged by bicubic."""
-    x = ((rgb.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
-    channels = [x.float().mean(0).round().byte()[None] if source.grey else x]
-    if source.alpha is not None:
-        a = F.interpolate(source.alpha[None, None], scale_factor=scale, mode="bicubic", align_corners=False)
-        channels.append((a[0].clamp(0, 1) * 255).round().byte())
-    array = torch.cat(channels).movedim(0, -1).numpy()
+def finish(
+    rgb: Tensor, planes: Planes, rows: tuple[int, int] | None = None, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """(3, n, W) sRGB in [-1, 1], rows [top, bottom) of the enlarged picture -> (n, W, 1..4) uint8 or uint16.
+
+    size: (H, W) of the whole enlarged picture, where `rgb` is a strip of another height than its scale tells.
+    Grey, transparency, depth and colours as `planes` had them; strips put together are the whole, to the bit.
+    """
+    n, width = rgb.shape[-2:]
+    height = n if rows is None else round(planes.rgb.shape[-2] * width / planes.rgb.shape[-1])
+    size = size or (height, width)
+    rows = rows or (0, n)
+    x = (rgb.float().cpu().clamp(-1, 1).numpy() + 1) / 2
+    if planes.grey:
+        x = x.mean(0, keepdims=True)
+    if space := colour_space(planes.icc_profile or b""):
+        if planes.excess is not None:
+            x = x + resample(planes.excess.numpy(), size, rows)
+        x = space.from_srgb(x)
+    if planes.alpha is not None:
+        x = np.concatenate([x, resample(planes.alpha.numpy()[None], size, rows)])
+    top, kind = (65535, np.uint16) if planes.bits == 16 else (255, np.uint8)
+    levels = np.rint(x.clip(0, 1) * top).astype(kind)
+    return np.ascontiguousarray(np.moveaxis(levels, 0, -1))
+
+
+def to_pil(array: np.ndarray, icc_profile: bytes | None = None) -> Image.Image:
+    """(h, w, 1..4) uint8 or uint16 -> L, LA, RGB or RGBA of 8 bits."""
+    if array.dtype == np.uint16:
+        array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    if source.icc_profile:
-        image.info["icc_profile"] = source.icc_profile
+    if icc_profile:
+        image.info["icc_profile"] = icc_profile
     return image
 
 

@@ -1,0 +1,40 @@
+"""No shift of colours against the input: the low band, or mean and contrast, of the *whole* picture are put back.
+
+Never by tiles or patches: each would be shifted by itself, and the seams would show. Both are from StableSR
+(Wang et al. 2024, 3.4).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchscaler.errors import PatchScalerError
+
+KINDS = ("wavelet", "adain", "none")
+LEVELS = 5
+REACH = 2**LEVELS - 1  # output pixels on either side that a corrected one depends on (wavelet)
+
+
+def match_colour(rgb: Tensor, reference: Tensor, kind: str) -> Tensor:
+    """rgb: (3, H, W), the enlarged picture; reference: (3, h, w), the input, both in [-1, 1] -> (3, H, W)."""
+    if kind == "none":
+        return rgb
+    if kind not in KINDS:
+        raise PatchScalerError(f"unknown colour '{kind}': choose one of {', '.join(KINDS)}")
+    enlarged = F.interpolate(reference[None].to(rgb), size=rgb.shape[-2:], mode="bicubic", align_corners=False)[0]
+    if kind == "wavelet":
+        return rgb + low_band(enlarged - rgb)
+    mean, std = rgb.mean((1, 2), keepdim=True), rgb.std((1, 2), keepdim=True)
+    new_mean, new_std = enlarged.mean((1, 2), keepdim=True), enlarged.std((1, 2), keepdim=True)
+    return (rgb - mean) / (std + 1e-5) * new_std + new_mean
+
+
+def low_band(x: Tensor) -> Tensor:
+    """(c, H, W) -> what is left after five blurs [1 2 1] (x) [1 2 1] / 16 dilated by 1, 2, 4, 8, 16."""
+    kernel = torch.tensor([0.25, 0.5, 0.25]).to(x)
+    x = x[:, None]  # channels as a batch
+    for level in range(LEVELS):
+        d = 2**level
+        x = F.conv2d(F.pad(x, (d, d, d, d), mode="replicate"), kernel.view(1, 1, 1, 3), dilation=(1, d))
+        x = F.conv2d(x, kernel.view(1, 1, 3, 1), dilation=(d, 1))
+    return x[:, 0]
