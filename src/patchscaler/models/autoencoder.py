@@ -18,10 +18,16 @@ from patchscaler.errors import PatchScalerError
 
 
 class Autoencoder(nn.Module):
-    """Interface. `channels`, `factor`: a (B, 3, H, W) picture has (B, channels, H/factor, W/factor) latents."""
+    """Interface. `channels`, `factor`: a (B, 3, H, W) picture has (B, channels, H/factor, W/factor) latents.
+
+    reach: latents on either side that a window has to read more to be decoded; where `exact`, its core is
+    then what the whole gives.
+    """
 
     channels: int
     factor: int
+    reach: int
+    exact: bool
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], sides multiples of `factor` -> (B, C, H/f, W/f), about unit variance."""
@@ -49,6 +55,7 @@ class PCAAutoencoder(Autoencoder):
         self.register_buffer("std", torch.ones(self.channels))  # (C,) of the components over the fit
         width = config.correction_channels
         self.correction = DecoderCorrection(width) if width else None
+        self.reach, self.exact = int(width > 0), True
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> "PCAAutoencoder":
@@ -133,6 +140,7 @@ class DiffusersAutoencoder(Autoencoder):
             ) from error
         self.channels, self.factor = config.channels, config.factor
         self.scaling_factor = config.scaling_factor
+        self.reach, self.exact = 16, False  # group norms and an attention see a whole window
         found = int(self.model.config.latent_channels)
         if found != self.channels:
             raise PatchScalerError(f"'{config.model_id}' has {found} latent channels, not {self.channels}")

@@ -43,7 +43,15 @@ def bounded_confidence(logits: Tensor, floor: float) -> Tensor:
 
 
 class GRM(nn.Module):
-    """Interface: `forward(lr, autoencoder)`, so that both kinds serve the same pipeline."""
+    """Interface: `forward(lr, autoencoder)`, so that both kinds serve the same pipeline.
+
+    A large picture is restored in windows (`windows.py`) that start at multiples of `multiple` and read
+    `reach` LR pixels more on every side. Where `exact`, the windows' cores are then what the whole gives.
+    """
+
+    reach: int
+    multiple: int
+    exact: bool
 
     def forward(self, lr: Tensor, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
         """lr: (B, 3, h, w) in [-1, 1], even sides >= 32 -> y_0 (B, C, 4h/f, 4w/f), confidence (B, 1, ...)."""
@@ -76,6 +84,8 @@ class UNetGRM(GRM):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.size_multiple = 2 ** (len(widths) - 1)  # latents, so 128 pixels with five scales
+        # Group norms see a whole window: more context brings its statistics nearer to the picture's.
+        self.multiple, self.reach, self.exact = 2 * self.size_multiple, 128, False  # LR pixels at f8
 
     def forward(self, lr: Tensor, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
         enlarged = F.interpolate(lr, scale_factor=4, mode="bicubic", align_corners=False)
@@ -121,6 +131,9 @@ class PixelGRM(GRM):
         self.conv_out = nn.Conv2d(width, 48, 3, padding=1)
         self.confidence_in = nn.Conv2d(width, width, 4, stride=2, padding=1)
         self.confidence_head = nn.Conv2d(width, 1, 3, padding=1)
+        # A pixel a convolution, two a block; then the confidence of two pixels reads three more on either side.
+        reach = 1 + config.num_plain_convs + 2 * config.num_res_blocks + 3
+        self.multiple, self.reach, self.exact = 2, reach + reach % 2, True
         for layer in (*self.stem, self.confidence_in):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)
