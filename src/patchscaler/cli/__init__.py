@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from patchscaler._version import __version__
-from patchscaler.cli import data, measure, memory, upscale
+from patchscaler.cli import data, measure, memory, reproduce, upscale
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -38,6 +38,7 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     memory.add_parsers(commands)
     measure.add_parsers(commands)
     data.add_parser(commands)
+    reproduce.add_parser(commands)
     if training:
         from patchscaler.training.commands import add_parser
 

@@ -1,0 +1,125 @@
+"""The pipeline's steps one at a time, for figures and experiments that need what lies between them.
+
+The same networks in the same order as `PatchScaler.upscale`; a test holds both to the same picture.
+Letters: M patches of a picture, C channels, V side of a patch in latents.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from patchscaler.config import GroupConfig
+from patchscaler.group_sampling import sample_groups, steps_of
+from patchscaler.grouping import assign_groups, check_groups, patch_confidence
+from patchscaler.models.patch_dit import Prompt
+from patchscaler.noise import noise_field
+from patchscaler.patches import PatchGrid, make_grid, merge, partition
+from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_planes
+from patchscaler.pipeline import PatchScaler, Picture
+
+# Coarse patches (n, C, V, V) and their places in the picture (n,) -> what cross-attention reads, or None.
+PromptOf = Callable[[Tensor, Tensor], Prompt | None]
+
+
+@dataclass
+class Restored:
+    """One picture before sampling: what the GRM made of it, cut into patches."""
+
+    planes: Planes
+    size: tuple[int, int]  # of the small picture, (h, w)
+    latents: Tensor  # (C, H, W)
+    confidence: Tensor  # (1, H, W)
+    grid: PatchGrid
+    coarse: Tensor  # (M, C, V, V) y_0
+    noise: Tensor  # (M, C, V, V)
+    scores: Tensor  # (M,) mean confidence, on the CPU
+    groups: Tensor  # (M,) 0 simple, 1 medium, 2 hard, on the CPU
+    config: GroupConfig
+
+
+@torch.inference_mode()
+def restore(model: PatchScaler, picture: Picture, groups: GroupConfig | None = None, seed: int = 0) -> Restored:
+    """Everything up to the sampling. groups: in place of the model's own numbers."""
+    config = check_groups(groups or model.config.groups)
+    planes = to_planes(picture)
+    height, width = planes.rgb.shape[-2:]
+    step = max(1, model.autoencoder.factor // model.config.scale)  # small pixels that make a latent
+    padded = [max(config.latent_patch_size * step, -(-side // step) * step) for side in (height, width)]
+    lr = reflect_pad(planes.rgb, *padded)[None].to(model.device)  # (1, 3, h, w)
+    with autocast(model):
+        latents, confidence = model.grm(lr, model.autoencoder)
+    latents, confidence = latents[0].float(), confidence[0].float()  # (C, H, W), (1, H, W)
+    grid = make_grid(latents.shape[-2], latents.shape[-1], config.latent_patch_size, config.overlap)
+    noise = noise_field(seed, len(latents), 0, 0, grid.height, grid.width).to(model.device)
+    scores = patch_confidence(confidence, grid).cpu()
+    return Restored(
+        planes, (height, width), latents, confidence, grid, partition(latents, grid), partition(noise, grid),
+        scores, assign_groups(scores, config.thresholds), config,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def refine(
+    model: PatchScaler, restored: Restored, index: Tensor | None = None, prompt_of: PromptOf | None = None,
+    max_patches: int = 64,
+) -> Tensor:  # fmt: skip
+    """Sample these patches (all by default), each from its group's start -> (n, C, V, V).
+
+    prompt_of: None for no prompt; `texture_prompts(model)` for the model's own.
+    """
+    index = torch.arange(len(restored.grid)) if index is None else index.cpu()
+    out = restored.coarse[index].clone()
+    steps = steps_of(restored.groups[index], restored.config)
+    order = steps.argsort(descending=True, stable=True)
+    for chunk in order[: int((steps > 0).sum())].split(max_patches):
+        places = index[chunk]
+        y_0 = restored.coarse[places]
+        prompt = prompt_of(y_0, places) if prompt_of else None
+        denoise = denoiser(model, y_0, prompt)
+        out[chunk] = sample_groups(
+            denoise, y_0, restored.noise[places], restored.groups[places], restored.config, model.diffusion
+        )
+    return out
+
+
+def texture_prompts(model: PatchScaler) -> PromptOf:
+    """The texture prompt of 3.3."""
+    return lambda y_0, places: model.texture_prompt(y_0)[0]
+
+
+def denoiser(model: PatchScaler, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Patch-DiT as `sample_groups` calls it: (x_t, t, rows of y_0) -> x_0."""
+
+    def denoise(x_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        rows = rows.to(y_0.device)
+        with autocast(model):
+            output = model.patch_dit(x_t, t, y_0[rows], prompt.select(rows) if prompt else None)  # (n, C, V, V)
+        return model.diffusion.to_x_0(output.float(), x_t, t, y_0[rows])
+
+    return denoise
+
+
+@torch.inference_mode()
+def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image:
+    """(M, C, V, V) -> the picture."""
+    latents = merge(patches, restored.grid)[None]  # (1, C, H, W)
+    h, w = (side * model.config.scale for side in restored.size)
+    return to_pil(finish(model.autoencoder.decode(latents)[0, :, :h, :w], restored.planes))
+
+
+@torch.inference_mode()
+def patch_pictures(model: PatchScaler, patches: Tensor | Sequence[Tensor]) -> list[Image.Image]:
+    """Latents (n, C, V, V) -> pictures of 128 pixels a side (8 V), each decoded by itself."""
+    latents = torch.stack(list(patches)).float().to(model.device)
+    x = model.autoencoder.decode(latents).clamp(-1, 1)  # (n, 3, 8V, 8V)
+    arrays = ((x + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+    return [Image.fromarray(np.ascontiguousarray(a)) for a in arrays]
+
+
+def autocast(model: PatchScaler) -> torch.autocast:
+    """Precision of the two large networks, as in the pipeline."""
+    return torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32)
