@@ -4,90 +4,40 @@ LR picture -> GRM: coarse latents and confidence -> patches -> groups by confide
 -> Patch-DiT from each group's start -> fused latents -> decoder -> picture
 """
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from patchscaler.checkpoints import file_hash, load_module, save_module
-from patchscaler.config import GROUP_NAMES, GroupConfig, ModelConfig
-from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory, synchronise
+from patchscaler.config import GroupConfig, ModelConfig
+from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
+from patchscaler.dials.boxes import Change, patches_in
+from patchscaler.dials.budget import Budget, parse_budget, spend
+from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
-from patchscaler.group_sampling import sample_groups, steps_of
+from patchscaler.group_sampling import sample_groups
 from patchscaler.grouping import assign_groups, check_groups, patch_confidence
+from patchscaler.jobs import Clock, Counter, Job, Options, Picture, Progress, Result
 from patchscaler.model_folder import build_networks, find_model, read_config
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.grm import GRM
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.noise import noise_field
-from patchscaler.patches import Canvas, PatchGrid, make_grid
+from patchscaler.patches import Canvas, make_grid
 from patchscaler.pictures.colour import match_colour
 from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
 from patchscaler.texture_memory import TextureMemory
 
-Picture = Image.Image | np.ndarray | Tensor | Planes
-Progress = Callable[[int, int], None]  # (patch-steps done, patch-steps in all)
-
-
-@dataclass
-class Result:
-    """One upscaled picture and how it came about. M patches, row by row over `grid`."""
-
-    array: np.ndarray  # (h, w, 1..4) uint8, or uint16 where the input had more than 8 bits
-    coarse: Image.Image | None  # what the GRM alone gives, decoded; where it was asked for
-    confidence: np.ndarray  # (H/8, W/8) of the output, in (0, 1]
-    groups: np.ndarray  # (M,) 0 simple, 1 medium, 2 hard
-    scores: np.ndarray  # (M,) mean confidence of each patch
-    textures: np.ndarray  # (M, K) memory entries that fed each patch, -1 where none did
-    grid: PatchGrid
-    cost: dict[str, Any] = field(default_factory=dict)
-    icc_profile: bytes | None = None  # of the array's colours
-
-    @property
-    def image(self) -> Image.Image:
-        """The array as a Pillow image of 8 bits."""
-        return to_pil(self.array, self.icc_profile)
-
-
-@dataclass
-class _Job:
-    """One picture on its way. C, H, W: its latents."""
-
-    planes: Planes
-    size: tuple[int, int]  # LR (h, w)
-    coarse: Tensor  # (C, H, W) y_0
-    noise: Tensor  # (C, H, W) the picture's window of the noise field
-    confidence: Tensor  # (1, H, W)
-    grid: PatchGrid
-    scores: Tensor  # (M,)
-    groups: Tensor  # (M,)
-    canvas: Canvas  # where sampled patches are fused
-
-
-@dataclass(frozen=True)
-class _Options:
-    """The arguments of `upscale`."""
-
-    groups: GroupConfig
-    seed: int
-    origin: tuple[int, int]
-    prompt: bool
-    max_patches: int
-    max_pixels: int
-    progress: Progress | None
-    coarse: bool
-    colour: str
-    period: tuple[int, int] | None
+__all__ = ["PatchScaler", "Picture", "Progress", "Result"]
 
 
 class PatchScaler:
@@ -160,6 +110,7 @@ class PatchScaler:
         origin: tuple[int, int] = (0, 0), prompt: bool = True, max_patches: int | None = None,
         memory_limit: float = 512, max_pixels: int = MAX_PIXELS, progress: Progress | None = None,
         coarse: bool = False, colour: str = "none", period: tuple[int, int] | None = None,
+        budget: str | float | Budget | None = None, fidelity: float = 0, changes: Sequence[Change] = (),
     ) -> list[Result]:  # fmt: skip
         """Several pictures whose patches share batches -> their Results, in order.
 
@@ -168,9 +119,27 @@ class PatchScaler:
         prompt: False leaves the texture prompt out. max_patches: of one batch, by default as many as
         memory_limit (MiB) holds; halved when memory runs out. max_pixels: of each picture, 0 for no limit.
         coarse: True decodes the coarse picture too. colour: wavelet, adain or none, against shifts of colour.
-        period: (height, width) in pixels after which the noise repeats, for tileable textures.
-        Raises PatchScalerError for what cannot be.
+        period: (height, width) in pixels after which the noise repeats, for tileable textures. The dials
+        (docs/dials.md): budget, a share of full sampling, seconds ('20s') or a name; fidelity, 0 to 1; changes,
+        boxes with another group or seed. Raises PatchScalerError for what cannot be.
         """
+        options = self.options(
+            seed=seed, groups=groups, origin=origin, prompt=prompt, max_patches=max_patches, memory_limit=memory_limit,
+            max_pixels=max_pixels, progress=progress, coarse=coarse, colour=colour, period=period, budget=budget,
+            fidelity=fidelity, changes=changes,
+        )  # fmt: skip
+        try:
+            return self._upscale(images, options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise PatchScalerError("not enough memory for this picture; cut it into parts, or free some") from error
+
+    def options(
+        self, *, groups: GroupConfig | None, max_patches: int | None, memory_limit: float,
+        budget: str | float | Budget | None, fidelity: float, changes: Sequence[Change], **others: Any,
+    ) -> Options:  # fmt: skip
+        """The arguments of `upscale_many`, checked."""
         config = check_groups(groups or self.config.groups)
         if config.latent_patch_size != self.config.groups.latent_patch_size:
             size = self.config.groups.latent_patch_size
@@ -179,118 +148,163 @@ class PatchScaler:
             max_patches = self.patches_within(memory_limit)
         if max_patches < 1:
             raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
-        options = _Options(config, seed, origin, prompt, max_patches, max_pixels, progress, coarse, colour, period)
-        try:
-            return self._upscale(images, options)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise PatchScalerError("not enough memory for this picture; cut it into parts, or free some") from error
+        config = start_later(config, check_fidelity(fidelity)) if fidelity else config
+        spending = None if budget is None else parse_budget(budget)
+        return Options(
+            groups=config, max_patches=max_patches, budget=spending, fidelity=fidelity, changes=tuple(changes), **others
+        )
 
     @torch.inference_mode()
-    def _upscale(self, pictures: Sequence[Picture], options: _Options) -> list[Result]:
+    def _upscale(self, pictures: Sequence[Picture], options: Options) -> list[Result]:
         clock = Clock(self.device)
         jobs = [self._restore(to_planes(p), options) for p in pictures]
         clock.lap("coarse")
-        textures = self._sample(jobs, options, clock)
-        results = []
-        for job, entries in zip(jobs, textures, strict=True):
-            image = match_colour(self._decode(job.canvas.fused(), job), job.planes.rgb, options.colour)
-            coarse = self._decode(job.coarse, job) if options.coarse else None
-            results.append(
-                Result(
-                    finish(image, job.planes),
-                    None if coarse is None else to_pil(finish(coarse, job.planes), job.planes.icc_profile),
-                    job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), entries.numpy(),
-                    job.grid, self._cost(job, options.groups), job.planes.icc_profile,
-                )
-            )  # fmt: skip
+        for job in jobs:
+            self.assign(job, options, spent=clock.seconds["coarse"] / len(jobs))
+        self.sample(jobs, options, clock, Counter(jobs, options.progress))
+        results = [self._result(job, options) for job in jobs]
         clock.lap("decode")
         for result in results:
             result.cost["seconds"] = dict(clock.seconds)
         return results
 
-    def _restore(self, planes: Planes, options: _Options) -> _Job:
-        """Coarse latents, confidence, groups and noise of one picture."""
-        config = options.groups
+    def _restore(self, planes: Planes, options: Options) -> Job:
+        """Coarse latents, confidence, patches and noise of one picture."""
         height, width = planes.rgb.shape[-2:]
         check_pixels(width, height, options.max_pixels, "the picture")
-        # At least one patch, and whole latents: in LR pixels, factor / scale of them make a latent.
-        step = max(1, self.autoencoder.factor // self.config.scale)
-        least = config.latent_patch_size * step
-        padded = [max(least, -(-side // step) * step) for side in (height, width)]
+        padded = self.padded_size(height, width)
         lr = reflect_pad(planes.rgb, *padded)[None].to(self.device)  # (1, 3, h, w)
-        with self._autocast():
+        coarse, confidence = self.restore(lr)
+        grid = make_grid(coarse.shape[1], coarse.shape[2], options.groups.latent_patch_size, options.groups.overlap)
+        noise = self.noise(options, 0, 0, grid.height, grid.width).to(self.device)
+        return self.new_job(
+            planes, (height, width), coarse, noise, confidence, grid, patch_confidence(confidence, grid).cpu(),
+            options.groups, Canvas(len(coarse), grid, self.device),
+        )  # fmt: skip
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """LR (height, width) with at least one patch, and whole latents."""
+        least = self.config.groups.latent_patch_size * self.step
+        return max(least, -(-height // self.step) * self.step), max(least, -(-width // self.step) * self.step)
+
+    def restore(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, 3, h, w) in [-1, 1] -> coarse latents (C, H, W), confidence (1, H, W)."""
+        with self.autocast():
             coarse, confidence = self.grm(lr, self.autoencoder)
-        coarse, confidence = coarse[0].float(), confidence[0].float()  # (C, H, W), (1, H, W)
-        grid = make_grid(coarse.shape[-2], coarse.shape[-1], config.latent_patch_size, config.overlap)
-        scores = patch_confidence(confidence, grid).cpu()
-        top, left = (side // step for side in options.origin)
+        return coarse[0].float(), confidence[0].float()
+
+    def noise(
+        self, options: Options, row: int, column: int, height: int, width: int, seed: int | None = None
+    ) -> Tensor:
+        """(C, height, width) of the noise field, from latent (row, column) of the picture on."""
+        top, left = (side // self.step for side in options.origin)
         period = None
         if options.period:
-            period = (max(1, options.period[0] // step), max(1, options.period[1] // step))
-        noise = noise_field(options.seed, len(coarse), top, left, grid.height, grid.width, period).to(self.device)
-        groups = assign_groups(scores, config.thresholds)
-        canvas = Canvas(len(coarse), grid, self.device)
-        return _Job(planes, (height, width), coarse, noise, confidence, grid, scores, groups, canvas)
+            period = (max(1, options.period[0] // self.step), max(1, options.period[1] // self.step))
+        seed = options.seed if seed is None else seed
+        return noise_field(seed, self.autoencoder.channels, top + row, left + column, height, width, period)
 
-    def _sample(self, jobs: list[_Job], options: _Options, clock: "Clock") -> list[Tensor]:
-        """Fill the canvases, patches of all pictures in one row -> the memory entries of each, (M, K) a picture."""
-        if not jobs:
-            return []
-        config, size = options.groups, options.groups.latent_patch_size
-        k = min(self.config.texture.top_k, len(self.memory)) if self.memory and options.prompt else 0
-        places = [(job, row, column) for job in jobs for row, column in job.grid.corners()]
-        groups = torch.cat([job.groups for job in jobs])  # (M,)
-        textures = torch.full((len(places), max(1, k)), -1)  # (M, K)
-        steps = steps_of(groups, config)  # (M,)
-        total, done = int(steps.sum()), 0
+    def assign(self, job: Job, options: Options, spent: float = 0.0) -> None:
+        """A group for each patch: by its confidence (Eq. 2), or by what the budget buys; then the boxes' wishes."""
+        job.groups = assign_groups(job.scores, job.config.thresholds)
+        if options.budget:
+            affordable = None
+            if options.budget.seconds is not None:
+                from patchscaler.dials.speed import affordable_evaluations
+
+                affordable = affordable_evaluations(self, job, options, spent)
+            plan = spend(options.budget, job.scores.numpy(), job.config, affordable)
+            job.groups, job.config = torch.from_numpy(plan.groups), plan.config
+        for change in options.changes:
+            for i in patches_in(change.box, job.grid, self.step, job.size).tolist():
+                if change.group is not None:
+                    job.groups[i] = change.group
+                if change.seed is not None:
+                    (row, column), size = job.grid.corners()[i], job.grid.size
+                    job.noise_of[i] = self.noise(options, row, column, size, size, change.seed).to(self.device)
+
+    def sample(self, jobs: list[Job], options: Options, clock: Clock, count: Counter) -> None:
+        """Fill the canvases; the patches of all pictures of one configuration share batches."""
+        for config in dict.fromkeys(job.config for job in jobs):
+            self._sample([job for job in jobs if job.config == config], config, options, clock, count)
+
+    def _sample(self, jobs: list[Job], config: GroupConfig, options: Options, clock: Clock, count: Counter) -> None:
+        size, k = config.latent_patch_size, self.top_k if options.prompt else 0
+        places = [(job, i, row, column) for job in jobs for i, (row, column) in enumerate(job.grid.corners())]
+        groups, steps, todo = (torch.cat([getattr(j, name) for j in jobs]) for name in ("groups", "steps", "todo"))
 
         def cut(name: str, chunk: Tensor) -> Tensor:
             """The patches of a chunk out of `coarse` or `noise`: (n, C, V, V)."""
-            windows = [(getattr(job, name), row, column) for job, row, column in (places[i] for i in chunk)]
+            windows = [(getattr(job, name), row, column) for job, _, row, column in (places[i] for i in chunk)]
             return torch.stack([x[:, r : r + size, c : c + size] for x, r, c in windows])
 
-        def count(evaluated: int) -> None:
-            nonlocal done
-            done += evaluated
-            if options.progress:
-                options.progress(done, total)
+        def noise_of(chunk: Tensor) -> Tensor:
+            noise = cut("noise", chunk)
+            for n, (job, i, _, _) in enumerate(places[i] for i in chunk):
+                if i in job.noise_of:
+                    noise[n] = job.noise_of[i]
+            return noise
 
         # Longest first: chunks of one length keep their batches full; those of no steps come last.
-        order, limit = steps.argsort(descending=True, stable=True), options.max_patches
+        order = steps.argsort(descending=True, stable=True)
+        order, limit = order[todo[order]], options.max_patches
         while len(order):
-            chunk, before = order[:limit], done
-            y_0 = cut("coarse", chunk)  # (n, C, V, V)
-            sampled = int(steps[chunk[0]]) > 0
+            chunk, before = order[:limit], count.done
+            y_0 = cut("coarse", chunk).to(self.device)  # (n, C, V, V)
+            sampled, entries = int(steps[chunk[0]]) > 0, torch.full((len(chunk), max(1, k)), -1)
             try:
                 prompt = None
                 if sampled and k:
-                    prompt, textures[chunk] = self.texture_prompt(y_0)
+                    prompt, entries = self.texture_prompt(y_0)
                 clock.lap("prompt")
                 if sampled:
-                    noise, denoise = cut("noise", chunk), self._denoiser(y_0, prompt)
+                    noise, denoise = noise_of(chunk).to(self.device), self._denoiser(y_0, prompt)
                     y_0 = sample_groups(denoise, y_0, noise, groups[chunk], config, self.diffusion, count)
                 clock.lap("sampling")
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(chunk) == 1:
                     raise
-                limit, done = len(chunk) // 2, before
+                limit, count.done = len(chunk) // 2, before
                 continue
-            for patch, i in zip(y_0, chunk, strict=True):
-                job, row, column = places[i]
+            entries[steps[chunk] == 0] = -1
+            for patch, entry, (job, i, row, column) in zip(y_0, entries, (places[i] for i in chunk), strict=True):
+                job.textures[i] = entry.numpy()
                 job.canvas.add(patch, row, column)
             order = order[limit:]
-        textures[steps == 0] = -1
-        return list(textures.split([len(job.grid) for job in jobs]))
+
+    def _result(self, job: Job, options: Options) -> Result:
+        """Fused latents -> picture."""
+        assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
+        latents = job.canvas.fused()  # (C, H, W)
+        if options.fidelity:
+            calibration = self.config.groups.calibration
+            latents = towards_coarse(latents, job.coarse, job.confidence, calibration, options.fidelity)
+        image = self.decode(latents, job.size)  # (3, 4h, 4w)
+        coarse = self.decode(job.coarse, job.size) if options.coarse or options.fidelity else None
+        if coarse is not None and options.fidelity:
+            image = colours_of_coarse(image, coarse, options.fidelity)
+        image = match_colour(image, job.planes.rgb, options.colour)
+        profile = job.planes.icc_profile
+        return Result(
+            finish(image, job.planes),
+            to_pil(finish(coarse, job.planes), profile) if coarse is not None and options.coarse else None,
+            job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), job.textures, job.grid,
+            job.cost(), profile,
+        )  # fmt: skip
+
+    def new_job(self, planes: Planes, size: tuple[int, int], *parts: Any) -> Job:
+        """parts: coarse, noise, confidence, grid, scores, config, canvas."""
+        coarse, noise, confidence, grid, scores, config, canvas = parts
+        textures = np.full((len(grid), max(1, self.top_k)), -1, np.int64)
+        groups, todo = torch.zeros(len(grid), dtype=torch.long), torch.ones(len(grid), dtype=torch.bool)
+        return Job(planes, size, coarse, noise, confidence, grid, scores, groups, config, canvas, textures, todo)
 
     def texture_prompt(self, y_0: Tensor) -> tuple[Prompt, Tensor]:
         """Texture Feature Wrapping (3.3). y_0: (N, C, V, V) -> prompt, entries (N, K)."""
         assert self.memory is not None
-        k = min(self.config.texture.top_k, len(self.memory))
         query = self.classifier.keys(y_0)  # (N, D)
-        values, scores, entries = self.memory.lookup(query, k)  # (N, K, C, V, V), (N, K)
-        with self._autocast():
+        values, scores, entries = self.memory.lookup(query, self.top_k)  # (N, K, C, V, V), (N, K)
+        with self.autocast():
             context = self.texture_encoder(values, scores)  # (N, M, D)
             return self.patch_dit.prepare(context), entries.cpu()
 
@@ -310,24 +324,29 @@ class PatchScaler:
             everything = len(rows) == len(y_0)
             y = y_0 if everything else y_0[rows]
             p = prompt if everything or prompt is None else prompt.select(rows)
-            with self._autocast():
+            with self.autocast():
                 output = self.patch_dit(x_t, t, y, p)  # (n, C, V, V)
             return self.diffusion.to_x_0(output.float(), x_t, t, y)
 
         return denoise
 
-    def _decode(self, latents: Tensor, job: _Job) -> Tensor:
-        """(C, H, W) -> (3, scale h, scale w), padding cut off."""
-        h, w = (side * self.config.scale for side in job.size)
+    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        """(C, H, W) -> (3, scale h, scale w) for the LR size (h, w): padding cut off."""
+        h, w = (side * self.config.scale for side in size)
         return self.autoencoder.decode(latents[None])[0, :, :h, :w]
 
-    def _cost(self, job: _Job, config: GroupConfig) -> dict[str, Any]:
-        patches = {name: int((job.groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
-        evaluations = {n: patches[n] * s for n, s in zip(GROUP_NAMES, config.num_inference_steps, strict=True)}
-        return {"patches": patches, "evaluations": evaluations, "evaluations_total": sum(evaluations.values())}
-
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @property
+    def step(self) -> int:
+        """LR pixels a latent."""
+        return max(1, self.autoencoder.factor // self.config.scale)
+
+    @property
+    def top_k(self) -> int:
+        """Textures that a prompt is made of."""
+        return min(self.config.texture.top_k, len(self.memory)) if self.memory else 0
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -348,20 +367,6 @@ class PatchScaler:
     @property
     def patch_dit(self) -> PatchDiT:
         return self.networks["patch_dit"]  # type: ignore[return-value]
-
-
-class Clock:
-    """Seconds by stage; laps of one name add up. A GPU's work counts where it was given, not where it is waited for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {}
-        self.device, self.last = device, time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        synchronise(self.device)
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
-        self.last = now
 
 
 def _autoencoder(networks: dict[str, torch.nn.Module]) -> Autoencoder:

@@ -1,0 +1,46 @@
+"""Boxes of the small picture that are to be made in another way than the rest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchscaler.config import GROUP_NAMES
+from patchscaler.errors import PatchScalerError
+from patchscaler.patches import PatchGrid
+
+
+@dataclass(frozen=True)
+class Change:
+    """Patches that touch `box` get another group, another seed, or both."""
+
+    box: tuple[int, int, int, int]  # x, y, width, height in pixels of the small picture
+    group: int | None = None  # 0 simple, 1 medium, 2 hard
+    seed: int | None = None
+
+
+def make_change(box: Sequence[int], group: str | int | None = None, seed: int | None = None) -> Change:
+    """group: a name of `GROUP_NAMES` or its number. Raises PatchScalerError for what cannot be."""
+    x, y, width, height = box
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise PatchScalerError(f"box {x},{y},{width},{height}: give x,y,width,height in pixels of the input")
+    if group is None and seed is None:
+        raise PatchScalerError(f"box {x},{y},{width},{height}: say what is to change, a group or a seed")
+    number = GROUP_NAMES.index(group) if group in GROUP_NAMES else group
+    if number not in (None, 0, 1, 2):
+        raise PatchScalerError(f"unknown group '{group}': choose one of {', '.join(GROUP_NAMES)}")
+    return Change((x, y, width, height), None if number is None else int(number), seed)
+
+
+def patches_in(box: tuple[int, int, int, int], grid: PatchGrid, step: int, size: tuple[int, int]) -> np.ndarray:
+    """Indices of the patches that share a pixel with the box. step: pixels a latent; size: (h, w) of the picture."""
+    x, y, width, height = box
+    if x >= size[1] or y >= size[0]:
+        raise PatchScalerError(f"box {x},{y},{width},{height} lies outside of the {size[1]}x{size[0]} picture")
+
+    def touching(starts: tuple[int, ...], low: int, length: int) -> np.ndarray:
+        first = np.array(starts) * step
+        return np.flatnonzero((first < low + length) & (first + grid.size * step > low))
+
+    rows, columns = touching(grid.rows, y, height), touching(grid.columns, x, width)
+    return (rows[:, None] * len(grid.columns) + columns[None, :]).ravel()

@@ -1,0 +1,62 @@
+"""What an evaluation costs here and now, in seconds: a handful of patches sampled for the clock alone."""
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchscaler.devices import synchronise
+from patchscaler.dials.budget import hardest_first
+from patchscaler.jobs import Clock, Counter, Job, Options
+
+if TYPE_CHECKING:
+    from patchscaler.pipeline import PatchScaler
+
+
+class Nowhere:
+    """A canvas for patches that nobody will see."""
+
+    def add(self, patch: Tensor, row: int, column: int) -> None: ...
+
+
+def seconds_per_evaluation(scaler: "PatchScaler", job: Job, options: Options) -> float:
+    """Of the hard group, prompt included. The first batch warms up; the second is timed."""
+    count = min(len(job.grid), options.max_patches, 32)
+    todo = torch.zeros(len(job.grid), dtype=torch.bool)
+    todo[torch.from_numpy(hardest_first(job.scores.numpy())[:count].copy())] = True
+    trial = replace(
+        job, groups=torch.full_like(job.groups, 2), todo=todo, canvas=Nowhere(), textures=np.array(job.textures[:])
+    )
+    evaluations = int(trial.steps[todo].sum())
+    if not evaluations:
+        return 0.0
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        scaler.sample([trial], options, Clock(scaler.device), Counter([trial], None))
+        seconds = time.perf_counter() - began
+    return seconds / evaluations
+
+
+def seconds_of_decoding(scaler: "PatchScaler", job: Job, side: int = 64) -> float:
+    """Of the whole picture, from one corner of `side` latents."""
+    corner = job.coarse[:, :side, :side]  # (C, <= side, <= side)
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        scaler.autoencoder.decode(corner[None].to(scaler.device))
+        synchronise(scaler.device)
+        seconds = time.perf_counter() - began
+    return seconds * job.grid.height * job.grid.width / (corner.shape[-2] * corner.shape[-1])
+
+
+def affordable_evaluations(scaler: "PatchScaler", job: Job, options: Options, spent: float) -> float:
+    """How many evaluations the budget's seconds leave room for. spent: seconds that restoring the picture took."""
+    assert options.budget is not None and options.budget.seconds is not None
+    began = time.perf_counter()
+    each, decoding = seconds_per_evaluation(scaler, job, options), seconds_of_decoding(scaler, job)
+    left = options.budget.seconds - spent - decoding - (time.perf_counter() - began)
+    return left / each if each else float("inf")

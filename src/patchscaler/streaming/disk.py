@@ -1,0 +1,131 @@
+"""What does not fit in memory, and what a killed run had done: a folder of arrays beside the output.
+
+Its name holds a hash of everything that decides about the pixels, so that the same command finds it again
+and another one does not. Work is recorded as done only after it was written.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchscaler.errors import PatchScalerError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs of one command are not told apart there
+    fcntl = None  # type: ignore[assignment]
+
+
+class DiskArray:
+    """An array in a file, read and written by parts. It is mapped for the time of one access only, so that
+    none of its pages count as the process's memory."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any):
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.nbytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        if not path.exists() or path.stat().st_size != self.nbytes:
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """All of it at once: a map of a file that the disk cannot hold would kill the process half-way."""
+        try:
+            with open(self.path, "wb") as file:
+                file.truncate(self.nbytes)
+                if self.nbytes and hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, self.nbytes)
+        except OSError as error:
+            self.path.unlink(missing_ok=True)
+            raise PatchScalerError(
+                f"{self.path.parent.parent}: no room for {self.nbytes / 1e9:.2f} GB of intermediate data "
+                f"({error.strerror}); free some, or write the output to another disk with -o"
+            ) from error
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if not self.nbytes:
+            return np.zeros(self.shape, self.dtype)[key]
+        return np.array(np.memmap(self.path, self.dtype, "r", shape=self.shape)[key])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self.nbytes:
+            np.memmap(self.path, self.dtype, "r+", shape=self.shape)[key] = value
+
+    def flush(self) -> None:
+        """Wait until everything written lies on the disk."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+class JobFolder:
+    """`.NAME.patchscaler-KEY` beside the output NAME, locked while a run works in it."""
+
+    def __init__(self, target: Path, key: str, about: dict[str, Any], every: float = 10.0):
+        """every: seconds between records of what is done. about: for people who find the folder."""
+        self.path = target.parent / f".{target.name}.patchscaler-{key[:16]}"
+        self.every, self.last = every, time.monotonic()
+        self.arrays: dict[str, DiskArray] = {}
+        self.done: dict[str, np.ndarray] = {}
+        self.resumed = (self.path / "job.json").exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / "lock", "w")  # noqa: SIM115 (held until the end)
+            if fcntl:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise PatchScalerError(f"{target}: another run is making this picture; wait for it, or stop it") from error
+        except OSError as error:
+            raise PatchScalerError(f"{target}: cannot write there ({error.strerror}); choose another -o") from error
+        if not self.resumed:
+            self.write("job.json", json.dumps(about, indent=1).encode())
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> DiskArray:
+        """The array of this name: as it was left, or new and zero."""
+        self.arrays[name] = DiskArray(self.path / name, shape, dtype)
+        return self.arrays[name]
+
+    def progress(self, name: str, count: int) -> np.ndarray:
+        """(count,) bool: which of `count` pieces of work are done. Set it, then call `record`."""
+        file = self.path / f"{name}.done"
+        stored = np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
+        self.done[name] = stored if len(stored) == count else np.zeros(count, bool)
+        return self.done[name]
+
+    def record(self, now: bool = False) -> None:
+        """Keep what is done so far: arrays first. At most every `every` seconds, unless `now`."""
+        if not now and time.monotonic() - self.last < self.every:
+            return
+        for array in self.arrays.values():
+            array.flush()
+        for name, done in self.done.items():
+            self.write(f"{name}.done", done.tobytes())
+        self.last = time.monotonic()
+
+    def write(self, name: str, data: bytes) -> None:
+        """A small file, whole or not at all."""
+        temporary = self.path / f"{name}.tmp"
+        temporary.write_bytes(data)
+        os.replace(temporary, self.path / name)
+
+    def close(self) -> None:
+        """Let others in; what is recorded stays for the next run."""
+        self._lock.close()
+
+    def remove(self) -> None:
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @staticmethod
+    def others(target: Path, key: str) -> list[Path]:
+        """Folders that runs with other options left for this output."""
+        found = target.parent.glob(f".{_escape(target.name)}.patchscaler-*")
+        return sorted(p for p in found if p.is_dir() and p.name.rsplit("-", 1)[1] != key[:16])
+
+
+def _escape(name: str) -> str:
+    """A name for `glob`, taken literally."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

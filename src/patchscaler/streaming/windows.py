@@ -1,0 +1,49 @@
+"""Windows of a large picture: each answers for its core and reads as much around it as its network can see."""
+
+import itertools
+from dataclasses import dataclass
+
+from patchscaler.errors import PatchScalerError
+
+
+@dataclass(frozen=True)
+class Span:
+    """One side of a window: the core [start, stop), read as [low, high)."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+    @property
+    def core(self) -> slice:
+        """The core within what was read."""
+        return slice(self.start - self.low, self.stop - self.low)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows and columns."""
+
+    rows: Span
+    columns: Span
+
+
+def spans(length: int, core: int, reach: int, multiple: int = 1) -> list[Span]:
+    """0..length in equal cores of at most `core`, each with `reach` more on both sides, less at the ends.
+
+    All edges but the last are multiples of `multiple`. Raises PatchScalerError for cores of nothing.
+    """
+    if core < multiple:
+        raise PatchScalerError(f"windows of {core}: take {multiple} or more")
+    count = -(-length // (core // multiple * multiple))
+    size = -(-length // (count * multiple)) * multiple
+    reach = -(-reach // multiple) * multiple
+    starts = range(0, length, size)
+    return [Span(s, min(s + size, length), max(0, s - reach), min(s + size + reach, length)) for s in starts]
+
+
+def cut_windows(height: int, width: int, core: int, reach: int, multiple: int = 1) -> list[Window]:
+    """Square cores of at most `core`, row by row."""
+    sides = (spans(side, core, reach, multiple) for side in (height, width))
+    return [Window(rows, columns) for rows, columns in itertools.product(*sides)]
