@@ -59,8 +59,8 @@ def _pil_planes(image: Image.Image) -> Planes:
         top = 65535.0
         if image.mode == "F":  # floats say nothing of their range: 0..1, 0..255 or 0..65535
             top = next((t for t in (1.0, 255.0) if float(values.max(initial=0)) <= t), top)
-        grey = (values / top).clip(0, 1).astype(np.float32)
-        return replace(array_planes(grey, profile if profile_kind(profile or b"") == "GRAY" else None), bits=16)
+        levels = (values / top).clip(0, 1).astype(np.float32)
+        return replace(array_planes(levels, profile if profile_kind(profile or b"") == "GRAY" else None), bits=16)
     transparent = has_alpha(image)
     grey = image.mode in ("1", "L", "LA", "La") or (not profile and _grey_palette(image))
     mode = ("LA" if grey else "RGBA") if transparent else ("L" if grey else "RGB")
@@ -177,6 +177,19 @@ def to_pil(array: np.ndarray, icc_profile: bytes | None = None) -> Image.Image:
     if icc_profile:
         image.info["icc_profile"] = icc_profile
     return image
+
+
+def to_palette(image: Image.Image) -> Image.Image:
+    """L, LA, RGB or RGBA -> 255 colours chosen for this picture, and one for what is clear, as GIF has it."""
+    colours = image.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT)
+    if image.mode not in ("LA", "RGBA"):
+        return colours
+    indices = np.where(np.asarray(image.getchannel("A")) < 128, 255, np.asarray(colours)).astype(np.uint8)
+    out = Image.fromarray(indices).copy()
+    palette = (colours.getpalette() or [])[:765]
+    out.putpalette(palette + [0] * (768 - len(palette)))
+    out.info["transparency"] = 255
+    return out
 
 
 def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:

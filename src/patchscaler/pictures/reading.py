@@ -1,40 +1,159 @@
 """Files -> pictures, with one clear line for each that cannot be read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.deep import depth, import_heif, read_deep
+from patchscaler.pictures.metadata import Metadata, orientation, read_metadata
+from patchscaler.pictures.planes import Planes, array_planes, to_planes
 
 MAX_PIXELS = 4_000_000  # of the input; sixteen times as many come out, and take about 6 GB on the way
+READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF", "JXL")  # Pillow's names
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+@dataclass
+class Picture:
+    """One picture, upright, and all that its file says of it."""
+
+    planes: Planes
+    metadata: Metadata
+    format: str  # one of READABLE
+    frames: int = 1  # of an animation or pages; this is the first
+    notes: list[str] = field(default_factory=list)  # what could not be kept, a line each
+
+    @property
+    def width(self) -> int:
+        return self.planes.rgb.shape[-1]
+
+    @property
+    def height(self) -> int:
+        return self.planes.rgb.shape[-2]
+
+
+def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> Picture:
+    """Read, check and turn upright. bits: 8 or 16 where the file's own depth is not wanted.
+
+    Raises PatchScalerError naming the file and the mend.
+    """
+    path = Path(path)
+    with opened(path, max_pixels) as image:
+        kind = image.format or ""
+        turn = orientation(image)
+        size = (image.height, image.width) if turn >= 5 else image.size
+        deep = depth(image, _head(path)) if bits != 8 else 8
+        metadata, notes = read_metadata(image, size)
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and kind == "TIFF":
+            notes.append(f"holds {frames} pages; only the first is enlarged")
+        profile = metadata.icc_profile
+        if deep > 8:
+            array = read_deep(path, kind, deep)
+            if kind in ("PNG", "TIFF"):  # the others are turned by their decoders
+                array = turn_array(array, turn)
+            elif array.shape[1::-1] != size:
+                raise ValueError("the decoders disagree about its size")
+            planes = array_planes(array, profile)
+        else:
+            image.load()
+            planes = to_planes(upright(image, turn))
+        planes.bits = bits or planes.bits
+        metadata.icc_profile = planes.icc_profile
+        if profile and not planes.icc_profile and image.mode in ("CMYK", "LAB"):
+            notes.append(f"{image.mode} becomes RGB (sRGB)")
+        return Picture(planes, metadata, "JPEG" if kind == "MPO" else kind, 1 if kind == "MPO" else frames, notes)
 
 
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read, check and turn upright. Raises PatchScalerError naming the file and the mend."""
-    path = Path(path)
+    """The same as a Pillow image: 8 bits, and no more of the metadata than Pillow gives."""
+    with opened(Path(path), max_pixels) as image:
+        image.load()
+        return upright(image, orientation(image))
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """A file opened by its content, whatever its name says, its size checked before anything is decoded.
+
+    Whatever a decoder raises inside of the block ends as a PatchScalerError.
+    """
     if not path.exists():
         raise PatchScalerError(f"{path}: no such file")
     if path.is_dir():
         raise PatchScalerError(f"{path}: is a folder; name the pictures in it")
+    if not path.is_file():
+        raise PatchScalerError(f"{path}: is neither a file nor a folder")
     # Pillow's own limit has no override by file; ours is checked before anything is decoded.
     pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         if path.stat().st_size == 0:
             raise PatchScalerError(f"{path}: the file is empty")
-        with Image.open(path) as image:
+        _plugins(path)
+        with Image.open(path, formats=[name for name in READABLE if name in Image.OPEN]) as image:
             check_pixels(image.width, image.height, max_pixels, str(path))
-            image.load()
-            return ImageOps.exif_transpose(image)
+            yield image
     except PatchScalerError:
         raise
     except UnidentifiedImageError as error:
         raise PatchScalerError(f"{path}: not a picture in a format that can be read") from error
     except PermissionError as error:
         raise PatchScalerError(f"{path}: no permission to read it") from error
+    except MemoryError as error:
+        raise PatchScalerError(f"{path}: not enough memory to read it") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise PatchScalerError(f"{path}: damaged or cut off ({error})") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PatchScalerError(f"{path}: damaged or cut off ({reason[:200]})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = pillow_limit
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(65536)
+
+
+def _plugins(path: Path) -> None:
+    """Register the readers that do not come with Pillow, when a file of theirs is met."""
+    Image.init()
+    head = _head(path)[:64]
+    if head[:2] == b"\xff\x0a" or head[4:12] == b"JXL \r\n\x87\n":
+        import_jxl(f"{path}: a JPEG XL picture")
+    brands = head[8:12] + head[16:]
+    if head[4:8] == b"ftyp" and any(b in brands for b in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")):
+        import_heif(f"{path}: a HEIC picture").register_heif_opener(thumbnails=False)
+
+
+def import_jxl(what: str) -> None:
+    try:
+        import pillow_jxl  # noqa: F401  it registers itself
+    except ImportError as error:
+        raise PatchScalerError(f"{what} needs pillow-jxl-plugin: pip install 'patchscaler[formats]'") from error
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """`turn`: EXIF's orientation. The info stays, without the tag."""
+    turned = image.transpose(TURNS[turn]) if turn in TURNS else image.copy()
+    with suppress(Exception):  # Pillow would turn it once more where it finds the tag
+        turned.getexif().pop(274, None)
+    return turned
+
+
+def turn_array(array: np.ndarray, turn: int) -> np.ndarray:
+    """(h, w, c) the same way."""
+    if turn >= 5:
+        array = array.transpose(1, 0, 2)  # 5
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+    return np.flip(array, flips.get(turn, ()))
 
 
 def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:

@@ -2,24 +2,48 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, PngImagePlugin, features
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.planes import has_alpha
+from patchscaler.pictures.deep import import_heif
+from patchscaler.pictures.deep_writing import save_deep
+from patchscaler.pictures.exif import without_orientation
+from patchscaler.pictures.metadata import Metadata, exif_within, iptc_segment
+from patchscaler.pictures.planes import has_alpha, to_palette, to_pil
+from patchscaler.pictures.reading import import_jxl
 
 FORMATS = {
     ".png": "PNG",
+    ".apng": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".gif": "GIF",
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".jxl": "JXL",
 }
-FORMAT_SIDES = {"JPEG": 65_535, "WEBP": 16_383}
+FORMAT_SIDES = {"JPEG": 65_535, "WEBP": 16_383, "GIF": 65_535, "AVIF": 65_536, "HEIF": 16_384, "BMP": 2**31 - 1}
+NO_ALPHA = ("JPEG", "BMP")
+DEEP = ("PNG", "TIFF", "AVIF", "HEIF")  # can hold more than 8 bits a channel: 16, 16, 12, 12
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90, "HEIF": 90, "JXL": 95}
+LOSSLESS = ("WEBP", "JXL", "PNG", "TIFF", "BMP")
+MARKER = 65_533  # bytes of a JPEG segment
+
+
+# --- before any work ------------------------------------------------------------------------------
 
 
 def check_output(path: str | Path, source: str | Path | None = None) -> Path:
@@ -40,45 +64,109 @@ def check_writable(path: Path) -> Path:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK) or path.is_dir():
         raise PatchScalerError(f"{path}: cannot write there; choose a folder you may write to with -o")
+    if len(os.fsencode(path.name)) > 255:
+        raise PatchScalerError(f"{path}: the name is too long; name another with -o")
     return path
 
 
-def check_alpha(path: str | Path, image: Image.Image) -> None:
-    """Raises PatchScalerError where the output's format has no transparency and the picture has."""
-    if FORMATS[Path(path).suffix.lower()] in ("JPEG", "BMP") and has_alpha(image):
-        raise PatchScalerError(f"{path}: this format has no transparency, the picture has; use .png or .webp")
+def format_of(path: str | Path) -> str:
+    """Pillow's name of the format that `path`'s suffix means. Raises PatchScalerError for an unknown one."""
+    check_suffix(Path(path))
+    return FORMATS[Path(path).suffix.lower()]
 
 
 def check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in FORMATS:
+    """Raises PatchScalerError where this program, as it is installed, cannot write such files."""
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
         raise PatchScalerError(f"{path}: cannot write '{path.suffix}' files; use one of {', '.join(FORMATS)}")
+    if kind == "AVIF" and not features.check("avif"):
+        raise PatchScalerError(f"{path}: AVIF needs Pillow 11.3 or newer: pip install -U pillow")
+    if kind == "HEIF":
+        import_heif(f"{path}: HEIC").register_heif_opener(thumbnails=False)
+    if kind == "JXL":
+        import_jxl(f"{path}: JPEG XL")
+
+
+def check_alpha(path: str | Path, image: Image.Image | bool) -> None:
+    """Raises PatchScalerError where the output's format has no transparency and the picture (or `True`) has."""
+    transparent = image if isinstance(image, bool) else has_alpha(image)
+    if format_of(path) in NO_ALPHA and transparent:
+        raise PatchScalerError(f"{path}: this format has no transparency, the picture has; use .png or .webp")
 
 
 def check_side(path: str | Path, width: int, height: int) -> None:
     """Raises PatchScalerError where the output's format is unknown or cannot hold its size."""
-    check_suffix(Path(path))
-    limit = FORMAT_SIDES.get(FORMATS[Path(path).suffix.lower()])
+    limit = FORMAT_SIDES.get(format_of(path))
     if limit and max(width, height) > limit:
         raise PatchScalerError(
             f"{path}: {width}x{height} is more than the {limit} pixels a side of this format; use PNG"
         )
 
 
-def save_image(image: Image.Image, path: str | Path, quality: int = 95) -> None:
-    """Write to a temporary file beside `path` and rename: nothing half-written is left."""
-    path = Path(path)
-    check_side(path, image.width, image.height)
-    kind = FORMATS[path.suffix.lower()]
+def check_quality(path: str | Path, quality: int | None, lossless: bool) -> None:
+    """Raises PatchScalerError for a quality out of range, or lossless where the format is not."""
+    if quality is not None and not 0 < quality <= 100:
+        raise PatchScalerError(f"quality {quality}: take 1 to 100")
+    if lossless and format_of(path) not in LOSSLESS:
+        raise PatchScalerError(f"{path}: this format is not lossless here; use .png, .webp, .tif or .jxl")
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def save_image(image: Image.Image, path: str | Path, quality: int | None = None) -> None:
+    """A Pillow image of 8 bits, with its colour profile."""
+    metadata = Metadata(image.size, icc_profile=image.info.get("icc_profile"))
     check_alpha(path, image)
-    options: dict[str, Any] = {"quality": quality} if kind in ("JPEG", "WEBP") else {}
-    if profile := image.info.get("icc_profile"):
-        options["icc_profile"] = profile
+    mode = ("LA" if image.mode in ("LA", "La") else "RGBA") if has_alpha(image) else image.mode
+    image = image.convert(mode if mode in ("L", "LA", "RGB", "RGBA") else "RGB")
+    save_picture(np.asarray(image), path, metadata, quality)
+
+
+def save_picture(
+    array: np.ndarray, path: str | Path, metadata: Metadata | None = None, quality: int | None = None,
+    lossless: bool = False,
+) -> list[str]:  # fmt: skip
+    """(h, w[, 1..4]) uint8 or uint16 -> a file in the format of `path`'s suffix, all or nothing.
+
+    metadata: of a picture of any size; it is brought to this one. quality: 1 to 100 (QUALITY by default).
+    Returns a line for each thing that the format could not hold. Raises PatchScalerError.
+    """
+    path = Path(path)
+    array = array[..., None] if array.ndim == 2 else array
+    height, width, channels = array.shape
+    kind = format_of(path)
+    check_side(path, width, height)
+    check_alpha(path, channels in (2, 4))
+    check_quality(path, quality, lossless)
+    notes: list[str] = []
+    data = _fitting(metadata or Metadata((width, height)), kind, notes).enlarged(width, height)
+    if array.dtype == np.uint16 and kind not in DEEP:
+        notes.append(f"{kind} holds 8 bits a channel; 16 came in")
+        array = np.asarray(to_pil(array))
+        array = array[..., None] if array.ndim == 2 else array
+    with replacing(path) as temporary:
+        options = save_options(kind, array.shape, data, quality, lossless)
+        if array.dtype == np.uint16 or kind == "TIFF":
+            save_deep(array, temporary, kind, data, options)
+        else:
+            image = to_palette(to_pil(array)) if kind == "GIF" else to_pil(array)
+            with temporary.open("wb") as file:
+                image.save(file, kind, **options)
+    return notes
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well; otherwise it is removed."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, kind, **options)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -88,4 +176,65 @@ def save_image(image: Image.Image, path: str | Path, quality: int = 95) -> None:
         raise PatchScalerError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         if temporary:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def save_options(
+    kind: str, shape: tuple[int, ...], data: Metadata, quality: int | None, lossless: bool
+) -> dict[str, Any]:
+    """What Pillow's writer of this format (but TIFF's) is told of quality and metadata, the latter of this size."""
+    options: dict[str, Any] = {}
+    if kind in QUALITY:
+        options["quality"] = quality = quality or QUALITY[kind]
+        if kind in ("JPEG", "AVIF", "HEIF") and quality >= 90 and shape[2] > 2:
+            options |= {"chroma": 444} if kind == "HEIF" else {"subsampling": "4:4:4"}  # colours as sharp as light
+    if lossless and kind in ("WEBP", "JXL"):
+        options["lossless"] = True
+    if data.icc_profile and kind not in ("BMP", "GIF", "JXL"):
+        options["icc_profile"] = data.icc_profile
+    if data.dpi and kind in ("JPEG", "PNG", "BMP"):
+        options["dpi"] = data.dpi
+    if data.exif and kind == "AVIF":  # Pillow rewrites a block that says how it is turned
+        options["exif"] = b"Exif\0\0" + without_orientation(data.exif)
+    elif data.exif and kind not in ("BMP", "GIF"):
+        options["exif"] = data.exif if kind in ("HEIF", "JXL") else b"Exif\0\0" + data.exif
+    if data.xmp and kind in ("JPEG", "WEBP", "AVIF", "HEIF", "JXL"):
+        options["xmp"] = data.xmp
+    if data.comment and kind in ("JPEG", "GIF"):
+        options["comment"] = data.comment
+    if kind == "JPEG" and data.iptc and (segment := iptc_segment(data.iptc)):
+        options["extra"] = segment
+    if kind == "JXL":
+        options |= {"use_container": True, "lossless_jpeg": False}
+    if kind == "PNG":
+        options["pnginfo"] = _png_texts(data)
+    return options
+
+
+def _png_texts(data: Metadata) -> PngImagePlugin.PngInfo:
+    texts = PngImagePlugin.PngInfo()
+    for name, text in data.texts.items():
+        texts.add_itxt(name, text, zip=len(text) > 1000)
+    if data.xmp:
+        texts.add_itxt("XML:com.adobe.xmp", data.xmp.decode("utf-8", "replace"))
+    return texts
+
+
+def _fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
+    """Leave out what would make a writer fail, and say so."""
+    if kind == "JPEG":
+        if data.exif and len(data.exif) + 6 > MARKER:
+            data = replace(data, exif=exif_within(data.exif, MARKER - 6))
+            notes.append(
+                "its EXIF data is too long for JPEG: " + ("the maker's note" if data.exif else "it") + " was left out"
+            )
+        if data.xmp and len(data.xmp) + 29 > MARKER:
+            data = replace(data, xmp=None)
+            notes.append("its XMP data is too long for JPEG and was left out")
+        if data.dpi and max(data.dpi) * 64 > 65535:  # two bytes; the factor leaves room for enlarging
+            data = replace(data, dpi=None)
+        if data.comment and len(data.comment) > MARKER:
+            data = replace(data, comment=None)
+    if kind in ("BMP", "GIF") and (data.exif or data.xmp or data.icc_profile):
+        notes.append(f"{kind} holds no EXIF, XMP or colour profile: they were left out")
+    return data
