@@ -215,6 +215,10 @@ class PatchScaler:
                 affordable = affordable_evaluations(self, job, options, spent)
             plan = spend(options.budget, job.scores.numpy(), job.config, affordable)
             job.groups, job.config = torch.from_numpy(plan.groups), plan.config
+        self.change(job, options)
+
+    def change(self, job: Job, options: Options) -> None:
+        """What boxes want otherwise: another group, other noise."""
         for change in options.changes:
             for i in patches_in(change.box, job.grid, self.step, job.size).tolist():
                 if change.group is not None:

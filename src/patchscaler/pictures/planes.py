@@ -194,10 +194,11 @@ def to_palette(image: Image.Image) -> Image.Image:
 
 def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:
     """(..., h, w) -> (..., height, width), mirrored at the right and lower edge as often as it takes."""
-
-    def index(old: int, new: int) -> Tensor:
-        i = torch.arange(new) % max(1, 2 * old - 2)
-        return torch.where(i < old, i, 2 * old - 2 - i)
-
     h, w = x.shape[-2:]
-    return x[..., index(h, height)[:, None], index(w, width)[None, :]]
+    return x[..., reflect_index(h, height)[:, None], reflect_index(w, width)[None, :]]
+
+
+def reflect_index(old: int, new: int) -> Tensor:
+    """(new,): which of `old` rows stands at each place of the mirrored picture."""
+    i = torch.arange(new) % max(1, 2 * old - 2)
+    return torch.where(i < old, i, 2 * old - 2 - i)

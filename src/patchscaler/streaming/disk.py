@@ -27,6 +27,7 @@ class DiskArray:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any):
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.ndim, self.itemsize = len(shape), self.dtype.itemsize
         self.nbytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         if not path.exists() or path.stat().st_size != self.nbytes:
             self._reserve()
@@ -53,6 +54,9 @@ class DiskArray:
     def __setitem__(self, key: Any, value: Any) -> None:
         if self.nbytes:
             np.memmap(self.path, self.dtype, "r+", shape=self.shape)[key] = value
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def flush(self) -> None:
         """Wait until everything written lies on the disk."""

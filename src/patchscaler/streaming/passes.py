@@ -1,0 +1,283 @@
+"""Three passes over a picture of any size: restore, sample, decode. What is done survives a kill.
+
+The patches, their groups and their noise are those of the whole picture; windows only bound what is in memory.
+Letters: C channels, H, W latents of the whole picture, M patches, V a patch's side.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchscaler.config import GroupConfig
+from patchscaler.dials.fidelity import colours_of_coarse, towards_coarse
+from patchscaler.jobs import Clock, Counter, Job, Options
+from patchscaler.patches import PatchGrid, blend_window, make_grid
+from patchscaler.pictures.colour import REACH, match_colour
+from patchscaler.pictures.planes import finish
+from patchscaler.streaming.disk import DiskArray, JobFolder
+from patchscaler.streaming.source import Source
+from patchscaler.streaming.windows import Span, Window, cut_windows, spans
+
+if TYPE_CHECKING:
+    from patchscaler.pipeline import PatchScaler
+
+BICUBIC = 2  # LR pixels on either side that the enlarged reference depends on
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of windows, so that each pass keeps to its memory. In latents."""
+
+    restore: int  # side of a core
+    rows: int  # of a finished strip
+    columns: int  # of a window within the strip
+
+
+class DiskLatents:
+    """(H, W, C) on disk, read as (C, H, W)."""
+
+    def __init__(self, array: DiskArray):
+        self.array = array
+
+    def __getitem__(self, key: tuple[slice, slice, slice]) -> Tensor:
+        _, rows, columns = key
+        return torch.from_numpy(self.array[rows, columns]).float().movedim(-1, 0).contiguous()
+
+
+class NoiseTiles:
+    """The noise field, drawn where it is read; tiles are kept as long as neighbours are likely to want them."""
+
+    SIDE, KEPT = 64, 48
+
+    def __init__(self, scaler: "PatchScaler", options: Options):
+        self.scaler, self.options = scaler, options
+        self.tiles: dict[tuple[int, int], Tensor] = {}
+
+    def _tile(self, y: int, x: int) -> Tensor:
+        tile = self.tiles.pop((y, x), None)
+        if tile is None:
+            s = self.SIDE
+            tile = self.scaler.noise(self.options, y * s, x * s, s, s)
+            if len(self.tiles) >= self.KEPT:
+                self.tiles.pop(next(iter(self.tiles)))  # the one that was not read for the longest time
+        self.tiles[y, x] = tile
+        return tile
+
+    def __getitem__(self, key: tuple[slice, slice, slice]) -> Tensor:
+        _, rows, columns = key
+        s = self.SIDE
+        ys, xs = (range(side.start // s, (side.stop - 1) // s + 1) for side in (rows, columns))
+        block = torch.cat([torch.cat([self._tile(y, x) for x in xs], -1) for y in ys], -2)
+        top, left = rows.start - ys[0] * s, columns.start - xs[0] * s
+        return block[:, top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+
+
+class PatchStore:
+    """Sampled patches as what they add to the coarse ones; fused where they are wanted. A canvas for `sample`."""
+
+    def __init__(self, job: Job, folder: JobFolder, channels: int):
+        self.grid, self.coarse, self.folder = job.grid, job.coarse, folder
+        self.slot = (torch.cumsum(job.steps > 0, 0) - 1).numpy()  # (M,) place in the store of a sampled patch
+        self.sampled = (job.steps > 0).numpy()
+        count, v = int(self.sampled.sum()), job.grid.size
+        self.patches = folder.array("patches", (count, channels, v, v), np.float16)
+        self.done = folder.progress("patches", count)
+        self.window = blend_window(v, job.grid.overlap)  # (V, V)
+        self.rows = {row: i for i, row in enumerate(job.grid.rows)}
+        self.columns = {column: i for i, column in enumerate(job.grid.columns)}
+        todo = torch.zeros(len(job.grid), dtype=torch.bool)
+        todo[torch.from_numpy(np.flatnonzero(self.sampled)[~self.done])] = True
+        self.todo = todo
+
+    def add(self, patch: Tensor, row: int, column: int) -> None:
+        """(C, V, V) at its top-left corner."""
+        v, slot = self.grid.size, self.slot[self.rows[row] * len(self.columns) + self.columns[column]]
+        coarse = self.coarse[:, row : row + v, column : column + v]
+        self.patches[slot] = (patch.cpu() - coarse).numpy().astype(np.float16)
+        self.done[slot] = True
+        self.folder.record()
+
+    def fused(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+        """[low, high) of both -> fused latents, coarse latents: (C, n, m)."""
+        v = self.grid.size
+        coarse = self.coarse[:, rows.low : rows.high, columns.low : columns.high]
+        added, weight = torch.zeros_like(coarse), torch.zeros(coarse.shape[1:])
+        for row in (r for r in self.grid.rows if r + v > rows.low and r < rows.high):
+            for column in (c for c in self.grid.columns if c + v > columns.low and c < columns.high):
+                index = self.rows[row] * len(self.columns) + self.columns[column]
+                here, there = _overlap(row, column, v, rows, columns)
+                weight[here] += self.window[there]
+                if self.sampled[index]:
+                    patch = torch.from_numpy(self.patches[self.slot[index]]).float()
+                    added[:, here[0], here[1]] += patch[:, there[0], there[1]] * self.window[there]
+        return coarse + added / weight, coarse
+
+
+def _overlap(row: int, column: int, v: int, rows: Span, columns: Span) -> tuple[tuple[slice, slice], ...]:
+    """Where a patch meets [low, high): slices of the window, slices of the patch."""
+
+    def side(start: int, span: Span) -> tuple[slice, slice]:
+        a, b = max(start, span.low), min(start + v, span.high)
+        return slice(a - span.low, b - span.low), slice(a - start, b - start)
+
+    (y, py), (x, px) = side(row, rows), side(column, columns)
+    return (y, x), (py, px)
+
+
+# --- the passes -----------------------------------------------------------------------------------
+
+
+def restore_windows(scaler: "PatchScaler", source: Source, sizes: Sizes, options: Options, folder: JobFolder) -> Job:
+    """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the whole picture."""
+    step, padded = scaler.step, scaler.padded_size(*source.size)
+    height, width = padded[0] // step, padded[1] // step
+    coarse = folder.array("coarse", (height, width, scaler.autoencoder.channels), np.float32)
+    confidence = folder.array("confidence", (height, width), np.float32)
+    multiple = -(-scaler.grm.multiple // step) * step
+    reach = scaler.grm.reach + (0 if scaler.autoencoder.exact else step * scaler.autoencoder.reach)
+    windows = cut_windows(*padded, sizes.restore * step, reach, multiple)
+    done = folder.progress("restored", len(windows))
+    for n in np.flatnonzero(~done):
+        rows, columns = windows[n].rows, windows[n].columns
+        lr = source.window(slice(rows.low, rows.high), slice(columns.low, columns.high), padded)
+        y_0, c = scaler.restore(lr[None].to(scaler.device))  # (C, n, m), (1, n, m)
+        core = tuple(slice(s.core.start // step, s.core.stop // step) for s in (rows, columns))
+        place = tuple(slice(s.start // step, s.stop // step) for s in (rows, columns))
+        coarse[place] = y_0[:, core[0], core[1]].movedim(0, -1).cpu().numpy()
+        confidence[place] = c[0, core[0], core[1]].cpu().numpy()
+        done[n] = True
+        folder.record()
+    folder.record(now=True)
+    grid = make_grid(height, width, options.groups.latent_patch_size, options.groups.overlap)
+    job = scaler.new_job(
+        source.planes(0, 0), source.size, DiskLatents(coarse), NoiseTiles(scaler, options), torch.zeros(0), grid,
+        scores_by_rows(confidence, grid), options.groups, None,
+    )  # fmt: skip
+    job.textures = folder.array("textures", job.textures.shape, np.int32)
+    return job
+
+
+def scores_by_rows(confidence: DiskArray, grid: PatchGrid) -> Tensor:
+    """Mean confidence of each patch: (H, W) on disk -> (M,)."""
+    v, scores = grid.size, []
+    for row in grid.rows:
+        band = torch.from_numpy(confidence[row : row + v])  # (V, W)
+        scores += [band[:, column : column + v].mean() for column in grid.columns]
+    return torch.stack(scores)
+
+
+def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder, spent: float = 0.0) -> None:
+    """Groups as `PatchScaler.assign` gives them, kept: a budget in seconds would come out otherwise next time."""
+    file = folder.path / "groups.json"
+    if not file.exists():
+        scaler.assign(job, options, spent)
+        stored = {"groups": job.groups.tolist(), "config": asdict(job.config)}
+        folder.write(file.name, json.dumps(stored).encode())
+        return
+    stored = json.loads(file.read_text())
+    job.config = GroupConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["config"].items()})
+    scaler.change(job, options)
+    job.groups = torch.tensor(stored["groups"])
+
+
+def sample_patches(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder) -> PatchStore:
+    """Pass 2: every patch that has steps, in the batches that the whole picture would have had."""
+    if not (folder.path / "textures.ready").exists():
+        job.textures[:] = -1
+        folder.write("textures.ready", b"")
+    store = PatchStore(job, folder, scaler.autoencoder.channels)
+    job.canvas, job.todo = store, store.todo
+    scaler.sample([job], options, Clock(scaler.device), Counter([job], options.progress))
+    folder.record(now=True)
+    return store
+
+
+def decode_windows(
+    scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, sizes: Sizes, options: Options,
+    folder: JobFolder, moments: bool = False,
+) -> DiskArray:  # fmt: skip
+    """Pass 3: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
+
+    moments: also keep what `dials.invention` needs, the array "moments" (H, W, 4).
+    """
+    f, scale = scaler.autoencoder.factor, scaler.config.scale
+    height, width = (side * scale for side in source.size)
+    channels = (1 if source.grey else 3) + source.has_alpha
+    picture = folder.array("picture", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8)
+    if moments:
+        folder.array("moments", (job.grid.height, job.grid.width, 4), np.float32)
+    reach = scaler.autoencoder.reach + -(-_colour_reach(options, scale) // f)
+    strips = [s for s in spans(job.grid.height, sizes.rows, reach) if s.start * f < height]
+    across = [s for s in spans(job.grid.width, sizes.columns, reach) if s.start * f < width]
+    done = folder.progress("decoded", len(strips))
+    for n in np.flatnonzero(~done):
+        rows = strips[n]
+        top, bottom = rows.start * f, min(rows.stop * f, height)
+        strip = torch.zeros(3, bottom - top, width)
+        for columns in across:
+            left, right = columns.start * f, min(columns.stop * f, width)
+            strip[:, :, left:right] = _decode_window(scaler, job, store, source, Window(rows, columns), options, folder)
+        picture[top:bottom] = finish_strip(strip, source, top, scale)
+        done[n] = True
+        folder.record()
+    folder.record(now=True)
+    return picture
+
+
+def _colour_reach(options: Options, scale: int) -> int:
+    """Output pixels around a window that the colours of its core depend on."""
+    reach = REACH if options.fidelity else 0
+    return reach + (REACH + BICUBIC * scale if options.colour == "wavelet" else 0)
+
+
+def _decode_window(
+    scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, window: Window, options: Options,
+    folder: JobFolder,
+) -> Tensor:  # fmt: skip
+    """-> (3, n, m) in [-1, 1], the core of the window."""
+    rows, columns = window.rows, window.columns
+    f, scale, step = scaler.autoencoder.factor, scaler.config.scale, scaler.step
+    size = tuple(
+        min(step * span.high, side) - step * span.low for span, side in zip((rows, columns), source.size, strict=True)
+    )
+    latents, coarse = (x.to(scaler.device) for x in store.fused(rows, columns))  # (C, n, m)
+    if options.fidelity:
+        c = torch.from_numpy(folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high])
+        calibration = scaler.config.groups.calibration
+        latents = towards_coarse(latents, coarse, c[None].to(scaler.device), calibration, options.fidelity)
+    image = scaler.decode(latents, (size[0], size[1]))  # (3, scale * size)
+    moments = folder.arrays.get("moments")
+    plain = scaler.decode(coarse, (size[0], size[1])) if options.fidelity or moments else None
+    if options.fidelity and plain is not None:
+        image = colours_of_coarse(image, plain, options.fidelity)
+    if options.colour != "none":
+        places = [slice(step * s.low, step * s.low + side) for s, side in zip((rows, columns), size, strict=True)]
+        image = match_colour(image, source.window(places[0], places[1], source.size).to(image), options.colour)
+    core = tuple(slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * n)) for s, n in
+                 zip((rows, columns), size, strict=True))  # fmt: skip
+    image = image[:, core[0], core[1]].cpu()
+    if moments and plain is not None:
+        from patchscaler.dials.invention import cell_moments
+
+        cells = cell_moments(image, plain[:, core[0], core[1]].cpu(), f)  # (4, n, m)
+        place = slice(rows.start, rows.start + cells.shape[1]), slice(columns.start, columns.start + cells.shape[2])
+        moments[place] = cells.movedim(0, -1).numpy()
+    return image
+
+
+def finish_strip(strip: Tensor, source: Source, top: int, scale: int, rows: int = 64) -> np.ndarray:
+    """(3, n, W) from output row `top` on -> (n, W, 1..4), `rows` at a time."""
+    n, width = strip.shape[1:]
+    parts, around = [], 8  # LR rows that the enlarged transparency needs on either side, and some
+    for y in range(0, n, rows):
+        part = strip[:, y : y + rows]
+        first, last = (top + y) // scale, -(-(top + y + part.shape[1]) // scale)
+        low, high = max(0, first - around), min(source.size[0], last + around)
+        begin = top + y - low * scale
+        size = ((high - low) * scale, width)
+        parts.append(finish(part, source.planes(low, high), (begin, begin + part.shape[1]), size))
+    return np.concatenate(parts)
