@@ -74,7 +74,7 @@ def test_a_folder_is_small_pictures_or_originals(small_pictures):
 
 
 def test_what_is_no_source_is_one_line(small_pictures, tmp_path):
-    with pytest.raises(PatchScalerError, match="unknown data set 'set5': choose from lsdir, .*, or give a folder"):
+    with pytest.raises(PatchScalerError, match=r"unknown data set 'set5': choose from lsdir, .*, or give a folder"):
         open_source(f"set5={small_pictures}")
     with pytest.raises(PatchScalerError, match="no such folder"):
         open_source(str(tmp_path / "nowhere"))

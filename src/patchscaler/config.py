@@ -100,6 +100,7 @@ class ModelConfig:
 
     name: str
     scale: int = 4
+    text_width: int = 0  # of a text encoder's tokens: the text prompt of 4.4; 0 is the texture prompt
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     grm: GRMConfig = field(default_factory=GRMConfig)
     texture: TextureConfig = field(default_factory=TextureConfig)

@@ -11,6 +11,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import build_autoencoder
 from patchscaler.models.grm import build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
+from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -70,10 +71,13 @@ def build_networks(config: ModelConfig) -> dict[str, nn.Module]:
     """The five networks of a configuration, freshly initialised (a diffusers autoencoder is loaded)."""
     autoencoder = build_autoencoder(config.autoencoder)
     c, v = autoencoder.channels, config.groups.latent_patch_size
-    return {
+    networks: dict[str, nn.Module] = {
         "autoencoder": autoencoder,
         "grm": build_grm(config.grm, c),
         "classifier": TextureClassifier(config.texture, c),
-        "texture_encoder": TextureEncoder(config.patch_dit, c, v),
-        "patch_dit": PatchDiT(config.patch_dit, c, v),
     }
+    if config.text_width:
+        networks["text_projection"] = TextProjection(config.text_width, config.patch_dit.hidden_size)
+    else:
+        networks["texture_encoder"] = TextureEncoder(config.patch_dit, c, v)
+    return networks | {"patch_dit": PatchDiT(config.patch_dit, c, v)}

@@ -5,12 +5,14 @@ K' degradations of each tile. Kept as pictures, so that crops can still be flipp
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from patchscaler.data.captions import open_tokens
 from patchscaler.data.shards import PairShards, oriented, to_unit
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder
@@ -52,10 +54,25 @@ def write_coarse(
     return written
 
 
-class CoarseShards(PairShards):
-    """Random (coarse, HR) regions of shards that have coarse pictures."""
+@dataclass(frozen=True)
+class Region:
+    """A square of a tile: which, and how it is turned (`oriented`). Corner in latents."""
 
-    def __init__(self, folder: str | Path):
+    shard: int
+    tile: int
+    variant: int
+    top: int
+    left: int
+    way: int
+
+
+class CoarseShards(PairShards):
+    """Random (coarse, HR) regions of shards that have coarse pictures.
+
+    text: True if the tokens of captions are wanted too (`data/captions.py`).
+    """
+
+    def __init__(self, folder: str | Path, text: bool = False):
         super().__init__(folder)
         files = sorted(Path(folder).glob("*_coarse.npy"))
         if len(files) != len(self.hr):
@@ -64,23 +81,35 @@ class CoarseShards(PairShards):
         self.confidence = [np.load(str(f).replace("_coarse", "_confidence"), mmap_mode="r") for f in files]
         means = np.concatenate([np.asarray(c[:, 0], np.float32).mean((1, 2)) for c in self.confidence])
         self.easy = float(np.quantile(means, 0.75))  # confidence above which a region counts as simple
+        self.text = open_tokens(folder, len(files)) if text else []
 
     def regions(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """-> coarse, hr: (B, 3, s, s) in [-1, 1], s = latents * factor, on the latents' grid, flipped alike.
+        """-> coarse, hr: (B, 3, s, s) in [-1, 1], s = latents * factor, on the latents' grid, flipped alike."""
+        return self.read(self.draw(batch, latents, factor, rng), latents, factor)
 
-        The easiest quarter is taken a quarter as often: simple patches never meet the network.
-        """
-        out: list[list[np.ndarray]] = [[], []]
-        while len(out[0]) < batch:
+    def draw(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> list[Region]:
+        """Random regions. The easiest quarter is taken a quarter as often: simple patches never meet the network."""
+        drawn: list[Region] = []
+        while len(drawn) < batch:
             s, i = self.index[rng.integers(len(self.index))]
-            k = rng.integers(self.coarse[s].shape[1])
+            k = int(rng.integers(self.coarse[s].shape[1]))
             spare = self.coarse[s].shape[2] // factor - latents
             y, x = (int(v) for v in rng.integers(spare + 1, size=2))
             sure = self.confidence[s][i, k, y : y + latents, x : x + latents].mean()
             if sure > self.easy and rng.random() < 0.75:
                 continue
-            window = (slice(y * factor, (y + latents) * factor), slice(x * factor, (x + latents) * factor))
-            way = int(rng.integers(8))
-            for pictures, picture in zip(out, (self.coarse[s][i, k], self.hr[s][i]), strict=True):
-                pictures.append(oriented(picture[window], way))
-        return to_unit(np.stack(out[0])), to_unit(np.stack(out[1]))
+            drawn.append(Region(s, i, k, y, x, int(rng.integers(8))))
+        return drawn
+
+    def read(self, regions: list[Region], latents: int, factor: int) -> tuple[Tensor, Tensor]:
+        """-> coarse, hr of these regions."""
+        coarse, hr = [], []
+        for r in regions:
+            rows, columns = (slice(c * factor, (c + latents) * factor) for c in (r.top, r.left))
+            coarse.append(oriented(self.coarse[r.shard][r.tile, r.variant, rows, columns], r.way))
+            hr.append(oriented(self.hr[r.shard][r.tile, rows, columns], r.way))
+        return to_unit(np.stack(coarse)), to_unit(np.stack(hr))
+
+    def tokens(self, regions: list[Region]) -> Tensor:
+        """The captions of these regions' tiles -> (B, L, W)."""
+        return torch.from_numpy(np.stack([self.text[r.shard][r.tile] for r in regions])).float()

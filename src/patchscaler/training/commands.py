@@ -15,6 +15,7 @@ import torch
 
 from patchscaler.checkpoints import file_hash, load_module, save_module
 from patchscaler.config import ModelConfig, preset
+from patchscaler.data.captions import write_captions
 from patchscaler.data.coarse import CoarseShards, write_coarse
 from patchscaler.data.shards import PairShards, ShardConfig, parse_mix, write_shards
 from patchscaler.devices import choose_device
@@ -24,10 +25,12 @@ from patchscaler.model_folder import read_config, with_autoencoder
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
 from patchscaler.models.grm import PixelGRM, build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
+from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.text_models import CAPTIONER, TEXT_ENCODER, Captioner, TextEncoder
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
-from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts
+from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts, TextTrainer
 from patchscaler.training.loop import LoopConfig, train
 from patchscaler.training.texture import ClassifierStage, LabelledTextures
 
@@ -87,7 +90,25 @@ class ModelFolder:
 
     def frozen(self) -> FrozenParts:
         autoencoder = self.autoencoder()
+        if self.config.text_width:
+            return FrozenParts(self.config, autoencoder, None, None, self.device)
         return FrozenParts(self.config, autoencoder, self.classifier(), self.memory(autoencoder), self.device)
+
+    def text_projection(self, needed: bool = True) -> TextProjection:
+        network = TextProjection(self.config.text_width, self.config.patch_dit.hidden_size)
+        return self._fill("text_projection", network, needed)
+
+    def take_prompt(self, kind: str, text_width: int) -> None:
+        """Settle on `texture` or `text` in the configuration. Raises PatchScalerError where the other was trained."""
+        other = "texture_encoder" if kind == "text" else "text_projection"
+        if self.path(other).exists():
+            raise PatchScalerError(
+                f"{self.folder} holds a model with another prompt ({self.path(other).name}): copy the folder as it was "
+                f"before 'train diffusion', and train the {kind} prompt there"
+            )
+        if kind == "text":  # such a model retrieves nothing
+            texture = dataclasses.replace(self.config.texture, memory_size=0)
+            self.save_config(dataclasses.replace(self.config, text_width=text_width, texture=texture))
 
 
 # --- the stages -----------------------------------------------------------------------------------
@@ -164,14 +185,28 @@ def coarse(args: argparse.Namespace) -> None:
     print(f"{args.shards}: coarse pictures of {n} shards written")
 
 
+def captions(args: argparse.Namespace) -> None:
+    device = choose_device(args.device)
+    captioner, encoder = Captioner(args.captioner, device), TextEncoder(args.text_encoder, device)
+    n = write_captions(args.shards, captioner, encoder)
+    print(f"{args.shards}: captions of {n} shards written")
+
+
 def diffusion(args: argparse.Namespace) -> None:
     model = folder(args)
-    network = DiffusionTrainer(model.patch_dit(needed=False), model.texture_encoder(needed=False))
+    text = args.prompt == "text"
+    pairs, validation = CoarseShards(args.shards, text), CoarseShards(args.validation, text)
+    model.take_prompt(args.prompt, pairs.text[0].shape[-1] if text else 0)
+    network: DiffusionTrainer | TextTrainer
+    if text:
+        network = TextTrainer(model.patch_dit(needed=False), model.text_projection(needed=False))
+    else:
+        network = DiffusionTrainer(model.patch_dit(needed=False), model.texture_encoder(needed=False))
     share = args.from_coarse
     if share is None:  # near t = 0 the noise that leads from y_0 to x_0 grows without bound
         share = 0.3 if model.config.diffusion.prediction_type in ("residual", "sample") else 0.0
     stage = DiffusionStage(
-        network, model.frozen(), CoarseShards(args.shards), CoarseShards(args.validation),
+        network, model.frozen(), pairs, validation,
         batch_size=args.batch_size, from_coarse=share, low_times=args.low_times,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "diffusion"), model.folder))
@@ -227,7 +262,7 @@ def add_parser(commands: Any) -> None:
         p = stages.add_parser(name, help=text, description=text)
         p.set_defaults(function=function)
         p.add_argument("--seed", type=int, default=0)
-        if function is not shards:
+        if function not in (shards, captions):
             p.add_argument("--model", required=True, metavar="DIR", help="model folder, made where it is missing")
             p.add_argument("--preset", default="compact", help="configuration of a new model folder")
             p.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
@@ -287,8 +322,15 @@ def add_parser(commands: Any) -> None:
     data(p, validation=False)
     p.add_argument("--variants", type=int, default=2, help="of the degradations of each tile")
 
+    p = stage("captions", captions, "caption the tiles of shards and encode the captions, for the text prompt")
+    data(p, validation=False)
+    p.add_argument("--captioner", default=CAPTIONER, help="BLIP-2: folder or hub id")
+    p.add_argument("--text-encoder", default=TEXT_ENCODER, help="CLIP: folder or hub id")
+    p.add_argument("--device", default="auto")
+
     p = stage("diffusion", diffusion, "train Patch-DiT and the texture encoder (Eq. 8)", loop=(5e-4, 32))
     data(p)
+    p.add_argument("--prompt", choices=("texture", "text"), default="texture", help="text: the paper's ablation (4.4)")
     p.add_argument("--from-coarse", type=float, help="share of starts built from y_0 (0: the paper; default .3, or 0 "
                    "where noise or v is predicted)")  # fmt: skip
     p.add_argument("--low-times", type=float, default=0.6, help="share of times drawn from 1..500 only (0: uniform)")

@@ -12,6 +12,7 @@ from patchscaler.data.coarse import CoarseShards
 from patchscaler.diffusion import Diffusion, group_timesteps
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
+from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.sampler import sample
 from patchscaler.texture_memory import TextureMemory
@@ -39,32 +40,63 @@ class DiffusionTrainer(Denoiser):
     """Eq. 8 as a forward: the squared error of what the network predicts."""
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        output = self.patch_dit(batch["x_t"], batch["t"], batch["coarse"], self.prompt(batch)).float()
-        error = (output - batch["target"]).square().mean((1, 2, 3))  # (N,)
-        low = batch["t"] <= 400
-        logs = {"loss": float(error.detach().mean())}
-        if low.any() and not low.all():
-            logs |= {"low": float(error.detach()[low].mean()), "high": float(error.detach()[~low].mean())}
-        return error.mean(), logs
+        return eq_8(self.patch_dit, batch, self.prompt(batch))
+
+    def save(self, folder: Path) -> None:
+        save_denoiser(self, folder)
+
+
+class TextTrainer(nn.Module):
+    """The same with the text prompt of 4.4: a projection of a caption's tokens in the texture encoder's place."""
+
+    def __init__(self, patch_dit: PatchDiT, text_projection: TextProjection):
+        super().__init__()
+        self.patch_dit, self.text_projection = patch_dit, text_projection
+
+    def prompt(self, batch: Batch) -> Prompt | None:
+        return None if batch["text"] is None else self.patch_dit.prepare(self.text_projection(batch["text"]))
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        return eq_8(self.patch_dit, batch, self.prompt(batch))
+
+    def save(self, folder: Path) -> None:
+        """patch_dit.safetensors and text_projection.safetensors."""
+        save_module(folder / "patch_dit.safetensors", self.patch_dit, {"network": "patch_dit"})
+        save_module(folder / "text_projection.safetensors", self.text_projection, {"network": "text_projection"})
+
+
+def eq_8(patch_dit: PatchDiT, batch: Batch, prompt: Prompt | None) -> tuple[Tensor, dict[str, float]]:
+    """-> mean squared error of what is predicted; logs apart for low and high times."""
+    output = patch_dit(batch["x_t"], batch["t"], batch["coarse"], prompt).float()
+    error = (output - batch["target"]).square().mean((1, 2, 3))  # (N,)
+    low = batch["t"] <= 400
+    logs = {"loss": float(error.detach().mean())}
+    if low.any() and not low.all():
+        logs |= {"low": float(error.detach()[low].mean()), "high": float(error.detach()[~low].mean())}
+    return error.mean(), logs
 
 
 class FrozenParts:
-    """Autoencoder, classifier, memory: regions of pictures -> latents, and latents -> retrieved textures."""
+    """Autoencoder, classifier, memory: regions of pictures -> latents, and latents -> retrieved textures.
+
+    The text prompt needs neither classifier nor memory.
+    """
 
     def __init__(
-        self, config: ModelConfig, autoencoder: Autoencoder, classifier: TextureClassifier, memory: TextureMemory,
-        device: str,
+        self, config: ModelConfig, autoencoder: Autoencoder, classifier: TextureClassifier | None,
+        memory: TextureMemory | None, device: str,
     ):  # fmt: skip
         self.config, self.device = config, device
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
-        self.classifier = classifier.to(device).eval().requires_grad_(False)
-        self.memory = memory.to(device)
+        self.classifier = classifier.to(device).eval().requires_grad_(False) if classifier else None
+        self.memory = memory.to(device) if memory else None
 
     @torch.no_grad()
     def textures(self, coarse: Tensor, rng: np.random.Generator, drop: float) -> tuple[Tensor | None, Tensor | None]:
         """Top-K values and scores of patches (N, C, V, V), or None, None with probability `drop`."""
         if rng.random() < drop:
             return None, None
+        assert self.memory is not None and self.classifier is not None
         values, scores, _ = self.memory.lookup(self.classifier.keys(coarse), self.config.texture.top_k)
         return values.float(), scores
 
@@ -77,8 +109,8 @@ class DiffusionStage:
     """
 
     def __init__(
-        self, denoiser: DiffusionTrainer, frozen: FrozenParts, shards: CoarseShards, validation: CoarseShards,
-        *, batch_size: int = 32, from_coarse: float = 0.3, low_times: float = 0.6,
+        self, denoiser: DiffusionTrainer | TextTrainer, frozen: FrozenParts, shards: CoarseShards,
+        validation: CoarseShards, *, batch_size: int = 32, from_coarse: float = 0.3, low_times: float = 0.6,
     ):  # fmt: skip
         self.frozen, self.shards, self.validation = frozen, shards, validation
         self.diffusion = Diffusion(frozen.config.diffusion)
@@ -97,7 +129,8 @@ class DiffusionStage:
     ) -> Batch:  # fmt: skip
         frozen, diffusion = self.frozen, self.diffusion
         v, f = frozen.config.groups.latent_patch_size, frozen.autoencoder.factor
-        coarse_pixels, hr = shards.regions(n, v, f, rng)
+        regions = shards.draw(n, v, f, rng)
+        coarse_pixels, hr = shards.read(regions, v, f)
         coarse = frozen.autoencoder.encode(coarse_pixels.to(frozen.device))  # (N, C, V, V)
         x_0 = frozen.autoencoder.encode(hr.to(frozen.device))
         t = torch.randint(1, diffusion.num_train_timesteps + 1, (n,), generator=generator)
@@ -110,15 +143,16 @@ class DiffusionStage:
         source = torch.where(shortcut.to(x_0.device)[:, None, None, None], coarse, x_0)
         x_t = diffusion.q_sample(source, t, noise)
         target = diffusion.target(x_0, diffusion.noise_from(x_t, x_0, t), t, coarse)
+        batch: Batch = {"x_0": x_0, "coarse": coarse, "t": t, "x_t": x_t, "target": target}
+        if shards.text:
+            return batch | {"text": None if rng.random() < drop else shards.tokens(regions).to(frozen.device)}
         values, scores = frozen.textures(coarse, rng, drop)
-        return {
-            "x_0": x_0, "coarse": coarse, "t": t, "x_t": x_t, "target": target, "values": values, "scores": scores
-        }  # fmt: skip
+        return batch | {"values": values, "scores": scores}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Error of x_0 at some times relative to the coarse patch's, from x_t of the truth; 1 is 'no gain'."""
-        assert isinstance(model, DiffusionTrainer)
+        assert isinstance(model, DiffusionTrainer | TextTrainer)
         out: dict[str, float] = {}
         for t in (100, 250, 400, 700):
             for name, drop in (("", 0.0), ("_no_prompt", 1.0)):
@@ -133,7 +167,7 @@ class DiffusionStage:
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         """Coarse, sampled from t = 400 in four steps, truth: one patch a row."""
-        assert isinstance(model, DiffusionTrainer)
+        assert isinstance(model, DiffusionTrainer | TextTrainer)
         rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
         batch = self.make_batch(self.validation, 6, rng, generator, 0.0, time=400)
         coarse, prompt = batch["coarse"], model.prompt(batch)
@@ -148,7 +182,8 @@ class DiffusionStage:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_denoiser(model, folder)
+        assert isinstance(model, DiffusionTrainer | TextTrainer)
+        model.save(folder)
 
 
 def save_denoiser(model: nn.Module, folder: Path) -> None:

@@ -1,0 +1,63 @@
+"""A model with the text prompt (4.4) as a method: caption of the small picture -> tokens -> the same sampling."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from patchscaler.config import GroupConfig
+from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.methods import PatchScalerMethod
+from patchscaler.evaluation.pairs import to_rgb
+from patchscaler.models.patch_dit import Prompt
+from patchscaler.models.text_projection import TextProjection
+from patchscaler.pipeline import PatchScaler
+from patchscaler.reproduction.chain import autocast, fuse, refine, restore
+from patchscaler.text_models import Captioner, TextEncoder
+
+
+class TextPrompted:
+    """A method of `patchscaler.evaluation`. groups: in place of the model's own numbers."""
+
+    name = "text prompt"
+
+    def __init__(
+        self, model: PatchScaler, folder: str | Path, captioner: Captioner, encoder: TextEncoder,
+        groups: GroupConfig | None = None, seed: int = 0,
+    ):  # fmt: skip
+        if model.config.text_width != encoder.width:
+            trained = f"for tokens of {model.config.text_width}" if model.config.text_width else "with textures"
+            raise PatchScalerError(
+                f"{folder}: this model was trained {trained}, the text encoder gives {encoder.width}; "
+                "train it with 'patchscaler train diffusion --prompt text'"
+            )
+        self.model, self.folder, self.captioner, self.encoder = model, folder, captioner, encoder
+        self.groups, self.seed = groups, seed
+        self.cost: dict[str, Any] = {}  # of the last picture: its caption
+
+    def upscale(self, lr: np.ndarray) -> np.ndarray:
+        caption = self.captioner.captions([Image.fromarray(lr)])[0]
+        self.cost = {"caption": caption}
+        restored = restore(self.model, lr, self.groups, self.seed)
+        patches = refine(self.model, restored, prompt_of=self._prompts(self.encoder.tokens([caption])))
+        return to_rgb(fuse(self.model, restored, patches))
+
+    def _prompts(self, tokens: Tensor) -> Any:
+        """One caption for all patches of the picture. tokens: (1, L, W)."""
+        projection = self.model.networks["text_projection"]
+        assert isinstance(projection, TextProjection)
+
+        @torch.inference_mode()
+        def prompt_of(y_0: Tensor, places: Tensor) -> Prompt:
+            with autocast(self.model):
+                context = projection(tokens.to(self.model.device)).expand(len(y_0), -1, -1)  # (n, L, D)
+                return self.model.patch_dit.prepare(context)
+
+        return prompt_of
+
+    def describe(self) -> dict[str, Any]:
+        ours = PatchScalerMethod(self.model, self.folder, seed=self.seed, groups=self.groups).describe()
+        return ours | {"captioner": self.captioner.name, "text encoder": self.encoder.name}
