@@ -46,7 +46,38 @@ def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | Non
 
     Raises PatchScalerError naming the file and the mend.
     """
-    path = Path(path)
+    with opened_pixels(Path(path), max_pixels, bits) as pixels:
+        planes = pixels.to_planes()
+        planes.bits = bits or planes.bits
+        return Picture(planes, pixels.metadata, pixels.format, pixels.frames, pixels.notes)
+
+
+@dataclass
+class Pixels:
+    """A picture decoded and upright, as its file has it."""
+
+    data: Image.Image | np.ndarray  # (h, w, 1..4) uint16 where it has more than 8 bits
+    metadata: Metadata
+    format: str
+    frames: int
+    notes: list[str]
+
+    def to_planes(self) -> Planes:
+        """All of it in floats; `metadata` and `notes` then tell what became of its colours."""
+        profile, data = self.metadata.icc_profile, self.data
+        planes = array_planes(data, profile) if isinstance(data, np.ndarray) else to_planes(data)
+        self.keep_profile(planes.icc_profile)
+        return planes
+
+    def keep_profile(self, profile: bytes | None) -> None:
+        if self.metadata.icc_profile and not profile and getattr(self.data, "mode", "") in ("CMYK", "LAB"):
+            self.notes.append(f"{self.data.mode} becomes RGB (sRGB)")  # type: ignore[union-attr]
+        self.metadata.icc_profile = profile
+
+
+@contextmanager
+def opened_pixels(path: Path, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> Iterator[Pixels]:
+    """The same before it is turned into floats, for those who do that by strips."""
     with opened(path, max_pixels) as image:
         kind = image.format or ""
         turn = orientation(image)
@@ -56,22 +87,18 @@ def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | Non
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and kind == "TIFF":
             notes.append(f"holds {frames} pages; only the first is enlarged")
-        profile = metadata.icc_profile
+        data: Image.Image | np.ndarray
         if deep > 8:
-            array = read_deep(path, kind, deep)
+            data = read_deep(path, kind, deep)
             if kind in ("PNG", "TIFF"):  # the others are turned by their decoders
-                array = turn_array(array, turn)
-            elif array.shape[1::-1] != size:
+                data = turn_array(data, turn)
+            elif data.shape[1::-1] != size:
                 raise ValueError("the decoders disagree about its size")
-            planes = array_planes(array, profile)
         else:
             image.load()
-            planes = to_planes(upright(image, turn))
-        planes.bits = bits or planes.bits
-        metadata.icc_profile = planes.icc_profile
-        if profile and not planes.icc_profile and image.mode in ("CMYK", "LAB"):
-            notes.append(f"{image.mode} becomes RGB (sRGB)")
-        return Picture(planes, metadata, "JPEG" if kind == "MPO" else kind, 1 if kind == "MPO" else frames, notes)
+            data = upright(image, turn)
+        single = kind == "MPO"
+        yield Pixels(data, metadata, "JPEG" if single else kind, 1 if single else frames, notes)
 
 
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
