@@ -141,7 +141,7 @@ def save_picture(
     check_alpha(path, channels in (2, 4))
     check_quality(path, quality, lossless)
     notes: list[str] = []
-    data = _fitting(metadata or Metadata((width, height)), kind, notes).enlarged(width, height)
+    data = fitting(metadata or Metadata((width, height)), kind, notes).enlarged(width, height)
     if array.dtype == np.uint16 and kind not in DEEP:
         notes.append(f"{kind} holds 8 bits a channel; 16 came in")
         array = np.asarray(to_pil(array))
@@ -220,7 +220,7 @@ def _png_texts(data: Metadata) -> PngImagePlugin.PngInfo:
     return texts
 
 
-def _fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
+def fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
     """Leave out what would make a writer fail, and say so."""
     if kind == "JPEG":
         if data.exif and len(data.exif) + 6 > MARKER:
