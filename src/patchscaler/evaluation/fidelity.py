@@ -72,7 +72,8 @@ def _on_planes(
     def build(options: MetricOptions) -> Metric:
         border = options.crop_border
         protocol = f"{text}{Y_TEXT if space == 'y' else RGB_TEXT}, {border_text(border)}"
-        return Metric(name, True, True, protocol, lambda x, y: function(x, y, space), least, border)
+        digits = 2 if function is psnr else 4
+        return Metric(name, True, True, protocol, lambda x, y: function(x, y, space), least, border, digits=digits)
 
     return build
 
@@ -80,7 +81,7 @@ def _on_planes(
 def sharpness_metric(options: MetricOptions) -> Metric:
     border = options.crop_border
     protocol = f"mean absolute gradient of Y over the original's, {Y_TEXT}, {border_text(border)}"
-    return Metric("sharpness", True, True, protocol, _sharpness_of_pair, 2, border, best=1.0)
+    return Metric("sharpness", True, True, protocol, _sharpness_of_pair, 2, border, best=1.0, digits=3)
 
 
 def _sharpness_of_pair(picture: np.ndarray, reference: np.ndarray | None) -> float:

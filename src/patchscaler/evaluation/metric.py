@@ -41,6 +41,7 @@ class Metric:
     crop_border: int = 0  # pixels taken off each side first
     best: float | None = None  # where neither more nor less is better, but nearness to this
     weights: str = ""  # SHA-256 of what it was trained on, where it was
+    digits: int = 4  # decimals in tables
 
     def __call__(self, picture: np.ndarray, reference: np.ndarray | None = None) -> float:
         """-> the score. Raises PatchScalerError for pictures it cannot be given."""

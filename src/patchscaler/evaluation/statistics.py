@@ -328,7 +328,7 @@ def niqe_metric(options: MetricOptions) -> Metric:
         return niqe(picture, pristine)
 
     weights = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Metric(name, False, False, protocol, score, BLOCK, options.crop_border, weights=weights)
+    return Metric(name, False, False, protocol, score, BLOCK, options.crop_border, weights=weights, digits=3)
 
 
 def brisque_metric(options: MetricOptions) -> Metric:
@@ -346,4 +346,4 @@ def brisque_metric(options: MetricOptions) -> Metric:
         return brisque(picture, regression)
 
     weights = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return Metric("brisque", False, False, protocol, score, 32, options.crop_border, weights=weights)
+    return Metric("brisque", False, False, protocol, score, 32, options.crop_border, weights=weights, digits=2)
