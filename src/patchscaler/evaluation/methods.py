@@ -2,9 +2,11 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import PIL
+from PIL import Image
 
 from patchscaler._version import __version__
 from patchscaler.errors import PatchScalerError
@@ -42,11 +44,30 @@ class PatchScalerMethod:
         groups = self.options.get("groups") or self.scaler.config.groups
         plain = {k: v for k, v in self.options.items() if k not in ("groups", "progress")}
         return {
-            "version": __version__, "code": code_hash("*.py", "models/*.py"), "model": self.scaler.config.name,
+            "version": __version__, "model": self.scaler.config.name,
+            "code": code_hash("*.py", "models/*.py", "pictures/*.py"),
             "weights": _hash_folder(self.folder) if self.folder else "not from a folder", "groups": vars(groups),
             "options": plain, "device": str(self.scaler.device), "dtype": str(self.scaler.dtype),
             "licence": "Apache-2.0", "source": "https://arxiv.org/abs/2405.17158",
         }  # fmt: skip
+
+
+class Resize:
+    """Pillow's own resampling, the yardstick from below. kind: bicubic or lanczos."""
+
+    KINDS: ClassVar = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+    def __init__(self, kind: str, name: str | None = None):
+        if kind not in self.KINDS:
+            raise PatchScalerError(f"unknown resampling '{kind}': choose from {', '.join(self.KINDS)}")
+        self.kind, self.name = kind, name or kind
+
+    def upscale(self, lr: np.ndarray) -> np.ndarray:
+        h, w = lr.shape[:2]
+        return np.asarray(Image.fromarray(lr).resize((4 * w, 4 * h), self.KINDS[self.kind]))
+
+    def describe(self) -> dict[str, Any]:
+        return {"resampling": self.kind, "runtime": f"Pillow {PIL.__version__}", "licence": "MIT-CMU"}
 
 
 class ResultFolder:
