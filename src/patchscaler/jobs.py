@@ -39,6 +39,9 @@ class Options:
     budget: Budget | None
     fidelity: float
     changes: tuple[Change, ...]
+    invention: bool
+    assigned: np.ndarray | None  # (M,) groups of an earlier run
+    asked: GroupConfig  # `groups` before fidelity moved their starts
 
 
 @dataclass
@@ -54,6 +57,9 @@ class Result:
     grid: PatchGrid
     cost: dict[str, Any] = field(default_factory=dict)
     icc_profile: bytes | None = None  # of the array's colours
+    config: GroupConfig = field(default_factory=GroupConfig)  # as the dials left it
+    moments: np.ndarray | None = None  # (4, H/8, W/8) behind `dials.invention`; where it was asked for
+    options: Options | None = None  # what the run was asked for
 
     @property
     def image(self) -> Image.Image:

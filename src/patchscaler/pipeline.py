@@ -20,6 +20,7 @@ from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.budget import Budget, parse_budget, spend
 from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
+from patchscaler.dials.invention import cell_moments
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups
@@ -55,6 +56,7 @@ class PatchScaler:
         self.networks = networks
         self.memory = memory.to(self.device) if memory else None
         self.diffusion = Diffusion(config.diffusion)
+        self.files: dict[str, Path] = {}  # where the networks and the memory were loaded from
 
     # --- loading and saving -----------------------------------------------------------------------
 
@@ -77,12 +79,14 @@ class PatchScaler:
             if name != "autoencoder" or config.autoencoder.kind == "pca":
                 load_module(folder / f"{name}.safetensors", network)
         networks["autoencoder"].to(where)  # it encodes the memory
-        textures = None
+        textures, memory_file = None, Path(memory) if memory else folder / "memory.safetensors"
         if memory or config.texture.memory_size:
-            memory_file = Path(memory) if memory else folder / "memory.safetensors"
             key_model = file_hash(folder / "classifier.safetensors")
             textures = TextureMemory.load(memory_file, _autoencoder(networks), key_model)
-        return cls(config, networks, textures, where, choose_dtype(dtype, where))
+        scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
+        scaler.files = {path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks}
+        scaler.files |= {"memory": memory_file} if textures else {}
+        return scaler
 
     def save_pretrained(self, folder: str | Path, half: bool = True) -> None:
         """config.json, one safetensors file a network, memory.safetensors."""
@@ -102,17 +106,31 @@ class PatchScaler:
     # --- the main path ----------------------------------------------------------------------------
 
     def upscale(self, image: Picture, **options: Any) -> Result:
-        """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result. Options as in `upscale_many`."""
+        """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result. options: see `options`."""
         return self.upscale_many([image], **options)[0]
 
-    def upscale_many(
-        self, images: Sequence[Picture], *, seed: int = 0, groups: GroupConfig | None = None,
-        origin: tuple[int, int] = (0, 0), prompt: bool = True, max_patches: int | None = None,
-        memory_limit: float = 512, max_pixels: int = MAX_PIXELS, progress: Progress | None = None,
-        coarse: bool = False, colour: str = "none", period: tuple[int, int] | None = None,
+    def upscale_many(self, images: Sequence[Picture], **options: Any) -> list[Result]:
+        """Several pictures whose patches share batches -> their Results, in order. options: see `options`.
+
+        Pictures too large for memory: `streaming.files.upscale_file`.
+        """
+        checked = self.options(**options)
+        try:
+            return self._upscale(images, checked)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise PatchScalerError("not enough memory for this picture; cut it into parts, or free some") from error
+
+    def options(
+        self, *, seed: int = 0, groups: GroupConfig | None = None, origin: tuple[int, int] = (0, 0),
+        prompt: bool = True, max_patches: int | None = None, memory_limit: float = 512,
+        max_pixels: int = MAX_PIXELS, progress: Progress | None = None, coarse: bool = False,
+        colour: str = "none", period: tuple[int, int] | None = None,
         budget: str | float | Budget | None = None, fidelity: float = 0, changes: Sequence[Change] = (),
-    ) -> list[Result]:  # fmt: skip
-        """Several pictures whose patches share batches -> their Results, in order.
+        invention: bool = False, assigned: np.ndarray | None = None,
+    ) -> Options:  # fmt: skip
+        """What a picture is to be made with.
 
         groups: thresholds, start times, steps and overlap in place of the checkpoint's. origin: (row, column)
         of the picture in a larger one, so that a crop sees the noise of the whole (multiples of two pixels).
@@ -121,25 +139,9 @@ class PatchScaler:
         coarse: True decodes the coarse picture too. colour: wavelet, adain or none, against shifts of colour.
         period: (height, width) in pixels after which the noise repeats, for tileable textures. The dials
         (docs/dials.md): budget, a share of full sampling, seconds ('20s') or a name; fidelity, 0 to 1; changes,
-        boxes with another group or seed. Raises PatchScalerError for what cannot be.
+        boxes with another group or seed; invention: True measures what was invented; assigned: (M,) groups of an
+        earlier run, to repeat it. Raises PatchScalerError for what cannot be.
         """
-        options = self.options(
-            seed=seed, groups=groups, origin=origin, prompt=prompt, max_patches=max_patches, memory_limit=memory_limit,
-            max_pixels=max_pixels, progress=progress, coarse=coarse, colour=colour, period=period, budget=budget,
-            fidelity=fidelity, changes=changes,
-        )  # fmt: skip
-        try:
-            return self._upscale(images, options)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise PatchScalerError("not enough memory for this picture; cut it into parts, or free some") from error
-
-    def options(
-        self, *, groups: GroupConfig | None, max_patches: int | None, memory_limit: float,
-        budget: str | float | Budget | None, fidelity: float, changes: Sequence[Change], **others: Any,
-    ) -> Options:  # fmt: skip
-        """The arguments of `upscale_many`, checked."""
         config = check_groups(groups or self.config.groups)
         if config.latent_patch_size != self.config.groups.latent_patch_size:
             size = self.config.groups.latent_patch_size
@@ -148,11 +150,11 @@ class PatchScaler:
             max_patches = self.patches_within(memory_limit)
         if max_patches < 1:
             raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
-        config = start_later(config, check_fidelity(fidelity)) if fidelity else config
-        spending = None if budget is None else parse_budget(budget)
         return Options(
-            groups=config, max_patches=max_patches, budget=spending, fidelity=fidelity, changes=tuple(changes), **others
-        )
+            start_later(config, check_fidelity(fidelity)), seed, origin, prompt, max_patches, max_pixels, progress,
+            coarse, colour, period, None if budget is None else parse_budget(budget), fidelity, tuple(changes),
+            invention, assigned, config,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def _upscale(self, pictures: Sequence[Picture], options: Options) -> list[Result]:
@@ -215,6 +217,10 @@ class PatchScaler:
                 affordable = affordable_evaluations(self, job, options, spent)
             plan = spend(options.budget, job.scores.numpy(), job.config, affordable)
             job.groups, job.config = torch.from_numpy(plan.groups), plan.config
+        if options.assigned is not None:
+            if len(options.assigned) != len(job.grid):
+                raise PatchScalerError(f"{len(options.assigned)} groups for {len(job.grid)} patches: another picture's")
+            job.groups = torch.as_tensor(options.assigned, dtype=torch.long).clone()
         self.change(job, options)
 
     def change(self, job: Job, options: Options) -> None:
@@ -279,22 +285,29 @@ class PatchScaler:
     def _result(self, job: Job, options: Options) -> Result:
         """Fused latents -> picture."""
         assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
-        latents = job.canvas.fused()  # (C, H, W)
-        if options.fidelity:
-            calibration = self.config.groups.calibration
-            latents = towards_coarse(latents, job.coarse, job.confidence, calibration, options.fidelity)
-        image = self.decode(latents, job.size)  # (3, 4h, 4w)
-        coarse = self.decode(job.coarse, job.size) if options.coarse or options.fidelity else None
-        if coarse is not None and options.fidelity:
-            image = colours_of_coarse(image, coarse, options.fidelity)
-        image = match_colour(image, job.planes.rgb, options.colour)
+        image, coarse = self.picture(job.canvas.fused(), job.coarse, job.confidence, job.planes.rgb, options)
+        moments = cell_moments(image, coarse, self.autoencoder.factor) if options.invention else None
         profile = job.planes.icc_profile
         return Result(
-            finish(image, job.planes),
-            to_pil(finish(coarse, job.planes), profile) if coarse is not None and options.coarse else None,
+            finish(image, job.planes), to_pil(finish(coarse, job.planes), profile) if options.coarse else None,
             job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), job.textures, job.grid,
-            job.cost(), profile,
+            job.cost(), profile, job.config, None if moments is None else moments.cpu().numpy(), options,
         )  # fmt: skip
+
+    def picture(
+        self, latents: Tensor, coarse: Tensor, confidence: Tensor, lr: Tensor, options: Options
+    ) -> tuple[Tensor, Tensor]:
+        """Latents (C, H, W) twice, (1, H, W), input (3, h, w) -> result and, if wanted, coarse, (3, 4h, 4w) both."""
+        if options.fidelity:
+            calibration = self.config.groups.calibration
+            latents = towards_coarse(latents, coarse, confidence, calibration, options.fidelity)
+        size = (lr.shape[1], lr.shape[2])
+        image = plain = self.decode(latents, size)
+        if options.coarse or options.fidelity or options.invention:
+            plain = self.decode(coarse, size)
+        if options.fidelity:
+            image = colours_of_coarse(image, plain, options.fidelity)
+        return match_colour(image, lr, options.colour), plain
 
     def new_job(self, planes: Planes, size: tuple[int, int], *parts: Any) -> Job:
         """parts: coarse, noise, confidence, grid, scores, config, canvas."""

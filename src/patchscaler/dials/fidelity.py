@@ -24,6 +24,8 @@ def check_fidelity(fidelity: float) -> float:
 
 def start_later(config: GroupConfig, fidelity: float) -> GroupConfig:
     """Start times from the group's own at 0 to half of it towards 1, never below a step each; no steps at 1."""
+    if fidelity == 0:
+        return config
     if fidelity == 1:
         return replace(config, num_inference_steps=(0, 0, 0))
     pairs = zip(config.start_times, config.num_inference_steps, strict=True)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchscaler.config import GroupConfig
-from patchscaler.dials.fidelity import colours_of_coarse, towards_coarse
+from patchscaler.dials.invention import cell_moments
+from patchscaler.dials.record import group_config
 from patchscaler.jobs import Clock, Counter, Job, Options
 from patchscaler.patches import PatchGrid, blend_window, make_grid
-from patchscaler.pictures.colour import REACH, match_colour
+from patchscaler.pictures.colour import REACH
 from patchscaler.pictures.planes import finish
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
@@ -179,7 +179,7 @@ def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFo
         folder.write(file.name, json.dumps(stored).encode())
         return
     stored = json.loads(file.read_text())
-    job.config = GroupConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["config"].items()})
+    job.config = group_config(stored["config"])
     scaler.change(job, options)
     job.groups = torch.tensor(stored["groups"])
 
@@ -198,17 +198,17 @@ def sample_patches(scaler: "PatchScaler", job: Job, options: Options, folder: Jo
 
 def decode_windows(
     scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, sizes: Sizes, options: Options,
-    folder: JobFolder, moments: bool = False,
+    folder: JobFolder,
 ) -> DiskArray:  # fmt: skip
     """Pass 3: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
 
-    moments: also keep what `dials.invention` needs, the array "moments" (H, W, 4).
+    Where the invention is asked for, what `dials.invention` needs is kept as "moments" (H, W, 4).
     """
     f, scale = scaler.autoencoder.factor, scaler.config.scale
     height, width = (side * scale for side in source.size)
     channels = (1 if source.grey else 3) + source.has_alpha
     picture = folder.array("picture", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8)
-    if moments:
+    if options.invention:
         folder.array("moments", (job.grid.height, job.grid.width, 4), np.float32)
     reach = scaler.autoencoder.reach + -(-_colour_reach(options, scale) // f)
     strips = [s for s in spans(job.grid.height, sizes.rows, reach) if s.start * f < height]
@@ -245,27 +245,17 @@ def _decode_window(
         min(step * span.high, side) - step * span.low for span, side in zip((rows, columns), source.size, strict=True)
     )
     latents, coarse = (x.to(scaler.device) for x in store.fused(rows, columns))  # (C, n, m)
-    if options.fidelity:
-        c = torch.from_numpy(folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high])
-        calibration = scaler.config.groups.calibration
-        latents = towards_coarse(latents, coarse, c[None].to(scaler.device), calibration, options.fidelity)
-    image = scaler.decode(latents, (size[0], size[1]))  # (3, scale * size)
-    moments = folder.arrays.get("moments")
-    plain = scaler.decode(coarse, (size[0], size[1])) if options.fidelity or moments else None
-    if options.fidelity and plain is not None:
-        image = colours_of_coarse(image, plain, options.fidelity)
-    if options.colour != "none":
-        places = [slice(step * s.low, step * s.low + side) for s, side in zip((rows, columns), size, strict=True)]
-        image = match_colour(image, source.window(places[0], places[1], source.size).to(image), options.colour)
-    core = tuple(slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * n)) for s, n in
-                 zip((rows, columns), size, strict=True))  # fmt: skip
-    image = image[:, core[0], core[1]].cpu()
-    if moments and plain is not None:
-        from patchscaler.dials.invention import cell_moments
-
-        cells = cell_moments(image, plain[:, core[0], core[1]].cpu(), f)  # (4, n, m)
+    confidence = torch.from_numpy(folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high])
+    places = [slice(step * s.low, step * s.low + n) for s, n in zip((rows, columns), size, strict=True)]
+    lr = source.window(places[0], places[1], source.size).to(scaler.device)
+    image, plain = scaler.picture(latents, coarse, confidence[None].to(scaler.device), lr, options)
+    sides = zip((rows, columns), size, strict=True)
+    y, x = (slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * n)) for s, n in sides)
+    image = image[:, y, x].cpu()
+    if options.invention:
+        cells = cell_moments(image, plain[:, y, x].cpu(), f)  # (4, n, m)
         place = slice(rows.start, rows.start + cells.shape[1]), slice(columns.start, columns.start + cells.shape[2])
-        moments[place] = cells.movedim(0, -1).numpy()
+        folder.arrays["moments"][place] = cells.movedim(0, -1).numpy()
     return image
 
 

@@ -1,0 +1,141 @@
+"""Everything it takes to make a picture again, as JSON: what was asked for, of what, with which weights, and how
+it went patch by patch."""
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import PIL
+import torch
+
+from patchscaler._version import __version__
+from patchscaler.checkpoints import file_hash
+from patchscaler.config import GroupConfig
+from patchscaler.dials.boxes import Change
+from patchscaler.dials.budget import Budget
+from patchscaler.errors import PatchScalerError
+from patchscaler.patches import PatchGrid
+
+if TYPE_CHECKING:
+    from patchscaler.jobs import Options
+    from patchscaler.pipeline import PatchScaler
+
+FORMAT = 1
+
+
+class Run(Protocol):
+    """What a `Result` and a streamed picture both know. M patches."""
+
+    grid: PatchGrid
+    groups: np.ndarray  # (M,)
+    scores: np.ndarray  # (M,)
+    textures: np.ndarray  # (M, K)
+    cost: dict[str, Any]
+    config: GroupConfig
+    options: "Options | None"
+
+
+def weights_of(scaler: "PatchScaler") -> dict[str, str]:
+    """SHA-256 of every network's file and of the memory's; of its numbers, where it was never in a file."""
+    found = {}
+    for name, network in scaler.networks.items():
+        if name in scaler.files:
+            found[name] = file_hash(scaler.files[name])
+            continue
+        digest = hashlib.sha256()
+        for tensor in network.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+        found[name] = digest.hexdigest()
+    if scaler.memory and "memory" in scaler.files:
+        found["memory"] = file_hash(scaler.files["memory"])
+    elif scaler.memory:
+        found["memory"] = hashlib.sha256(scaler.memory.keys.cpu().numpy().tobytes()).hexdigest()
+    return found
+
+
+def weights_id(weights: dict[str, str]) -> str:
+    """One short hash of all."""
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hash_of(path: str | Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def options_record(options: "Options") -> dict[str, Any]:
+    """The arguments of `PatchScaler.upscale` that decide about the picture, as JSON holds them."""
+    return {
+        "seed": options.seed, "groups": asdict(options.asked), "origin": list(options.origin),
+        "prompt": options.prompt, "colour": options.colour, "period": options.period and list(options.period),
+        "budget": options.budget and asdict(options.budget), "fidelity": options.fidelity,
+        "changes": [asdict(change) for change in options.changes],
+    }  # fmt: skip
+
+
+def read_options(stored: dict[str, Any]) -> dict[str, Any]:
+    """`options_record` -> keyword arguments of `PatchScaler.upscale`. Raises PatchScalerError."""
+    try:
+        return {
+            "seed": int(stored["seed"]), "groups": group_config(stored["groups"]), "origin": tuple(stored["origin"]),
+            "prompt": bool(stored["prompt"]), "colour": str(stored["colour"]),
+            "period": tuple(stored["period"]) if stored["period"] else None,
+            "budget": Budget(**stored["budget"]) if stored["budget"] else None, "fidelity": float(stored["fidelity"]),
+            "changes": tuple(Change(tuple(c["box"]), c["group"], c["seed"]) for c in stored["changes"]),
+        }  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise PatchScalerError(f"the record of the earlier run is damaged ({error})") from error
+
+
+def group_config(stored: dict[str, Any]) -> GroupConfig:
+    known = {f.name for f in fields(GroupConfig)}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+    return GroupConfig(**values)
+
+
+def make_record(
+    scaler: "PatchScaler", run: Run, source: dict[str, Any], output: dict[str, Any], weights: dict[str, str]
+) -> dict[str, Any]:
+    """source, output: name, width, height and what else is known of the files."""
+    assert run.options is not None
+    used = Counter(int(i) for i in run.textures.ravel() if i >= 0)
+    origins = scaler.memory.origins if scaler.memory else []
+    return {
+        "format": FORMAT,
+        "software": {
+            "patchscaler": __version__, "torch": torch.__version__, "numpy": np.__version__,
+            "pillow": PIL.__version__, "python": platform.python_version(), "machine": platform.machine(),
+            "device": str(scaler.device), "dtype": str(scaler.dtype).removeprefix("torch."),
+        },
+        "model": {"name": scaler.config.name, "id": weights_id(weights), "weights": weights},
+        "input": source,
+        "output": output,
+        "options": options_record(run.options),
+        "groups_used": asdict(run.config),
+        "cost": run.cost,
+        "grid": asdict(run.grid) | {"pixels_per_latent": scaler.autoencoder.factor},
+        "patches": {
+            "scores": [round(float(s), 5) for s in run.scores],
+            "groups": run.groups.tolist(),
+            "textures": [[int(i) for i in row if i >= 0] for row in run.textures],
+        },
+        "textures": {str(i): asdict(origins[i]) | {"patches": n} for i, n in sorted(used.items())},
+    }  # fmt: skip
+
+
+def provenance(scaler: "PatchScaler", run: Run, weights: dict[str, str]) -> dict[str, str]:
+    """The same in a few words, for the output's own metadata."""
+    assert run.options is not None
+    return {
+        "Software": f"PatchScaler {__version__}", "Model": scaler.config.name, "Weights": weights_id(weights),
+        "Seed": str(run.options.seed), "Options": json.dumps(options_record(run.options), separators=(",", ":")),
+    }  # fmt: skip

@@ -1,0 +1,107 @@
+"""`--report DIR`: difficulty, steps and invention as pictures, and a JSON with everything to repeat the run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from patchscaler.dials.invention import Invention
+from patchscaler.dials.record import Run
+from patchscaler.errors import PatchScalerError
+from patchscaler.group_sampling import steps_of
+from patchscaler.patches import PatchGrid, blend_window
+
+RECORD = "run.json"
+LONGEST = 2048  # pixels of a map's longer side
+FULL_SCALE = 32.0  # grey levels of invention that are drawn as brightest: one scale for all pictures
+
+# From dark blue over orange to light yellow: each lighter than the one before, so that brightness alone tells.
+STOPS = np.array([[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]], np.float32)
+
+
+def write_report(
+    folder: str | Path, run: Run, record: dict[str, Any], confidence: np.ndarray, invention: Invention | None
+) -> list[Path]:
+    """-> the files written: run.json, difficulty.png, steps.png and, where measured, two maps of the invention.
+
+    confidence: (H, W). record: of `make_record`; the invention's figures are added to it.
+    """
+    folder = Path(folder)
+    size = (record["output"]["width"], record["output"]["height"])
+    maps = {"difficulty": 1 - confidence, "steps": steps_map(run)}
+    if invention is not None:
+        maps |= {"invention_low": invention.low / FULL_SCALE, "invention_high": invention.high / FULL_SCALE}
+        record = record | {"invention": invention.summary() | {"unit": "grey levels of 255", "brightest": FULL_SCALE}}
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, values in maps.items():
+            written.append(_whole(folder / f"{name}.png", draw(values, size, record["grid"]["pixels_per_latent"])))
+        written.append(_whole(folder / RECORD, json.dumps(record, separators=(",", ":"))))
+    except OSError as error:
+        raise PatchScalerError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
+    return written
+
+
+def _whole(path: Path, content: Image.Image | str) -> Path:
+    """All or nothing."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            content.save(temporary, "PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_report(folder: str | Path) -> dict[str, Any]:
+    """run.json of a report. Raises PatchScalerError."""
+    file = Path(folder) / RECORD
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        if record["format"] != 1:
+            raise PatchScalerError(f"{file}: written by another version of PatchScaler")
+        return record
+    except FileNotFoundError as error:
+        raise PatchScalerError(f"{folder}: holds no report (run.json)") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PatchScalerError(f"{file}: damaged; make the report again with --report") from error
+
+
+def steps_map(run: Run) -> np.ndarray:
+    """(H, W) in [0, 1]: evaluations that went into each latent, overlapping patches blended; 1 is the hard group's."""
+    import torch
+
+    steps = steps_of(torch.from_numpy(run.groups), run.config).numpy().astype(np.float32)
+    most = max(1, *run.config.num_inference_steps)
+    return blended(steps / most, run.grid)
+
+
+def blended(values: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """(M,) one number a patch -> (H, W), weighted as latents are where patches are fused."""
+    window = blend_window(grid.size, grid.overlap).numpy()
+    total, weight = (np.zeros((grid.height, grid.width), np.float32) for _ in range(2))
+    for value, (y, x) in zip(values, grid.corners(), strict=True):
+        place = (slice(y, y + grid.size), slice(x, x + grid.size))
+        total[place] += window * value
+        weight[place] += window
+    return total / weight
+
+
+def draw(values: np.ndarray, size: tuple[int, int], factor: int) -> Image.Image:
+    """(H, W) in [0, 1] -> colours, as large as the output (width, height) but for its LONGEST side."""
+    position = values.clip(0, 1) * (len(STOPS) - 1)
+    low = np.minimum(position.astype(int), len(STOPS) - 2)
+    part = (position - low)[..., None]
+    colours = STOPS[low] * (1 - part) + STOPS[low + 1] * part
+    image = Image.fromarray(colours.round().astype(np.uint8))
+    shrink = min(1.0, LONGEST / max(size))
+    target = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+    box = (0.0, 0.0, min(image.width, size[0] / factor), min(image.height, size[1] / factor))
+    return image.resize(target, Image.Resampling.BILINEAR, box)
