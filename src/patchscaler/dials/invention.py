@@ -5,6 +5,7 @@ colours) and mean square. All maps follow from these, on the whole picture, with
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,13 +38,21 @@ def cell_moments(image: Tensor, coarse: Tensor, factor: int) -> Tensor:
     return F.avg_pool2d(numbers[None], factor, ceil_mode=True, count_include_pad=False)[0]
 
 
-def invention(moments: np.ndarray | Tensor) -> Invention:
-    """(4, H, W) of `cell_moments` -> the two bands."""
-    x = torch.as_tensor(moments).float()
+def invention(moments: Any, rows: int = 512) -> Invention:
+    """(4, H, W) of `cell_moments`, an array or what reads like one -> the two bands, some rows at a time."""
+    _, height, width = moments.shape
+    low, high = (np.zeros((height, width), np.float32) for _ in range(2))
+    for top in range(0, height, rows):
+        first, last = max(0, top - 2), min(height, top + rows + 2)
+        x = torch.from_numpy(np.array(moments[:, first:last]))  # (4, n, W)
+        core = slice(top - first, min(top + rows, height) - first)
+        mean = _blurred(x[:3])[:, core].square().mean(0)
+        low[top : top + rows] = mean.sqrt().numpy()
+        high[top : top + rows] = (x[3, core] - mean).clamp_min(0).sqrt().numpy()
+    return Invention(low, high)
+
+
+def _blurred(x: Tensor) -> Tensor:
     kernel = torch.tensor(LOW_BAND)
-    low = F.pad(x[:3, None], (2, 2, 2, 2), mode="replicate") if min(x.shape[1:]) > 1 else x[:3, None]
-    if min(x.shape[1:]) > 1:
-        low = F.conv2d(F.conv2d(low, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))
-    square = low[:, 0].square().mean(0)  # (H, W)
-    high = (x[3] - square).clamp_min(0)
-    return Invention(square.sqrt().numpy(), high.sqrt().numpy())
+    padded = F.pad(x[:, None], (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))[:, 0]

@@ -96,12 +96,13 @@ def blended(values: np.ndarray, grid: PatchGrid) -> np.ndarray:
 
 def draw(values: np.ndarray, size: tuple[int, int], factor: int) -> Image.Image:
     """(H, W) in [0, 1] -> colours, as large as the output (width, height) but for its LONGEST side."""
-    position = values.clip(0, 1) * (len(STOPS) - 1)
-    low = np.minimum(position.astype(int), len(STOPS) - 2)
-    part = (position - low)[..., None]
-    colours = STOPS[low] * (1 - part) + STOPS[low + 1] * part
-    image = Image.fromarray(colours.round().astype(np.uint8))
+    image = Image.fromarray(values.astype(np.float32))
     shrink = min(1.0, LONGEST / max(size))
     target = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
     box = (0.0, 0.0, min(image.width, size[0] / factor), min(image.height, size[1] / factor))
-    return image.resize(target, Image.Resampling.BILINEAR, box)
+    resized = np.asarray(image.resize(target, Image.Resampling.BILINEAR, box))
+    position = resized.clip(0, 1) * (len(STOPS) - 1)
+    low = np.minimum(position.astype(np.int64), len(STOPS) - 2)
+    part = (position - low)[..., None]
+    colours = STOPS[low] * (1 - part) + STOPS[low + 1] * part
+    return Image.fromarray(colours.round().astype(np.uint8))

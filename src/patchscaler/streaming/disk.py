@@ -115,6 +115,9 @@ class JobFolder:
         temporary.write_bytes(data)
         os.replace(temporary, self.path / name)
 
+    def bytes_taken(self) -> int:
+        return sum(file.stat().st_size for file in self.path.glob("*"))
+
     def close(self) -> None:
         """Let others in; what is recorded stays for the next run."""
         self._lock.close()

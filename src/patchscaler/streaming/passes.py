@@ -5,6 +5,7 @@ Letters: C channels, H, W latents of the whole picture, M patches, V a patch's s
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from patchscaler.streaming.windows import Span, Window, cut_windows, spans
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
 
+Watch = Callable[[str, int, int], None]  # (stage, done, in all)
 BICUBIC = 2  # LR pixels on either side that the enlarged reference depends on
 
 
@@ -131,7 +133,13 @@ def _overlap(row: int, column: int, v: int, rows: Span, columns: Span) -> tuple[
 # --- the passes -----------------------------------------------------------------------------------
 
 
-def restore_windows(scaler: "PatchScaler", source: Source, sizes: Sizes, options: Options, folder: JobFolder) -> Job:
+def nobody(stage: str, done: int, total: int) -> None:
+    """A watch that does not look."""
+
+
+def restore_windows(
+    scaler: "PatchScaler", source: Source, sizes: Sizes, options: Options, folder: JobFolder, watch: Watch = nobody
+) -> Job:
     """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the whole picture."""
     step, padded = scaler.step, scaler.padded_size(*source.size)
     height, width = padded[0] // step, padded[1] // step
@@ -150,6 +158,7 @@ def restore_windows(scaler: "PatchScaler", source: Source, sizes: Sizes, options
         coarse[place] = y_0[:, core[0], core[1]].movedim(0, -1).cpu().numpy()
         confidence[place] = c[0, core[0], core[1]].cpu().numpy()
         done[n] = True
+        watch("windows restored", int(done.sum()), len(windows))
         folder.record()
     folder.record(now=True)
     grid = make_grid(height, width, options.groups.latent_patch_size, options.groups.overlap)
@@ -198,18 +207,18 @@ def sample_patches(scaler: "PatchScaler", job: Job, options: Options, folder: Jo
 
 def decode_windows(
     scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, sizes: Sizes, options: Options,
-    folder: JobFolder,
+    folder: JobFolder, watch: Watch = nobody,
 ) -> DiskArray:  # fmt: skip
     """Pass 3: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
 
-    Where the invention is asked for, what `dials.invention` needs is kept as "moments" (H, W, 4).
+    Where the invention is asked for, what `dials.invention` needs is kept as "moments" (4, H, W).
     """
     f, scale = scaler.autoencoder.factor, scaler.config.scale
     height, width = (side * scale for side in source.size)
     channels = (1 if source.grey else 3) + source.has_alpha
     picture = folder.array("picture", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8)
     if options.invention:
-        folder.array("moments", (job.grid.height, job.grid.width, 4), np.float32)
+        folder.array("moments", (4, job.grid.height, job.grid.width), np.float32)
     reach = scaler.autoencoder.reach + -(-_colour_reach(options, scale) // f)
     strips = [s for s in spans(job.grid.height, sizes.rows, reach) if s.start * f < height]
     across = [s for s in spans(job.grid.width, sizes.columns, reach) if s.start * f < width]
@@ -223,6 +232,7 @@ def decode_windows(
             strip[:, :, left:right] = _decode_window(scaler, job, store, source, Window(rows, columns), options, folder)
         picture[top:bottom] = finish_strip(strip, source, top, scale)
         done[n] = True
+        watch("strips decoded", int(done.sum()), len(strips))
         folder.record()
     folder.record(now=True)
     return picture
@@ -254,8 +264,8 @@ def _decode_window(
     image = image[:, y, x].cpu()
     if options.invention:
         cells = cell_moments(image, plain[:, y, x].cpu(), f)  # (4, n, m)
-        place = slice(rows.start, rows.start + cells.shape[1]), slice(columns.start, columns.start + cells.shape[2])
-        folder.arrays["moments"][place] = cells.movedim(0, -1).numpy()
+        bottom, right = rows.start + cells.shape[1], columns.start + cells.shape[2]
+        folder.arrays["moments"][:, rows.start : bottom, columns.start : right] = cells.numpy()
     return image
 
 
