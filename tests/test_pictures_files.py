@@ -21,7 +21,7 @@ def test_every_format_is_written_and_read(picture, tmp_path, suffix):
     assert back.size == (32, 24) and back.mode == ("P" if suffix == ".gif" else "RGB")
     back = back.convert("RGB")
     error = np.abs(np.asarray(back, float) - np.asarray(image)).mean()
-    assert error < 5 if suffix in LOSSY else error == 0
+    assert error < (8 if suffix == ".gif" else 5) if suffix in LOSSY else error == 0
 
 
 def test_missing(tmp_path):

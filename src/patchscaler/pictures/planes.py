@@ -1,6 +1,7 @@
 """Pillow, arrays and tensors <-> planes in [-1, 1]; alpha, grey, palettes and colour spaces come out right."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,32 +54,42 @@ def to_planes(image: Image.Image | np.ndarray | Tensor | Planes) -> Planes:
 
 
 def _pil_planes(image: Image.Image) -> Planes:
-    profile = image.info.get("icc_profile") or None
+    profile = fitting_profile(image, image.info.get("icc_profile"))
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0
         if image.mode == "F":  # floats say nothing of their range: 0..1, 0..255 or 0..65535
             top = next((t for t in (1.0, 255.0) if float(values.max(initial=0)) <= t), top)
-        levels = (values / top).clip(0, 1).astype(np.float32)
-        return replace(array_planes(levels, profile if profile_kind(profile or b"") == "GRAY" else None), bits=16)
-    transparent = has_alpha(image)
-    grey = image.mode in ("1", "L", "LA", "La") or (not profile and _grey_palette(image))
-    mode = ("LA" if grey else "RGBA") if transparent else ("L" if grey else "RGB")
-    if image.mode in ("CMYK", "LAB") and profile:
-        image = device_to_srgb(image, profile)
-    elif profile_kind(profile or b"") != ("GRAY" if grey else "RGB") or image.mode in ("CMYK", "LAB", "HSV"):
-        profile = None  # of other colours: it would no longer fit
+        return replace(array_planes((values / top).clip(0, 1).astype(np.float32), profile), bits=16)
+    if image.mode in ("CMYK", "LAB"):
+        image = device_to_srgb(image, image.info.get("icc_profile"))
+    grey = _is_grey(image, profile)
+    mode = ("LA" if grey else "RGBA") if has_alpha(image) else ("L" if grey else "RGB")
     return array_planes(np.asarray(image.convert(mode)), profile)
 
 
-def device_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """CMYK or Lab by its profile to sRGB in 8 bits; as it is where the profile is of no use."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    return converted or image
+def _is_grey(image: Image.Image, profile: bytes | None) -> bool:
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode[0] == "I" or (not profile and _grey_palette(image))
+
+
+def fitting_profile(pixels: Image.Image | np.ndarray, profile: bytes | None) -> bytes | None:
+    """The profile, where it is one of these pixels' colours: grey or RGB."""
+    if not profile or (isinstance(pixels, Image.Image) and pixels.mode in ("CMYK", "LAB", "HSV")):
+        return None
+    grey = pixels.shape[2] < 3 if isinstance(pixels, np.ndarray) else _is_grey(pixels, profile)
+    return profile if profile_kind(profile) == ("GRAY" if grey else "RGB") else None
+
+
+def device_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """CMYK or Lab -> RGB in sRGB of 8 bits, by its profile, or by Pillow's rule of thumb where that is of no use."""
+    converted = None
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    converted = converted or image.convert("RGB")
+    converted.info.pop("icc_profile", None)
+    return converted
 
 
 def _grey_palette(image: Image.Image) -> bool:

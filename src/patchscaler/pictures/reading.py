@@ -11,7 +11,14 @@ from PIL import Image, UnidentifiedImageError
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import depth, import_heif, read_deep
 from patchscaler.pictures.metadata import Metadata, orientation, read_metadata
-from patchscaler.pictures.planes import Planes, array_planes, to_planes
+from patchscaler.pictures.planes import (
+    Planes,
+    array_planes,
+    device_to_srgb,
+    fitting_profile,
+    has_alpha,
+    to_planes,
+)
 
 MAX_PIXELS = 4_000_000  # of the input; sixteen times as many come out, and take about 6 GB on the way
 READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF", "JXL")  # Pillow's names
@@ -26,7 +33,8 @@ TURNS = {
 class Picture:
     """One picture, upright, and all that its file says of it."""
 
-    planes: Planes
+    pixels: Image.Image | np.ndarray  # (h, w, 1..4) uint16 where there are more than 8 bits of colour
+    bits: int  # 8 or 16, of the result
     metadata: Metadata
     format: str  # one of READABLE
     frames: int = 1  # of an animation or pages; this is the first
@@ -34,11 +42,27 @@ class Picture:
 
     @property
     def width(self) -> int:
-        return self.planes.rgb.shape[-1]
+        return self.metadata.size[0]
 
     @property
     def height(self) -> int:
-        return self.planes.rgb.shape[-2]
+        return self.metadata.size[1]
+
+    @property
+    def has_alpha(self) -> bool:
+        if isinstance(self.pixels, np.ndarray):
+            return self.pixels.shape[2] in (2, 4)
+        return has_alpha(self.pixels)
+
+    @property
+    def planes(self) -> Planes:
+        """As the pipeline wants it; computed anew at each call."""
+        if isinstance(self.pixels, np.ndarray):
+            planes = array_planes(self.pixels, self.metadata.icc_profile)
+        else:
+            planes = to_planes(self.pixels)
+        planes.bits = self.bits
+        return planes
 
 
 def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> Picture:
@@ -46,59 +70,32 @@ def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | Non
 
     Raises PatchScalerError naming the file and the mend.
     """
-    with opened_pixels(Path(path), max_pixels, bits) as pixels:
-        planes = pixels.to_planes()
-        planes.bits = bits or planes.bits
-        return Picture(planes, pixels.metadata, pixels.format, pixels.frames, pixels.notes)
-
-
-@dataclass
-class Pixels:
-    """A picture decoded and upright, as its file has it."""
-
-    data: Image.Image | np.ndarray  # (h, w, 1..4) uint16 where it has more than 8 bits
-    metadata: Metadata
-    format: str
-    frames: int
-    notes: list[str]
-
-    def to_planes(self) -> Planes:
-        """All of it in floats; `metadata` and `notes` then tell what became of its colours."""
-        profile, data = self.metadata.icc_profile, self.data
-        planes = array_planes(data, profile) if isinstance(data, np.ndarray) else to_planes(data)
-        self.keep_profile(planes.icc_profile)
-        return planes
-
-    def keep_profile(self, profile: bytes | None) -> None:
-        if self.metadata.icc_profile and not profile and getattr(self.data, "mode", "") in ("CMYK", "LAB"):
-            self.notes.append(f"{self.data.mode} becomes RGB (sRGB)")  # type: ignore[union-attr]
-        self.metadata.icc_profile = profile
-
-
-@contextmanager
-def opened_pixels(path: Path, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> Iterator[Pixels]:
-    """The same before it is turned into floats, for those who do that by strips."""
+    path = Path(path)
     with opened(path, max_pixels) as image:
         kind = image.format or ""
         turn = orientation(image)
         size = (image.height, image.width) if turn >= 5 else image.size
         deep = depth(image, _head(path)) if bits != 8 else 8
         metadata, notes = read_metadata(image, size)
-        frames = getattr(image, "n_frames", 1)
+        frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1 and kind == "TIFF":
             notes.append(f"holds {frames} pages; only the first is enlarged")
-        data: Image.Image | np.ndarray
+        pixels: Image.Image | np.ndarray
         if deep > 8:
-            data = read_deep(path, kind, deep)
+            pixels = read_deep(path, kind, deep)
             if kind in ("PNG", "TIFF"):  # the others are turned by their decoders
-                data = turn_array(data, turn)
-            elif data.shape[1::-1] != size:
-                raise ValueError("the decoders disagree about its size")
+                pixels = turn_array(pixels, turn)
+            if pixels.shape[1::-1] != size:
+                raise ValueError("two decoders disagree about its size")
         else:
             image.load()
-            data = upright(image, turn)
-        single = kind == "MPO"
-        yield Pixels(data, metadata, "JPEG" if single else kind, 1 if single else frames, notes)
+            pixels = upright(image, turn)
+            if image.mode in ("CMYK", "LAB"):
+                pixels = device_to_srgb(pixels, metadata.icc_profile)
+                notes.append(f"{image.mode} becomes RGB (sRGB)")
+        metadata.icc_profile = fitting_profile(pixels, metadata.icc_profile)
+        bits = bits or (16 if deep > 8 or image.mode[0] in "IF" else 8)
+        return Picture(pixels, bits, metadata, "JPEG" if kind == "MPO" else kind, frames, notes)
 
 
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -23,7 +23,7 @@ from patchscaler.patches import PatchGrid
 from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.metadata import Metadata
 from patchscaler.pictures.planes import has_alpha
-from patchscaler.pictures.reading import opened, opened_pixels, orientation
+from patchscaler.pictures.reading import load_picture, opened, orientation
 from patchscaler.pictures.writing import DEEP, check_alpha, check_output, check_quality, check_side, format_of
 from patchscaler.streaming.cost import (
     Cost,
@@ -177,15 +177,13 @@ def _run(
 def _read(
     source: Path, target: Path, folder: JobFolder, max_pixels: int, files: FileOptions
 ) -> tuple[Source, Metadata, list[str]]:
-    deep_target = format_of(target) in DEEP
-    with opened_pixels(source, max_pixels) as pixels:
-        bits = files.bits or (16 if isinstance(pixels.data, np.ndarray) else 8)
-        if bits == 16 and not deep_target:
-            pixels.notes.append(f"{format_of(target)} holds 8 bits a channel; 16 came in")
-            bits = 8
-        stored = Source(pixels.data, pixels.metadata.icc_profile, bits, folder)
-        pixels.keep_profile(stored.icc_profile)
-        return stored, pixels.metadata, pixels.notes
+    picture = load_picture(source, max_pixels, files.bits)
+    bits, kind = picture.bits, format_of(target)
+    if bits == 16 and kind not in DEEP:
+        picture.notes.append(f"{kind} holds 8 bits a channel; 16 came in")
+        bits = 8
+    stored = Source(picture.pixels, picture.metadata.icc_profile, bits, folder)
+    return stored, picture.metadata, picture.notes
 
 
 def _streamed(job: Job, options: Options, cost: Cost, notes: list[str]) -> Streamed:
