@@ -1,19 +1,20 @@
 """Evaluations -> one HTML file with everything in it: no script, nothing fetched, light and dark.
 
 Per picture, the worst of the first method first: its scores, and the same crop of the input, of bicubic, of
-each method's result and of the original.
+each method's result and of the original, in a row.
 """
 
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.crops import Crop
 from patchscaler.evaluation.metric import Metric
 from patchscaler.evaluation.pairs import Pair, read_picture
 from patchscaler.evaluation.run import Evaluation, Row
@@ -22,21 +23,29 @@ from patchscaler.pictures.writing import replacing
 
 CROP = 128  # pixels a side of the crops, of the result
 SHOWN = 30  # pictures with crops; all are in the tables
+Labelled = Sequence[tuple[str, np.ndarray]]  # (what it is, (H, W, 3) uint8), in the order shown
+Choose = Callable[[str, Labelled], list[Crop]]  # a picture's name and what is shown of it -> where to look
 FIRST = ("lpips-alex", "lpips-vgg", "dists", "psnr-y", "ssim-y", "niqe", "brisque")  # what "worst" goes by
 
 
 def write_html(
     evaluations: Sequence[Evaluation], pairs: Sequence[Pair], file: str | Path, *, title: str = "Evaluation",
-    worst_by: str | None = None, shown: int = SHOWN,
+    worst_by: str | None = None, shown: int = SHOWN, crops: Choose | None = None, summary: str | None = None,
+    lines: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
-    """worst_by: the metric that orders pictures (by default the first there is of FIRST). Raises PatchScalerError."""
+    """worst_by: the metric that orders pictures (by default the first there is of FIRST). Raises PatchScalerError.
+
+    crops: where to look (by default at the place of the first method's most error). summary, lines: in place of
+    the table of means and of the notes below it.
+    """
     metrics = metrics_of(evaluations)
     order = _order(evaluations, metrics, worst_by)
     by_name = {pair.name: pair for pair in pairs}
-    cards = [_card(name, by_name.get(name), evaluations, metrics) for name in order.names[:shown]]
+    choose = crops or _most_error(evaluations)
+    cards = [_card(name, by_name.get(name), evaluations, metrics, choose) for name in order.names[:shown]]
     body = [
-        f"<h1>{html.escape(title)}</h1>", _means_table(evaluations, metrics),
-        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in notes(evaluations)) + "</ul>",
+        f"<h1>{html.escape(title)}</h1>", summary or _means_table(evaluations, metrics),
+        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines or notes(evaluations)) + "</ul>",
         f"<h2>Picture by picture</h2><p>{html.escape(order.text)}"
         + (f" The first {shown} of {len(order.names)} with crops." if len(order.names) > shown else "") + "</p>",
         *cards, "<h2>All scores</h2>", *(_scores_table(e, order.names) for e in evaluations),
@@ -86,6 +95,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[in
     return "".join([*out, "</table></div>"])
 
 
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """HTML of a table of texts."""
+    return _table(head, rows)
+
+
 def _best(metric: Metric, values: Sequence[float | None]) -> int | None:
     """Which row is best, where there is something to compare."""
     having = [(metric.badness(v), i) for i, v in enumerate(values) if v is not None]
@@ -130,8 +144,10 @@ def _number(metric: Metric, value: float | None) -> str:
 # --- crops ----------------------------------------------------------------------------------------
 
 
-def _card(name: str, pair: Pair | None, evaluations: Sequence[Evaluation], metrics: Sequence[Metric]) -> str:
-    """One picture: scores of each method, and the same crop of everything there is."""
+def _card(
+    name: str, pair: Pair | None, evaluations: Sequence[Evaluation], metrics: Sequence[Metric], choose: Choose
+) -> str:
+    """One picture: scores of each method, and the same crops of everything there is."""
     rows = {e.method: next((r for r in e.rows if r.name == name), None) for e in evaluations}
     body = [
         [method, *(_number(m, row.scores.get(m.name)) for m in metrics)] for method, row in rows.items() if row
@@ -143,14 +159,31 @@ def _card(name: str, pair: Pair | None, evaluations: Sequence[Evaluation], metri
     pictures = _pictures(pair, rows)
     if not pictures:
         return f"<section><h3>{html.escape(name)}</h3>{lines}{table}</section>"
-    top, left, side = interesting(*_first_and_truth(pictures))
-    figures = [_overview(pictures, top, left, side)]
+    by_label = dict(pictures)
+    first = by_label[next(method for method in rows if method in by_label)]
+    strips = "".join(_strip(crop, first, pictures) for crop in choose(name, pictures))
+    return f"<section><h3>{html.escape(name)}</h3>{lines}{table}{strips}</section>"
+
+
+def _most_error(evaluations: Sequence[Evaluation]) -> Choose:
+    """Where the first method's result is farthest from the original; of most detail, where there is none."""
+
+    def choose(name: str, pictures: Labelled) -> list[Crop]:
+        by_label = dict(pictures)
+        first = by_label[next(e.method for e in evaluations if e.method in by_label)]
+        truth = by_label.get("original")
+        return [Crop("of most detail" if truth is None else "of most error", *interesting(first, truth))]
+
+    return choose
+
+
+def _strip(crop: Crop, first: np.ndarray, pictures: Labelled) -> str:
+    """A row: where it is in the first method's result, and this square of every picture."""
+    figures = [_overview(first, crop)]
     for label, picture in pictures:
-        crop = np.asarray(picture)[top : top + side, left : left + side]
-        figures.append(_figure(label, Image.fromarray(crop), "PNG"))
-    return (
-        f'<section><h3>{html.escape(name)}</h3>{lines}{table}<div class="row">{"".join(figures)}</div></section>'
-    )  # fmt: skip
+        square = picture[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+        figures.append(_figure(label, Image.fromarray(square), "PNG"))
+    return f'<div class="row">{"".join(figures)}</div>'
 
 
 def _pictures(pair: Pair | None, rows: dict[str, Row | None]) -> list[tuple[str, np.ndarray]]:
@@ -183,13 +216,6 @@ def _pictures(pair: Pair | None, rows: dict[str, Row | None]) -> list[tuple[str,
     return [(label, picture) for label, picture in out if picture.shape == (h, w, 3)]
 
 
-def _first_and_truth(pictures: Sequence[tuple[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
-    """The first method's result, and the original where there is one."""
-    truth = pictures[-1][1] if pictures[-1][0] == "original" else None
-    first = next(p for label, p in pictures if label not in ("input", "bicubic") or len(pictures) == 1)
-    return first, truth
-
-
 def interesting(picture: np.ndarray, truth: np.ndarray | None, side: int = CROP) -> tuple[int, int, int]:
     """(top, left, side) of the square of most error, where there is a truth, or most detail.
 
@@ -219,16 +245,17 @@ def interesting(picture: np.ndarray, truth: np.ndarray | None, side: int = CROP)
     return top, left, side
 
 
-def _overview(pictures: Sequence[tuple[str, np.ndarray]], top: int, left: int, side: int) -> str:
+def _overview(array: np.ndarray, crop: Crop) -> str:
     """The whole picture small, with the crop's frame."""
-    picture = Image.fromarray(_first_and_truth(pictures)[0])
+    top, left, side = crop.top, crop.left, crop.side
+    picture = Image.fromarray(array)
     scale = 256 / max(picture.size)
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     box = [round(v * scale) for v in (left, top, left + side, top + side)]
     draw = ImageDraw.Draw(small)
     draw.rectangle(box, outline=(0, 0, 0), width=3)
     draw.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline=(255, 220, 0), width=1)
-    return _figure("where", small, "JPEG")
+    return _figure(crop.label, small, "JPEG")
 
 
 def _figure(label: str, image: Image.Image, kind: str) -> str:

@@ -1,0 +1,136 @@
+"""Several methods on the same pictures: quality and cost side by side."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchscaler.cost.memory import method_cost
+from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.methods import Method, ResultFolder
+from patchscaler.evaluation.pairs import Failure, Pair
+from patchscaler.evaluation.run import Evaluation, evaluate
+from patchscaler.evaluation.specs import Settings, Spec, build_methods
+
+Progress = Callable[[str, int, int, str], None]  # method, pictures done, in all, name of the last
+
+
+@dataclass
+class MethodCost:
+    """Of one method. What does not apply, as seconds of finished pictures, is None."""
+
+    seconds: float | None = None  # median of a picture, warm-up left out
+    warm_up: float | None = None  # seconds of the first run, before the first picture is timed
+    megapixels_per_second: float | None = None  # of output, all pictures together
+    evaluations: float | None = None  # of Patch-DiT a picture, mean; ours only
+    peak_mib: float | None = None  # of a process that loads the method and enlarges the largest picture
+    cuda_mib: float | None = None  # of the same on the GPU
+    memory_failure: str = ""
+
+
+@dataclass
+class Comparison:
+    """evaluations and costs in the order the methods were named."""
+
+    evaluations: list[Evaluation]
+    costs: dict[str, MethodCost]
+    unavailable: dict[str, str]  # method -> reason and mend
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Of any method, once each."""
+        return list(dict.fromkeys(f for e in self.evaluations for f in e.failures))
+
+
+class Timed:
+    """A method whose first call is made twice, so that loading and warming up stay out of the seconds."""
+
+    def __init__(self, method: Method):
+        self.method, self.name = method, method.name
+        self.warm_up: float | None = None
+        self.cost: dict[str, Any] = {}
+
+    def upscale(self, lr: np.ndarray) -> np.ndarray:
+        if self.warm_up is None:
+            self.warm_up = self._timed(lr)[1]
+        picture, seconds = self._timed(lr)
+        self.cost = dict(getattr(self.method, "cost", {})) | {"warm_seconds": seconds, "warm_up": self.warm_up}
+        return picture
+
+    def _timed(self, lr: np.ndarray) -> tuple[np.ndarray, float]:
+        began = time.perf_counter()
+        picture = self.method.upscale(lr)  # an array: a GPU is done when it is there
+        return picture, time.perf_counter() - began
+
+    def describe(self) -> dict[str, Any]:
+        return self.method.describe()
+
+
+def compare(
+    specs: Sequence[Spec], pairs: Sequence[Pair], metrics: Sequence[Any], out: str | Path, settings: Settings, *,
+    memory: bool = True, progress: Progress | None = None, **options: Any,
+) -> Comparison:  # fmt: skip
+    """Every method over every pair. memory: also ask a process of its own for each method's peak.
+
+    options: those of `evaluate` (crop_border, failures ...). What was done in `out` before is not done again,
+    and keeps the seconds it had. Raises PatchScalerError where no method at all is to be had.
+    """
+    methods, unavailable = build_methods(specs, settings)
+    if not methods:
+        raise PatchScalerError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
+    evaluations: list[Evaluation] = []
+    costs: dict[str, MethodCost] = {}
+    for method in methods:
+        timed = method if isinstance(method, ResultFolder) else Timed(method)
+
+        def show(done: int, total: int, name: str, method_name: str = method.name) -> None:
+            if progress:
+                progress(method_name, done, total, name)
+
+        evaluation = evaluate(timed, pairs, metrics, out, progress=show, **options)
+        for row in evaluation.rows:
+            row.seconds = row.cost.get("warm_seconds", row.seconds)
+        evaluations.append(evaluation)
+        costs[method.name] = cost_of(evaluation)
+    if memory:
+        picture = largest_input(pairs)
+        texts = {spec.name: spec for spec in specs if spec.kind != "folder" and spec.name in costs}
+        for name, spec in texts.items():
+            if picture is not None:
+                _add_memory(costs[name], spec, settings, picture)
+    return Comparison(evaluations, costs, unavailable)
+
+
+def cost_of(evaluation: Evaluation) -> MethodCost:
+    """From what the rows say; memory is left out."""
+    timed = [row for row in evaluation.rows if row.seconds]
+    warm_ups = [row.cost["warm_up"] for row in evaluation.rows if row.cost.get("warm_up") is not None]
+    counted = [row.cost["evaluations_total"] for row in evaluation.rows if "evaluations_total" in row.cost]
+    cost = MethodCost(evaluation.seconds, warm_ups[0] if warm_ups else None)
+    if timed:
+        pixels = sum(row.size[0] * row.size[1] for row in timed)
+        cost.megapixels_per_second = pixels / 1e6 / sum(row.seconds or 0 for row in timed)
+    if counted:
+        cost.evaluations = float(np.mean(counted))
+    return cost
+
+
+def largest_input(pairs: Sequence[Pair]) -> np.ndarray | None:
+    """The small picture of most pixels, (h, w, 3) uint8; None where there are only finished ones."""
+    largest: np.ndarray | None = None
+    for pair in pairs:
+        if pair.has_lr and (largest is None or pair.lr.size > largest.size):
+            largest = pair.lr
+    return largest
+
+
+def _add_memory(cost: MethodCost, spec: Spec, settings: Settings, picture: np.ndarray) -> None:
+    try:
+        child = method_cost(spec.text, picture, asdict(settings))
+    except PatchScalerError as error:
+        cost.memory_failure = str(error)
+    else:
+        cost.peak_mib, cost.cuda_mib = child.peak_mib, child.cuda_mib or None
