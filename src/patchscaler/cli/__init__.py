@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from patchscaler._version import __version__
-from patchscaler.cli import data, measure, memory, reproduce, upscale
+from patchscaler.cli import compare, data, evaluate, measure, memory, reproduce, upscale
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -36,7 +36,9 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     upscale.add_parser(commands)
     memory.add_parsers(commands)
+    compare.add_parser(commands)
     measure.add_parsers(commands)
+    evaluate.add_parser(commands)
     data.add_parser(commands)
     reproduce.add_parser(commands)
     if training:

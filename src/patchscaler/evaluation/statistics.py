@@ -7,8 +7,6 @@ BRISQUE gives the numbers of the whole picture to a support-vector regression tr
 
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +19,7 @@ from patchscaler.evaluation.fidelity import luma
 from patchscaler.evaluation.metric import Metric, MetricOptions, MetricUnavailable, border_text
 from patchscaler.evaluation.pairs import pictures_by_stem, read_picture
 from patchscaler.package_weights import PackageMissing, package_file, unpickle_arrays
+from patchscaler.pictures.writing import replacing
 
 BLOCK = 96  # pixels a side of NIQE's blocks, at full size
 PUBLISHED = Path(__file__).parent / "data" / "niqe_published.npz"
@@ -112,22 +111,14 @@ class Pristine:
         return cls(mean, covariance)
 
     def save(self, file: str | Path) -> None:
-        """In BasicSR's format, by way of a temporary file."""
-        path = Path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                taps = window()
-                np.savez(
-                    stream, mu_pris_param=self.mean[None], cov_pris_param=self.covariance,
-                    gaussian_window=taps[:, None] * taps,
-                )  # fmt: skip
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        """In BasicSR's format. Raises PatchScalerError where it cannot be written."""
+        taps = window()
+        arrays = {
+            "mu_pris_param": self.mean[None], "cov_pris_param": self.covariance,
+            "gaussian_window": taps[:, None] * taps,
+        }  # fmt: skip
+        with replacing(Path(file)) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **arrays)
 
 
 def niqe(picture: np.ndarray, pristine: Pristine) -> float:
@@ -215,11 +206,12 @@ def fit_niqe(files: Sequence[Path], sharp: float = 0.75) -> tuple[Pristine, int]
     return Pristine(blocks.mean(0), np.cov(blocks, rowvar=False)), len(blocks)
 
 
-def fit_niqe_folder(folder: str | Path, file: str | Path) -> int:
-    """`fit_niqe` of a folder's pictures into a file -> number of blocks."""
-    pristine, blocks = fit_niqe(list(pictures_by_stem(folder).values()))
+def fit_niqe_folder(folder: str | Path, file: str | Path) -> tuple[int, int]:
+    """`fit_niqe` of a folder's pictures into a file -> number of pictures, number of blocks."""
+    files = list(pictures_by_stem(folder).values())
+    pristine, blocks = fit_niqe(files)
     pristine.save(file)
-    return blocks
+    return len(files), blocks
 
 
 # --- BRISQUE --------------------------------------------------------------------------------------

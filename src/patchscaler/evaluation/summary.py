@@ -43,6 +43,9 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
     for metric in metrics:
         if counts[metric.name] < pictures:
             out.append(f"{metric.name}: mean over {counts[metric.name]} of {pictures} pictures, those all methods have")
+    if any(e.seconds is not None for e in evaluations):
+        out.append("s/picture: median wall time in this run, not a benchmark")
+    out += [method_line(evaluation) for evaluation in evaluations]
     for evaluation in evaluations[:1]:
         out += [data_line(evaluation), machine_line(evaluation)]
     for name, reason in {n: r for e in evaluations for n, r in e.unavailable.items()}.items():
@@ -53,6 +56,17 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
         own = [f for f in evaluation.failures if str(f) not in shared]
         out += [f"failed: {evaluation.method}: {failure}" for failure in own]
     return out
+
+
+def method_line(evaluation: Evaluation) -> str:
+    """What a method says of itself, hashes shortened; all of it is in the JSON."""
+    told = []
+    for key, value in evaluation.description.items():
+        if isinstance(value, str | int | float) and value != "":
+            text = str(value)
+            is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+            told.append(f"{key} {text[:16] if is_hash else text}")
+    return f"{evaluation.method}: {', '.join(told)}"
 
 
 def data_line(evaluation: Evaluation) -> str:
