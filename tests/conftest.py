@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,3 +76,21 @@ def tiny() -> PatchScaler:
     groups = replace(config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)), calibration=table)
     scaler.config = replace(config, groups=groups)
     return scaler
+
+
+@pytest.fixture
+def small_pictures(tmp_path: Path) -> Path:
+    """A folder of two small pictures, a.png and b.png."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name, height, width, seed in (("a", 64, 64, 0), ("b", 33, 47, 1)):
+        smooth_picture(height, width, seed).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny: PatchScaler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` in a folder, as `--model` takes it. Shared by all tests."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny.save_pretrained(folder, half=False)
+    return folder

@@ -10,33 +10,17 @@ import torch
 from PIL import Image
 
 from patchscaler.cli import main
+from patchscaler.cost.paper_size import PaperRow
 from patchscaler.data import collections
 from patchscaler.data.collections import COLLECTIONS, open_collection
 from patchscaler.errors import PatchScalerError
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduction import figures, steps_figure
+from patchscaler.reproduction import figures, speed, steps_figure
 from patchscaler.reproduction.chain import fuse, refine, restore, texture_prompts
 from patchscaler.reproduction.pictures import choose_lsdir_test, lsdir_test, open_source
-from patchscaler.reproduction.report import Report, Row, table_lines, write_text
+from patchscaler.reproduction.report import Report, Row, table_lines
 from patchscaler.reproduction.sheet import Cell, sheet
-
-
-@pytest.fixture
-def small_pictures(tmp_path, picture) -> Path:
-    """A folder of two small pictures."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    for name, height, width, seed in (("a", 64, 64, 0), ("b", 33, 47, 1)):
-        picture(height, width, seed).save(folder / f"{name}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model_folder(tiny, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny.save_pretrained(folder, half=False)
-    return folder
-
+from patchscaler.reproduction.two_workers import Job, Timed, run_two_workers, share_of
 
 # --- the chain ------------------------------------------------------------------------------------
 
@@ -141,7 +125,7 @@ def test_a_report_is_saved_with_what_repeats_it(tmp_path):
     assert record["environment"]["packages"]["torch"] == torch.__version__
     (tmp_path / "file").write_text("")
     with pytest.raises(PatchScalerError, match="cannot be written"):
-        write_text(tmp_path / "file" / "x.json", "")
+        report.save(tmp_path / "file")
 
 
 def test_a_sheet_holds_its_pictures_at_their_place():
@@ -228,6 +212,60 @@ def test_easiest_middle_hardest():
     assert steps_figure.easiest_middle_hardest(scores[:1]).tolist() == [0]
 
 
+# --- two workers ----------------------------------------------------------------------------------
+
+
+def test_two_workers_give_the_picture_of_one(model_folder, tiny, picture):
+    pictures = [np.asarray(picture(64, 64)), np.asarray(picture(33, 47))]
+    timed = run_two_workers(Job(pictures, model=str(model_folder), dtype="float32", seed=3))
+    for small, result in zip(pictures, timed, strict=True):
+        one = tiny.upscale(small, seed=3)
+        assert result.difference <= 1
+        assert np.abs(np.asarray(one.image, int) - result.picture).max() <= 1
+        sampled = np.isin(one.groups, [1, 2])  # simple patches take no steps
+        assert sum(result.patches.values()) == sampled.sum()
+        assert result.patches["worker 0"] == (one.groups == 2).sum()
+        assert min(result.alone, result.together, result.alone_all_threads) > 0
+
+
+def test_what_fails_in_a_worker_is_one_line(picture, tmp_path):
+    with pytest.raises(PatchScalerError, match=r"a worker failed: model '.*nowhere': no such folder"):
+        run_two_workers(Job([np.asarray(picture(32, 32))], model=str(tmp_path / "nowhere")))
+    with pytest.raises(PatchScalerError, match="device 'cuda:7' is unknown"):
+        run_two_workers(Job([np.asarray(picture(32, 32))], devices=("cpu", "cuda:7")))
+
+
+def test_workers_part_the_sampled_patches(tiny, picture):
+    restored = restore(tiny, picture(64, 64))
+    hard, rest = share_of(0, restored), share_of(1, restored)
+    assert set(restored.groups[hard].tolist()) == {2} and set(restored.groups[rest].tolist()) == {1}
+    assert len(hard) + len(rest) == int((restored.groups > 0).sum())
+
+
+def test_table_3_puts_the_papers_seconds_beside_ours(monkeypatch):
+    row = PaperRow(256, "PatchScaler", 2.0, "measured", 4 * 10**12, 1.29, share_of_peak=0.5)
+    monkeypatch.setattr(speed, "paper_rows", lambda *args: ([row], {"LDM": "needs diffusers"}, 4e12))
+    report = speed.table3([256], "cpu", "float32", 1)
+    first = report.rows[0]
+    assert first.paper == {"seconds": 1.29} and first.here == {"seconds": 2.0, "TFLOP": 4.0, "share of peak": 0.5}
+    others = {r.label: r for r in report.rows[1:]}
+    assert others["256 -> 1024, ResShift"].paper == {"seconds": 1.44} and not others["256 -> 1024, ResShift"].here
+    assert "LDM: needs diffusers" in report.differs
+    with pytest.raises(PatchScalerError, match="even numbers of 32 or more"):
+        speed.table3([33], "cpu", "float32", 1)
+
+
+def test_table_3_on_two_devices_says_both_times(monkeypatch):
+    timed = [Timed(np.zeros((1024, 1024, 3), np.uint8), 0, 2.0, 1.5, 1.0, {"worker 0": 5, "worker 1": 4})]
+    monkeypatch.setattr(speed, "run_two_workers", lambda job: timed)
+    report = speed.table3_two(Job([np.zeros((256, 256, 3), np.uint8)], shares=(0.1, 0.4)))
+    one, everything, two = report.rows
+    assert one.here == {"seconds": 2.0, "of one worker": 1.0} and two.here == {"seconds": 1.0, "of one worker": 0.5}
+    assert one.paper == {"seconds": 1.29, "of one worker": 1.0}
+    assert two.paper["of one worker"] == pytest.approx(0.88 / 1.29)
+    assert everything.here["seconds"] == 1.5 and "worker 0 5 patches, worker 1 4 patches" in two.note
+
+
 # --- the commands ---------------------------------------------------------------------------------
 
 
@@ -252,6 +290,11 @@ def test_commands_draw_print_and_save(model_folder, small_pictures, tmp_path, ca
 
 def test_bad_options_are_one_line(small_pictures, capsys):
     for args, message in [
+        (("table4", "--data", small_pictures, "--metrics", "vmaf"), "unknown metric 'vmaf': choose from psnr-y"),
+        (("table2", "--data", small_pictures, "--methods", "magic"), "unknown method 'magic'"),
+        (("table3", "--sizes", "256,x"), "--sizes 256,x: give 2 numbers"),
+        (("table3", "--runs", 0), "--runs takes 1 or more"),
+        (("table3-two", "--devices", "cpu"), "--devices cpu: give two"),
         (("figure5", "--data", "a", "--data", "b"), "figure5 takes one --data at a time"),
         (("figure7", "--data", small_pictures, "--limit", -1), "--limit -1: take 0 (all) or more"),
         (("figure9", "--data", small_pictures, "--patches", "one"), "--patches one: give numbers"),

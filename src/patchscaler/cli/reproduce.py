@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli.common import load_model, model_options
+from patchscaler.cli.common import load_model, model_options, numbers
 from patchscaler.errors import PatchScalerError
 
 NEEDS_DATA = "a data set as NAME=DIR (patchscaler data names them), or a folder of pictures; may be repeated"
@@ -26,6 +26,34 @@ def add_parser(commands: Any) -> None:
         model_options(p)
         return p
 
+    def measured(p: Any) -> None:
+        p.add_argument(
+            "--metrics", metavar="M,M,...", help="of `evaluate` (default: the paper's and DISTS, NIQE, BRISQUE)"
+        )
+
+    for name, text in (("table1", "methods on LSDIR-Test"), ("table2", "methods on real pictures")):
+        p = experiment(name, methods_table, text)
+        p.add_argument("--methods", metavar="M,M,...", help="of `compare`; spandrel:FILE,name=BSRGAN and "
+                       "folder:StableSR=DIR find the paper's rows by name")  # fmt: skip
+        measured(p)
+    for name, text in (("table4", "start times and steps"), ("table5", "prompts"), ("table6", "thresholds")):
+        p = experiment(name, ablation, text)
+        measured(p)
+        if name == "table5":
+            p.add_argument("--text-model", metavar="DIR", help="a model of `train diffusion --prompt text`")
+            p.add_argument("--captioner", metavar="DIR", help="BLIP-2: folder or hub id (default: the paper's)")
+            p.add_argument("--text-encoder", metavar="DIR", help="CLIP: folder or hub id (default: Stable Diffusion's)")
+    p = experiment("table3", table3, "running time at the paper's sizes", data=False)
+    p.add_argument("--sizes", default="256,512", metavar="S,S", help="sides of the small picture")
+    p.add_argument("--runs", type=int, default=3)
+    p.add_argument("--extrapolate", nargs="?", type=int, const=64, default=0, metavar="SIDE",
+                   help="run each network once at this side (64 unless given), the rest by counting")  # fmt: skip
+    p = experiment("table3-two", table3_two, "hard patches on one worker, simple and medium on the other", data=False)
+    p.add_argument("--sizes", default="256,512", metavar="S,S", help="sides of the small picture")
+    p.add_argument("--runs", type=int, default=3)
+    p.add_argument("--devices", metavar="A,B", help="of the two workers (default: two GPUs, else cpu,cpu)")
+    p.add_argument("--threads", type=int, default=0, help="of each worker (default: half of the cores)")
+    p.add_argument("--paper-size", action="store_true", help="the paper's sizes and steps with random weights")
     p = experiment("figure1a", figure1a, "a patch after 1 ... N steps")
     p.add_argument("--start", type=int, default=1000, help="time the first kind of row starts from")
     p.add_argument("--steps", type=int, default=20, help="its steps")
@@ -35,6 +63,87 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--per-class", type=int, default=10, metavar="N", help="entries drawn of each class")
     p = experiment("figure9", figure9, "retrieved textures of some patches, with their scores")
     p.add_argument("--patches", metavar="I,J,...", help="numbers of patches in each picture (default: two of its own)")
+
+
+# --- tables -----------------------------------------------------------------------------------------
+
+
+def methods_table(args: argparse.Namespace) -> int:
+    from patchscaler.evaluation.specs import Settings
+    from patchscaler.reproduction import quality
+
+    first = args.experiment == "table1"
+    found, measuring = sources(args, originals=first), measuring_of(args)
+    settings = Settings(args.device, args.dtype, args.model, args.autoencoder, args.seed, tile=512)
+    table = quality.table1 if first else quality.table2
+    return done(args, table(args.methods or quality.DEFAULT_METHODS, settings, found, measuring))
+
+
+def ablation(args: argparse.Namespace) -> int:
+    from patchscaler.model_folder import find_model
+    from patchscaler.reproduction import ablations
+
+    source, measuring = one_source(args), measuring_of(args)
+    model, folder = load_model(args), find_model(args.model)
+    if args.experiment == "table4":
+        return done(args, ablations.table4(model, folder, source, measuring, args.seed))
+    if args.experiment == "table6":
+        return done(args, ablations.table6(model, folder, source, measuring, args.seed))
+    from patchscaler.reproduction.text_method import text_entry
+    from patchscaler.text_models import CAPTIONER, TEXT_ENCODER
+
+    text = text_entry(
+        args.text_model, args.captioner or CAPTIONER, args.text_encoder or TEXT_ENCODER,
+        device=args.device, dtype=args.dtype, autoencoder=args.autoencoder, seed=args.seed,
+    )  # fmt: skip
+    return done(args, ablations.table5(model, folder, source, measuring, text, args.seed))
+
+
+def measuring_of(args: argparse.Namespace) -> Any:
+    import sys
+
+    from patchscaler.devices import choose_device
+    from patchscaler.evaluation.metrics import METRICS
+    from patchscaler.reproduction.quality import DEFAULT_METRICS, Measuring
+
+    metrics = tuple(m for m in (args.metrics or "").split(",") if m) or DEFAULT_METRICS
+    if unknown := [m for m in metrics if m not in METRICS]:
+        raise PatchScalerError(f"unknown metric '{unknown[0]}': choose from {', '.join(METRICS)}")
+    return Measuring(
+        Path(args.output), metrics, choose_device(args.device), lambda text: print(f"... {text}", file=sys.stderr)
+    )
+
+
+def table3(args: argparse.Namespace) -> int:
+    from patchscaler.reproduction import speed
+
+    if args.extrapolate and args.extrapolate < 32:
+        raise PatchScalerError("--extrapolate takes 32 or more: a patch is 32 pixels of the input")
+    return done(args, speed.table3(sizes_of(args), args.device, args.dtype, args.runs, args.extrapolate), model=False)
+
+
+def table3_two(args: argparse.Namespace) -> int:
+    import os
+
+    from patchscaler.cost.paper_size import paper_shares
+    from patchscaler.reproduction import speed
+    from patchscaler.reproduction.two_workers import Job, default_devices
+
+    devices = tuple(args.devices.split(",")) if args.devices else default_devices()
+    if len(devices) != 2:
+        raise PatchScalerError(f"--devices {args.devices}: give two, as cuda:0,cuda:1")
+    job = Job(
+        speed.pictures_of(sizes_of(args)), (devices[0], devices[1]), None if args.paper_size else args.model,
+        args.autoencoder, args.dtype, args.threads or max(1, (os.cpu_count() or 2) // 2), args.runs, args.seed,
+        paper_shares(),
+    )  # fmt: skip
+    return done(args, speed.table3_two(job), model=not args.paper_size)
+
+
+def sizes_of(args: argparse.Namespace) -> tuple[int, ...]:
+    if args.runs < 1:
+        raise PatchScalerError("--runs takes 1 or more")
+    return numbers("--sizes", args.sizes, args.sizes.count(",") + 1, int)
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -109,12 +218,13 @@ def one_source(args: argparse.Namespace) -> Any:
     return sources(args)[0]
 
 
-def done(args: argparse.Namespace, report: Any) -> int:
-    """Print, save, and say by the exit code whether anything failed."""
+def done(args: argparse.Namespace, report: Any, model: bool = True) -> int:
+    """Print, save, and say by the exit code whether anything failed. model: whether args.model was used."""
     from patchscaler.model_folder import find_model
     from patchscaler.reproduction.report import folder_hashes
 
-    report.model = report.model or folder_hashes(find_model(args.model))
+    if model and not report.model:
+        report.model = folder_hashes(find_model(args.model))
     print(report.text())
     print(f"saved: {report.save(args.output)}")
     return 1 if report.failures else 0

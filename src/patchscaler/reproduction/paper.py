@@ -1,11 +1,14 @@
-"""What the paper prints (arXiv 2405.17158): its tables and the settings behind them, as data."""
+"""What the paper prints (arXiv 2405.17158): its tables and the settings behind them, as data.
+
+Table 3 is in `patchscaler.cost.paper_size`.
+"""
 
 from dataclasses import dataclass
 
 # The paper's names of metrics -> ours. It names no variant; these are the likely ones, by the size of its values.
 METRICS = {
     "PSNR": "psnr-y", "SSIM": "ssim-y", "LPIPS": "lpips-alex",
-    "ManIQA": "maniqa-koniq", "CLIPIQA": "clipiqa+", "MUSIQ": "musiq",
+    "ManIQA": "maniqa-koniq", "CLIPIQA": "clipiqa+", "MUSIQ": "musiq-koniq",
 }  # fmt: skip
 FULL_REFERENCE, NO_REFERENCE = ("PSNR", "SSIM", "LPIPS"), ("ManIQA", "CLIPIQA", "MUSIQ")
 
@@ -63,18 +66,6 @@ TABLE_2 = {
         },
     ),
 }
-# Seconds on an A100; PatchScaler on two of them in the last column.
-TABLE_3 = {
-    "256 -> 1024": {
-        "SwinIR-GAN": 0.30, "LDM": 5.14, "StableSR": 7.27, "ResShift": 1.44, "DiffBIR": 19.43, "PASD": 6.06,
-        "PatchScaler": 1.29, "PatchScaler, two devices": 0.88,
-    },
-    "512 -> 2048": {
-        "SwinIR-GAN": 1.55, "LDM": 25.82, "StableSR": 35.22, "ResShift": 14.89, "DiffBIR": 78.12, "PASD": 59.03,
-        "PatchScaler": 3.41, "PatchScaler, two devices": 2.26,
-    },
-}  # fmt: skip
-
 Three = tuple[int, int, int]
 
 

@@ -2,15 +2,13 @@
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from patchscaler.checkpoints import file_hash
-from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.environment import environment
+from patchscaler.pictures.writing import replacing
 
 
 @dataclass
@@ -35,14 +33,16 @@ class Report:
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)  # pictures or rows that could not be had
+    protocol: list[str] = field(default_factory=list)  # metrics, data, machine, in words
     figures: list[str] = field(default_factory=list)  # files drawn
     details: dict[str, Any] = field(default_factory=dict)  # whatever else belongs into the JSON
 
     def text(self) -> str:
-        """The table, then what differs."""
+        """The table, then what differs, then how it was measured."""
         lines = [self.title, *table_lines(self.columns, self.rows)]
         lines += ["", "What differs from the paper:"] if self.differs else []
         lines += [f"- {line}" for line in self.differs]
+        lines += ["", *self.protocol] if self.protocol else []
         lines += [f"failed: {line}" for line in self.failures]
         lines += [f"drawn: {file}" for file in self.figures]
         return "\n".join(lines)
@@ -51,7 +51,8 @@ class Report:
         """OUT/NAME.json, with everything that is needed to repeat it."""
         record = asdict(self) | {"environment": environment()}
         file = Path(out) / f"{self.name}.json"
-        write_text(file, json.dumps(_plain(record), indent=1) + "\n")
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(_plain(record), indent=1) + "\n", "utf-8")
         return file
 
 
@@ -65,16 +66,16 @@ def table_lines(columns: dict[str, int], rows: list[Row]) -> list[str]:
         for column in columns
     }
     shown = [column for column in columns if sides[column]]
-    head, under = " " * width, " " * width
-    for column in shown:
-        head += f"{column:>{10 * len(sides[column])}}"
-        under += "".join(f"{side:>10}" for side in sides[column])
+    # Wide enough for a column's name, and for "paper" and "here" under it.
+    widths = {c: [max(10, -(-(len(c) + 2) // len(sides[c])))] * len(sides[c]) for c in shown}
+    head = " " * width + "".join(f"{c:>{sum(widths[c])}}" for c in shown)
+    under = " " * width + "".join(f"{s:>{w}}" for c in shown for s, w in zip(sides[c], widths[c], strict=True))
     lines = [head, under] if any("paper" in sides[column] for column in shown) else [head]
     for row in rows:
         line = f"{row.label:<{width}}"
         for column in shown:
-            for side in sides[column]:
-                line += f"{_number(getattr(row, side).get(column), columns[column]):>10}"
+            for side, w in zip(sides[column], widths[column], strict=True):
+                line += f"{_number(getattr(row, side).get(column), columns[column]):>{w}}"
         lines.append(line.rstrip() + (f"   {row.note}" if row.note else ""))
     return lines
 
@@ -98,21 +99,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return str(value) if isinstance(value, Path) else value
-
-
-def write_text(file: Path, text: str) -> None:
-    """To a temporary file beside it, then renamed. Raises PatchScalerError."""
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=file.suffix)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-        temporary = None
-    except OSError as error:
-        raise PatchScalerError(f"{file}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)

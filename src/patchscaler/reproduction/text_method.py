@@ -12,10 +12,13 @@ from patchscaler.config import GroupConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import PatchScalerMethod
 from patchscaler.evaluation.pairs import to_rgb
+from patchscaler.model_folder import find_model
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.pipeline import PatchScaler
 from patchscaler.reproduction.chain import autocast, fuse, refine, restore
+from patchscaler.reproduction.paper import TABLE_5
+from patchscaler.reproduction.quality import Entry
 from patchscaler.text_models import Captioner, TextEncoder
 
 
@@ -61,3 +64,21 @@ class TextPrompted:
     def describe(self) -> dict[str, Any]:
         ours = PatchScalerMethod(self.model, self.folder, seed=self.seed, groups=self.groups).describe()
         return ours | {"captioner": self.captioner.name, "text encoder": self.encoder.name}
+
+
+def text_entry(
+    folder: str | None, captioner: str, encoder: str, *, device: str = "auto", dtype: str = "auto",
+    autoencoder: str | None = None, seed: int = 0,
+) -> Entry:  # fmt: skip
+    """Table 5's row of the text prompt; without a model or its two helpers, the reason and the mend."""
+    entry = Entry("text prompt", TABLE_5["text prompt"])
+    if folder is None:
+        entry.reason = "no --text-model was given; train one with 'patchscaler train diffusion --prompt text'"
+        return entry
+    try:
+        model = PatchScaler.from_pretrained(folder, device=device, dtype=dtype, autoencoder=autoencoder)
+        helpers = Captioner(captioner, str(model.device)), TextEncoder(encoder, str(model.device))
+        entry.method = TextPrompted(model, find_model(folder), *helpers, seed=seed)
+    except PatchScalerError as error:
+        entry.reason = str(error)
+    return entry
