@@ -140,7 +140,6 @@ def test_a_sheet_holds_its_pictures_at_their_place():
 
 
 def test_figure_5_counts_every_patch_once(tiny, small_pictures, tmp_path):
-    pytest.importorskip("matplotlib")
     report = figures.figure5(tiny, open_source(str(small_pictures)), tmp_path)
     scores = np.concatenate([tiny.upscale(Image.open(f)).scores for f in sorted(small_pictures.iterdir())])
     assert report.details["patches"] == len(scores)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from patchscaler.cli import main
@@ -21,7 +22,6 @@ from patchscaler.pipeline import PatchScaler
 from patchscaler.reproduction.text_method import TextPrompted
 from patchscaler.text_models import Captioner, TextEncoder
 
-transformers = pytest.importorskip("transformers")
 LENGTH, WIDTH = 12, 16
 LETTERS = [chr(i) for i in range(33, 127)]
 
