@@ -53,7 +53,7 @@ def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def all_notes(comparison: Comparison) -> list[str]:
     """What the figures mean, what is missing, what failed."""
-    out = [*notes(comparison.evaluations), MEANING]
+    out = [line for line in notes(comparison.evaluations) if not line.startswith("s/picture")] + [MEANING]
     out += [f"unavailable: {name}: {reason}" for name, reason in comparison.unavailable.items()]
     for name, cost in comparison.costs.items():
         if cost.memory_failure:

@@ -121,6 +121,8 @@ def _default_name(kind: str, argument: str, text: str) -> str:
         return name if "=" in argument else Path(argument).name
     if not argument:
         return text
+    if not KINDS[kind].argument_needed:  # where the weights of a known model lie
+        return text.replace(":" + argument, "")
     return text.replace(argument, Path(argument).stem if kind in ("spandrel", "ncnn") else Path(argument).name)
 
 

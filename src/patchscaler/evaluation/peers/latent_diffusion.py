@@ -51,7 +51,10 @@ class LatentDiffusionMethod:
         except Exception as error:  # file and format errors have no common base class
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise PatchScalerError(f"{self.folder}: diffusers cannot load it ({reason})") from error
-        self.pipeline: Any = pipeline.to(self.device, choose_dtype(dtype, str(self.device)))
+        half = choose_dtype(dtype, str(self.device))
+        self.pipeline: Any = pipeline.to(self.device)
+        if half != torch.float32:
+            self.pipeline = self.pipeline.to(half)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def upscale(self, lr: np.ndarray) -> np.ndarray:
