@@ -19,7 +19,18 @@ LONGEST = 2048  # pixels of a map's longer side
 FULL_SCALE = 32.0  # grey levels of invention that are drawn as brightest: one scale for all pictures
 
 # From dark blue over orange to light yellow: each lighter than the one before, so that brightness alone tells.
-STOPS = np.array([[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]], np.float32)
+STOPS = [[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]]
+COLOURS = (
+    np.stack(
+        [
+            np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(STOPS)), channel)
+            for channel in zip(*STOPS, strict=True)
+        ],
+        -1,
+    )
+    .round()
+    .astype(np.uint8)
+)  # (256, 3)
 
 
 def write_report(
@@ -101,8 +112,4 @@ def draw(values: np.ndarray, size: tuple[int, int], factor: int) -> Image.Image:
     target = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
     box = (0.0, 0.0, min(image.width, size[0] / factor), min(image.height, size[1] / factor))
     resized = np.asarray(image.resize(target, Image.Resampling.BILINEAR, box))
-    position = resized.clip(0, 1) * (len(STOPS) - 1)
-    low = np.minimum(position.astype(np.int64), len(STOPS) - 2)
-    part = (position - low)[..., None]
-    colours = STOPS[low] * (1 - part) + STOPS[low + 1] * part
-    return Image.fromarray(colours.round().astype(np.uint8))
+    return Image.fromarray(COLOURS[(resized.clip(0, 1) * 255).round().astype(np.uint8)])

@@ -29,6 +29,15 @@ def match_colour(rgb: Tensor, reference: Tensor, kind: str) -> Tensor:
     return (rgb - mean) / (std + 1e-5) * new_std + new_mean
 
 
+def reach_of(kind: str, towards_coarse: bool, scale: int) -> int:
+    """Output pixels on either side that a finished one depends on; whatever lies outside may be missing.
+
+    towards_coarse: the fidelity dial takes a low band off, too.
+    """
+    bicubic = 2 * scale  # the enlarged reference reads two small pixels more
+    return (REACH + bicubic if kind == "wavelet" else 0) + (REACH if towards_coarse else 0)
+
+
 def low_band(x: Tensor) -> Tensor:
     """(c, H, W) -> what is left after five blurs [1 2 1] (x) [1 2 1] / 16 dilated by 1, 2, 4, 8, 16."""
     kernel = torch.tensor([0.25, 0.5, 0.25]).to(x)

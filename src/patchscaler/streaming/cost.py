@@ -73,7 +73,7 @@ def restoring_bytes(scaler: "PatchScaler") -> int:
 def decoding_bytes(scaler: "PatchScaler") -> int:
     """Of fusing, decoding and matching colours, a latent."""
     pixels = 4 * 3 * scaler.autoencoder.factor**2
-    return 9 * pixels + 16 * scaler.autoencoder.channels
+    return 18 * pixels + 16 * scaler.autoencoder.channels
 
 
 def window_sizes(scaler: "PatchScaler", width: int, window: int | None, limit: float) -> Sizes:

@@ -17,7 +17,7 @@ from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
 from patchscaler.jobs import Clock, Counter, Job, Options
 from patchscaler.patches import PatchGrid, blend_window, make_grid
-from patchscaler.pictures.colour import REACH
+from patchscaler.pictures.colour import reach_of
 from patchscaler.pictures.planes import finish
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
 
 Watch = Callable[[str, int, int], None]  # (stage, done, in all)
-BICUBIC = 2  # LR pixels on either side that the enlarged reference depends on
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ def decode_windows(
     picture = folder.array("picture", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8)
     if options.invention:
         folder.array("moments", (4, job.grid.height, job.grid.width), np.float32)
-    reach = scaler.autoencoder.reach + -(-_colour_reach(options, scale) // f)
+    reach = scaler.autoencoder.reach + -(-reach_of(options.colour, options.fidelity > 0, scale) // f)
     strips = [s for s in spans(job.grid.height, sizes.rows, reach) if s.start * f < height]
     across = [s for s in spans(job.grid.width, sizes.columns, reach) if s.start * f < width]
     done = folder.progress("decoded", len(strips))
@@ -236,12 +235,6 @@ def decode_windows(
         folder.record()
     folder.record(now=True)
     return picture
-
-
-def _colour_reach(options: Options, scale: int) -> int:
-    """Output pixels around a window that the colours of its core depend on."""
-    reach = REACH if options.fidelity else 0
-    return reach + (REACH + BICUBIC * scale if options.colour == "wavelet" else 0)
 
 
 def _decode_window(
