@@ -223,6 +223,14 @@ class PatchScaler:
             job.groups = torch.as_tensor(options.assigned, dtype=torch.long).clone()
         self.change(job, options)
 
+    @torch.inference_mode()
+    def groups_of(self, image: Picture, **options: Any) -> tuple[np.ndarray, GroupConfig]:
+        """Which group each patch falls into, (M,), and the groups' numbers, without sampling any."""
+        checked = self.options(**options)
+        job = self._restore(to_planes(image), checked)
+        self.assign(job, checked)
+        return job.groups.numpy(), job.config
+
     def change(self, job: Job, options: Options) -> None:
         """What boxes want otherwise: another group, other noise."""
         for change in options.changes:

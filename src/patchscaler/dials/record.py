@@ -2,8 +2,10 @@
 it went patch by patch."""
 
 import hashlib
+import html
 import json
 import platform
+import re
 from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +22,7 @@ from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget
 from patchscaler.errors import PatchScalerError
 from patchscaler.patches import PatchGrid
+from patchscaler.pictures.metadata import NAMESPACE
 
 if TYPE_CHECKING:
     from patchscaler.jobs import Options
@@ -132,10 +135,20 @@ def make_record(
     }  # fmt: skip
 
 
-def provenance(scaler: "PatchScaler", run: Run, weights: dict[str, str]) -> dict[str, str]:
+def provenance(scaler: "PatchScaler", run: Run, weights: dict[str, str], input_hash: str) -> dict[str, str]:
     """The same in a few words, for the output's own metadata."""
     assert run.options is not None
     return {
         "Software": f"PatchScaler {__version__}", "Model": scaler.config.name, "Weights": weights_id(weights),
-        "Seed": str(run.options.seed), "Options": json.dumps(options_record(run.options), separators=(",", ":")),
+        "Seed": str(run.options.seed), "Input": input_hash,
+        "Options": json.dumps(options_record(run.options), separators=(",", ":")),
     }  # fmt: skip
+
+
+def read_provenance(xmp: bytes | None) -> dict[str, str]:
+    """What `provenance` said, from an XMP packet; empty where it says nothing of us."""
+    text = (xmp or b"").decode("utf-8", "replace")
+    if NAMESPACE not in text:
+        return {}
+    found = re.findall(r"""\bps:(\w+)=(?:"([^"]*)"|'([^']*)')""", text)
+    return {name: html.unescape(double or single) for name, double, single in found}

@@ -95,9 +95,8 @@ def upscale_file(
     checked = scaler.options(memory_limit=memory_limit, **({"max_pixels": 0} | options))
     checked = replace(checked, invention=checked.invention or files.report is not None)
     sizes, shape = _check(scaler, source, target, window, memory_limit, checked, files)
-    weights = weights_of(scaler)
     about = {
-        "format": FORMAT, "input": hash_of(source), "weights": weights, "options": options_record(checked),
+        "format": FORMAT, "input": hash_of(source), "weights": weights_of(scaler), "options": options_record(checked),
         "assigned": None if checked.assigned is None else hashlib.sha256(checked.assigned.tobytes()).hexdigest(),
         "windows": asdict(sizes), "numbers": f"{scaler.device.type} {scaler.dtype}", "bits": files.bits,
         "output": target.name, "invention": checked.invention,
@@ -106,7 +105,7 @@ def upscale_file(
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = JobFolder(target, key, about)
     try:
-        streamed = _run(scaler, source, target, folder, sizes, shape, checked, files, weights, watch, dry_run)
+        streamed = _run(scaler, source, target, folder, sizes, shape, checked, files, about, watch, dry_run)
     except BaseException as error:
         _leave(folder, target, error)
         raise
@@ -142,7 +141,7 @@ def _check(
 
 def _run(
     scaler: "PatchScaler", source: Path, target: Path, folder: JobFolder, sizes: Sizes, shape: tuple[int, int, int],
-    options: Options, files: FileOptions, weights: dict[str, str], watch: Watch, dry_run: bool,
+    options: Options, files: FileOptions, about: dict[str, Any], watch: Watch, dry_run: bool,
 ) -> Streamed:  # fmt: skip
     began = time.perf_counter()
     pixels, metadata, notes = _read(source, target, folder, options.max_pixels, files)
@@ -165,12 +164,12 @@ def _run(
         picture = decode_windows(scaler, job, store, pixels, sizes, options, folder, watch)
     streamed = _streamed(job, options, cost, notes)
     if files.provenance:
-        metadata = metadata.with_provenance(provenance(scaler, streamed, weights))
+        metadata = metadata.with_provenance(provenance(scaler, streamed, about["weights"], about["input"]))
     watch("file written", 0, 1)
     streamed.notes += save_large(picture, target, metadata, files.quality, files.lossless, files.pyramid)
     watch("file written", 1, 1)
     if files.report:
-        _report(scaler, files.report, source, target, streamed, folder, weights)
+        _report(scaler, files.report, source, target, streamed, folder, about)
     return streamed
 
 
@@ -195,15 +194,15 @@ def _streamed(job: Job, options: Options, cost: Cost, notes: list[str]) -> Strea
 
 def _report(
     scaler: "PatchScaler", report: Path, source: Path, target: Path, streamed: Streamed, folder: JobFolder,
-    weights: dict[str, str],
+    about: dict[str, Any],
 ) -> None:  # fmt: skip
     width, height = streamed.estimate.size
     scale = scaler.config.scale
-    taken = {"name": source.name, "sha256": hash_of(source), "width": width // scale, "height": height // scale}
+    taken = {"name": source.name, "sha256": about["input"], "width": width // scale, "height": height // scale}
     made = {"name": target.name, "sha256": hash_of(target), "width": width, "height": height}
     found: Invention = invention(folder.arrays["moments"])
-    record = make_record(scaler, streamed, taken, made, weights)
-    write_report(report, streamed, record, folder.arrays["confidence"][:], found)
+    record = make_record(scaler, streamed, taken, made, about["weights"])
+    write_report(report, streamed, record, folder.arrays["confidence"][:], found)  # 1/64 of the picture's pixels
 
 
 def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
