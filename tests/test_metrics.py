@@ -31,6 +31,11 @@ BUILT_IN = ("psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "sharpness", "niqe")  # 
 PACKAGED = ("lpips-alex", "lpips-vgg", "dists", "brisque")
 
 
+def side_for(name):
+    """Small for networks, two blocks and more for NIQE."""
+    return 224 if name == "niqe" else 80
+
+
 def metric_or_skip(name, crop_border=0):
     try:
         return get_metric(name, crop_border)
@@ -99,7 +104,7 @@ def test_sharpness_is_the_ratio_of_mean_gradients():
 @pytest.mark.parametrize("name", [*BUILT_IN, *PACKAGED])
 def test_knows_its_direction(name):
     metric = metric_or_skip(name)
-    sharp = made(224)
+    sharp = made(side_for(name))
     soft = blurred(blurred(sharp))
     good, bad = (metric(x, sharp) for x in (sharp, soft))
     assert metric.badness(bad) > metric.badness(good)
@@ -110,7 +115,7 @@ def test_knows_its_direction(name):
 def test_border_is_in_the_protocol_and_is_cut(name):
     metric, plain = metric_or_skip(name, 3), metric_or_skip(name)
     assert "border of 3 pixels cut off" in metric.protocol and "no border cut off" in plain.protocol
-    picture = made(224)
+    picture = made(side_for(name))
     spoilt = picture.copy()
     spoilt[:3], spoilt[:, -3:] = 255, 0
     assert metric(spoilt, picture) == pytest.approx(metric(picture, picture), abs=1e-6)
@@ -231,7 +236,7 @@ class TinyIQA(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
 
     def forward(self, x):
-        assert x.shape[:2] == (1, 3) and 0 <= float(x.min()) and float(x.max()) <= 1
+        assert x.shape[:2] == (1, 3) and float(x.min()) >= 0 and float(x.max()) <= 1
         return (x.mean((2, 3)) @ self.weight + torch.rand(1))[:, None]
 
 
@@ -248,10 +253,10 @@ def test_pyiqa_is_adapted_by_its_own_names(monkeypatch):
         metric = get_metric(name)
         torch.manual_seed(1)
         before = torch.random.get_rng_state()
-        values = {metric(picture), metric(picture)}
+        first, second = metric(picture), metric(picture)
         assert torch.equal(before, torch.random.get_rng_state())
         torch.manual_seed(0)
-        assert values == {pytest.approx(0.2 * 6 + float(torch.rand(1)))}
+        assert first == second == pytest.approx(0.2 * 6 + float(torch.rand(1)))
         assert metric.higher_is_better and not metric.needs_reference
         assert f"pyiqa 9.9 '{asked[-1][0]}'" in metric.protocol and len(metric.weights) == 64
     assert [a for a, _ in asked] == ["musiq", "maniqa", "maniqa-pipal", "clipiqa", "clipiqa+"]
@@ -277,11 +282,11 @@ def test_pyiqa_without_weights_or_package_is_unavailable_not_dropped(monkeypatch
 def test_fitted_niqe_knows_its_pictures_from_blurred_ones(tmp_path):
     from PIL import Image
 
-    for seed in range(8):
+    for seed in range(6):
         Image.fromarray(made(480, seed)).save(tmp_path / f"{seed}.png")
     file = tmp_path / "mine.npz"
     pictures, blocks = statistics.fit_niqe_folder(tmp_path, file)
-    assert pictures == 8 and 100 <= blocks <= 8 * 25
+    assert pictures == 6 and 100 <= blocks <= 6 * 25
     metric = get_metric("niqe", niqe_parameters=file)
     assert metric.name == "niqe-mine" and "fitted by us" in metric.protocol
     other = made(480, 99)
