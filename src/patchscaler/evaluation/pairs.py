@@ -52,21 +52,18 @@ class Pair:
             return read_picture(self.lr_file)
         if self.degradation is None or self.hr_file is None:
             raise PatchScalerError(f"{self.name}: has no small picture; give --lr or --degradation")
-        return degraded(self.hr_unchecked, self.degradation, self.hr_file.stem, self.seed, self.scale)
+        return degraded(self._original(), self.degradation, self.hr_file.stem, self.seed, self.scale)
 
     @property
     def hr(self) -> np.ndarray | None:
         """(scale h, scale w, 3) uint8, or None where there is no original."""
-        return None if self.hr_file is None else self.hr_unchecked
+        return None if self.hr_file is None else self._original()
 
-    @property
-    def hr_unchecked(self) -> np.ndarray:
+    def _original(self) -> np.ndarray:
+        """Cut to multiples of `scale`; whole where there is no small picture, as nothing says how large it was."""
         assert self.hr_file is not None
         picture = read_picture(self.hr_file)
-        s = self.scale
-        if not self.has_lr:  # finished pictures are scored: nothing says how large the small one was
-            return picture
-        return picture[: picture.shape[0] // s * s, : picture.shape[1] // s * s]
+        return cut_to_multiple(picture, self.scale) if self.has_lr else picture
 
 
 def load_pairs(
@@ -100,6 +97,9 @@ def load_pairs(
             if hr is not None and partner is None:
                 failures.append(Failure(file.name, f"no original of this name in {hr}"))
                 continue
+            if partner is not None and partner in used:
+                failures.append(Failure(file.name, f"another small picture belongs to {partner.name}; rename one"))
+                continue
             used.add(partner)
             candidates.append(Pair(partner.stem if partner else stem, file, partner, None, seed, scale))
         failures += [Failure(p.name, f"no small picture of this name in {lr}") for p in large.values() if p not in used]
@@ -113,6 +113,11 @@ def load_pairs(
     if not pairs and not failures:
         raise PatchScalerError(f"{lr or hr}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return pairs, failures
+
+
+def cut_to_multiple(picture: np.ndarray, scale: int) -> np.ndarray:
+    """(H, W, 3) -> its upper left part with sides that are multiples of `scale`."""
+    return picture[: picture.shape[0] // scale * scale, : picture.shape[1] // scale * scale]
 
 
 def problem_of(pair: Pair) -> str | None:

@@ -20,7 +20,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.environment import environment
 from patchscaler.evaluation.methods import Method, ResultFolder, code_hash
 from patchscaler.evaluation.metrics import Metric, MetricUnavailable, get_metric
-from patchscaler.evaluation.pairs import Failure, Pair, find_partner, read_picture
+from patchscaler.evaluation.pairs import Failure, Pair, cut_to_multiple, find_partner, read_picture
 from patchscaler.pictures.writing import save_image
 
 Progress = Callable[[int, int, str], None]  # (pictures done, pictures in all, name of the last)
@@ -113,7 +113,9 @@ def evaluate(
     resolved, unavailable = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
     folder = Path(out) / "".join(c if c.isalnum() or c in "-_." else "_" for c in method.name)
     records = Records(folder / "records.jsonl")
-    described = _key("method", method.name, method.describe())
+    description = method.describe()
+    described = _key("method", method.name, description)
+    code = code_hash(*METRIC_SOURCES)
     rows: list[Row] = []
     failed = list(failures)
     if pairs and not any(p.hr_file for p in pairs):
@@ -127,7 +129,7 @@ def evaluate(
         except PatchScalerError as error:
             failed.append(Failure(pair.name, str(error)))
         else:
-            failed += _score(row, picture, hr, resolved, records)
+            failed += _score(row, picture, hr, resolved, code, records)
             rows.append(row)
         if progress:
             progress(done, len(pairs), pair.name)
@@ -137,7 +139,7 @@ def evaluate(
         "seed": sorted({p.seed for p in pairs if p.degradation}) or None,
         "hash": _key("data", *((r.name, r.input_hash, r.original_hash) for r in rows)),
     }
-    return Evaluation(method.name, method.describe(), resolved, rows, unavailable, failed, data, environment())
+    return Evaluation(method.name, description, resolved, rows, unavailable, failed, data, environment())
 
 
 def _result(
@@ -146,14 +148,15 @@ def _result(
     """The row without scores, the original, and the enlarged picture: from the folder, or made now."""
     hr = pair.hr
     lr = pair.lr if pair.has_lr else None
-    hashes = {"input_hash": _pixels(lr), "original_hash": _pixels(hr)}
     if isinstance(method, ResultFolder):
         picture = method.result(pair.name)
+        if hr is not None and picture.shape != hr.shape:
+            hr = cut_to_multiple(hr, pair.scale)  # as whoever made the result will have done
         seconds, cost, file = None, {}, find_partner(pair.name, method.files)
     else:
         if lr is None:
             raise PatchScalerError("there is no small picture to enlarge; give --lr or --degradation")
-        key, file = _key("result", described, hashes["input_hash"]), folder / f"{pair.name}.png"
+        key, file = _key("result", described, _pixels(lr)), folder / f"{pair.name}.png"
         record = records.find(key)
         stored = _read_if_good(file) if record else None
         if record and stored is not None and _pixels(stored) == record["pixels"]:
@@ -174,8 +177,8 @@ def _result(
         sizes = f"{picture.shape[1]}x{picture.shape[0]}, the original {hr.shape[1]}x{hr.shape[0]}"
         raise PatchScalerError(f"sizes do not fit: the result is {sizes}")
     size = (picture.shape[1], picture.shape[0])
-    row = Row(pair.name, {}, seconds, size, str(file), cost, **hashes, result_hash=_pixels(picture))
-    return row, hr, picture
+    hashes = (_pixels(lr), _pixels(hr), _pixels(picture))
+    return Row(pair.name, {}, seconds, size, str(file), cost, *hashes), hr, picture
 
 
 def _enlarge(method: Method, lr: np.ndarray) -> np.ndarray:
@@ -191,11 +194,10 @@ def _enlarge(method: Method, lr: np.ndarray) -> np.ndarray:
 
 
 def _score(
-    row: Row, picture: np.ndarray, hr: np.ndarray | None, metrics: Sequence[Metric], records: "Records"
+    row: Row, picture: np.ndarray, hr: np.ndarray | None, metrics: Sequence[Metric], code: str, records: "Records"
 ) -> list[Failure]:
-    """Fill `row.scores`; what could not be computed is returned."""
+    """Fill `row.scores`; what could not be computed is returned. code: hash of the metrics' sources."""
     failed = []
-    code = code_hash(*METRIC_SOURCES)
     for metric in metrics:
         original = row.original_hash if metric.needs_reference else ""
         key = _key("score", metric.name, metric.protocol, metric.weights, code, row.result_hash, original)
