@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchscaler.assignment import assign
 from patchscaler.checkpoints import file_hash, load_module, save_module
 from patchscaler.config import GroupConfig, ModelConfig
 from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
-from patchscaler.dials.boxes import Change, patches_in
-from patchscaler.dials.budget import Budget, parse_budget, spend
+from patchscaler.dials.boxes import Change
+from patchscaler.dials.budget import Budget, parse_budget
 from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
 from patchscaler.dials.invention import cell_moments
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups
-from patchscaler.grouping import assign_groups, check_groups, patch_confidence
+from patchscaler.grouping import check_groups, patch_confidence
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture, Progress, Result
 from patchscaler.model_folder import build_networks, find_model, read_config
 from patchscaler.models.autoencoder import Autoencoder
@@ -159,10 +160,10 @@ class PatchScaler:
     @torch.inference_mode()
     def _upscale(self, pictures: Sequence[Picture], options: Options) -> list[Result]:
         clock = Clock(self.device)
-        jobs = [self._restore(to_planes(p), options) for p in pictures]
+        jobs = [self.restored(picture, options) for picture in pictures]
         clock.lap("coarse")
         for job in jobs:
-            self.assign(job, options, spent=clock.seconds["coarse"] / len(jobs))
+            assign(self, job, options, spent=clock.seconds["coarse"] / len(jobs))
         self.sample(jobs, options, clock, Counter(jobs, options.progress))
         results = [self._result(job, options) for job in jobs]
         clock.lap("decode")
@@ -170,8 +171,9 @@ class PatchScaler:
             result.cost["seconds"] = dict(clock.seconds)
         return results
 
-    def _restore(self, planes: Planes, options: Options) -> Job:
+    def restored(self, picture: Picture, options: Options) -> Job:
         """Coarse latents, confidence, patches and noise of one picture."""
+        planes = to_planes(picture)
         height, width = planes.rgb.shape[-2:]
         check_pixels(width, height, options.max_pixels, "the picture")
         padded = self.padded_size(height, width)
@@ -206,40 +208,13 @@ class PatchScaler:
         seed = options.seed if seed is None else seed
         return noise_field(seed, self.autoencoder.channels, top + row, left + column, height, width, period)
 
-    def assign(self, job: Job, options: Options, spent: float = 0.0) -> None:
-        """A group for each patch: by its confidence (Eq. 2), or by what the budget buys; then the boxes' wishes."""
-        job.groups = assign_groups(job.scores, job.config.thresholds)
-        if options.budget:
-            affordable = None
-            if options.budget.seconds is not None:
-                from patchscaler.dials.speed import affordable_evaluations
-
-                affordable = affordable_evaluations(self, job, options, spent)
-            plan = spend(options.budget, job.scores.numpy(), job.config, affordable)
-            job.groups, job.config = torch.from_numpy(plan.groups), plan.config
-        if options.assigned is not None:
-            if len(options.assigned) != len(job.grid):
-                raise PatchScalerError(f"{len(options.assigned)} groups for {len(job.grid)} patches: another picture's")
-            job.groups = torch.as_tensor(options.assigned, dtype=torch.long).clone()
-        self.change(job, options)
-
     @torch.inference_mode()
     def groups_of(self, image: Picture, **options: Any) -> tuple[np.ndarray, GroupConfig]:
         """Which group each patch falls into, (M,), and the groups' numbers, without sampling any."""
         checked = self.options(**options)
-        job = self._restore(to_planes(image), checked)
-        self.assign(job, checked)
+        job = self.restored(image, checked)
+        assign(self, job, checked)
         return job.groups.numpy(), job.config
-
-    def change(self, job: Job, options: Options) -> None:
-        """What boxes want otherwise: another group, other noise."""
-        for change in options.changes:
-            for i in patches_in(change.box, job.grid, self.step, job.size).tolist():
-                if change.group is not None:
-                    job.groups[i] = change.group
-                if change.seed is not None:
-                    (row, column), size = job.grid.corners()[i], job.grid.size
-                    job.noise_of[i] = self.noise(options, row, column, size, size, change.seed).to(self.device)
 
     def sample(self, jobs: list[Job], options: Options, clock: Clock, count: Counter) -> None:
         """Fill the canvases; the patches of all pictures of one configuration share batches."""
@@ -263,11 +238,13 @@ class PatchScaler:
                     noise[n] = job.noise_of[i]
             return noise
 
-        # Longest first: chunks of one length keep their batches full; those of no steps come last.
+        # Longest first: chunks of one length keep their batches full; those of no steps come last, in chunks of
+        # their own, for they need no prompt.
         order = steps.argsort(descending=True, stable=True)
         order, limit = order[todo[order]], options.max_patches
         while len(order):
-            chunk, before = order[:limit], count.done
+            with_steps = int((steps[order] > 0).sum())
+            chunk, before = order[: min(limit, with_steps or limit)], count.done
             y_0 = cut("coarse", chunk).to(self.device)  # (n, C, V, V)
             sampled, entries = int(steps[chunk[0]]) > 0, torch.full((len(chunk), max(1, k)), -1)
             try:
@@ -288,7 +265,7 @@ class PatchScaler:
             for patch, entry, (job, i, row, column) in zip(y_0, entries, (places[i] for i in chunk), strict=True):
                 job.textures[i] = entry.numpy()
                 job.canvas.add(patch, row, column)
-            order = order[limit:]
+            order = order[len(chunk) :]
 
     def _result(self, job: Job, options: Options) -> Result:
         """Fused latents -> picture."""

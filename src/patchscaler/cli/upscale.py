@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from patchscaler.cli import dials
 from patchscaler.cli.common import load_model, model_options, numbers
 from patchscaler.errors import PatchScalerError
 
@@ -24,9 +25,11 @@ def add_parser(commands: Any) -> None:
     up.add_argument("--save-difficulty", action="store_true", help="also write NAME_difficulty.png: dark blue patches "
                     "were easy, orange medium, yellow hard")  # fmt: skip
     up.add_argument("--save-coarse", action="store_true", help="also write NAME_coarse.png: restored, nothing invented")
-    up.add_argument("--max-pixels", type=int, help="limit of the input's pixels, 0 for none (default: 4 megapixels)")
+    up.add_argument("--max-pixels", type=int, help="limit of the input's pixels, 0 for none (default: 500 megapixels, "
+                    "4 with --window 0)")  # fmt: skip
     up.add_argument("--quality", type=int, default=95, help="of JPEG and WebP output, 1 to 100")
     up.add_argument("-q", "--quiet", action="store_true")
+    dials.add_options(up)
     fine = up.add_argument_group("for those who know the paper")
     fine.add_argument("--preset", help="start times and steps of a preset (compact, paper) with the same weights")
     fine.add_argument("--steps", metavar="N1,N2,N3", help="steps of simple, medium, hard patches; 0: coarse as it is")
@@ -34,44 +37,73 @@ def add_parser(commands: Any) -> None:
     fine.add_argument("--thresholds", metavar="G1,G2", help="confidence above G1 is simple, above G2 medium")
     fine.add_argument("--overlap", type=int, help="of patches, 0..15 latents of 8 pixels each")
     fine.add_argument("--sampler", choices=("ddim", "dpm++"), help="ddim, or DPM-Solver++(2M)")
-    fine.add_argument("--memory-limit", type=float, default=512, metavar="MIB", help="working memory of one batch")
     model_options(fine)
 
 
 def upscale(args: argparse.Namespace) -> int:
     """Every input in turn; one that fails is named and the rest go on."""
-    from patchscaler.pictures.reading import MAX_PIXELS, load_image
-    from patchscaler.pictures.writing import check_alpha, check_output, check_side
+    from patchscaler.pictures.reading import MAX_PIXELS
 
-    limit = MAX_PIXELS if args.max_pixels is None else args.max_pixels
+    whole = dials.window_of(args) == 0
+    limit = (MAX_PIXELS if whole else dials.LARGE_PIXELS) if args.max_pixels is None else args.max_pixels
     if limit < 0 or not args.memory_limit > 0 or not 1 <= args.quality <= 100:
         raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0, --quality 1 to 100")
+    dials.check_options(args)
     settings = group_settings(args)
     model: Any = None
     failed = 0
     targets = upscale_targets(args.inputs, args.output)
-    for source, target in targets:
+    for source, named in targets:
         try:
-            image = load_image(source, limit)
-            target = target or source.with_name(f"{source.stem}_x4{_default_suffix(source, image)}")
-            if any(target.resolve() == other.resolve() for other, _ in targets):
-                raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
-            check_output(target)
-            check_side(target, image.width * 4, image.height * 4)
-            check_alpha(target, image)
+            image, target = _checked(source, named, targets, limit, args)
         except PatchScalerError as error:
-            if len(targets) == 1:
-                raise
-            failed += 1
-            print(f"patchscaler: {error}", file=sys.stderr)
+            failed += _failure(error, len(targets))
             continue
         if model is None:  # errors of the model or the options concern all inputs alike
             model = load_model(args, args.memory)
             groups = settings(model.config.groups)
-        _upscale_one(model, image, source, target, groups, limit, args)
+        options = {"seed": args.seed, "groups": groups, "prompt": not args.no_prompt, "max_pixels": limit}
+        options |= dials.dial_options(args)
+        report = dials.report_folder(args, source, len(targets) > 1)
+        try:
+            if args.redo and dials.redo(model, source, target, args, report):
+                continue
+            options["changes"] = dials.changes_of(args)
+            if image is None:
+                dials.stream(model, source, target, options, args, report)
+            elif args.dry_run:
+                dials.dry_run(model, image, source, options)
+            else:
+                _upscale_one(model, image, source, target, options, args, report)
+        except PatchScalerError as error:
+            failed += _failure(error, len(targets))
     if failed:
         print(f"patchscaler: {failed} of {len(targets)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _checked(source: Path, target: Path | None, targets: Any, limit: int, args: argparse.Namespace) -> Any:
+    """-> the picture, or None where it is to be made in windows; where it goes. Raises PatchScalerError."""
+    from patchscaler.pictures.reading import load_image
+    from patchscaler.pictures.writing import check_alpha, check_output, check_side
+
+    image = None if dials.is_large(source, limit, args) else load_image(source, limit)
+    target = target or source.with_name(f"{source.stem}_x4{_default_suffix(source, image)}")
+    if any(target.resolve() == other.resolve() for other, _ in targets):
+        raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
+    check_output(target)
+    if image is not None:  # of large ones, all is checked where they are made
+        check_side(target, image.width * 4, image.height * 4)
+        check_alpha(target, image)
+    return image, target
+
+
+def _failure(error: PatchScalerError, count: int) -> int:
+    """The only input's error ends the command; one of several is named and counted."""
+    if count == 1:
+        raise error
+    print(f"patchscaler: {error}", file=sys.stderr)
+    return 1
 
 
 def upscale_targets(inputs: Sequence[str], output: str | None) -> list[tuple[Path, Path | None]]:
@@ -103,26 +135,30 @@ def _default_suffix(source: Path, image: Any = None) -> str:
 
 
 def _upscale_one(
-    model: Any, image: Any, source: Path, target: Path, groups: Any, limit: int, args: argparse.Namespace
-) -> None:
+    model: Any, image: Any, source: Path, target: Path, options: dict[str, Any], args: argparse.Namespace,
+    report: Path | None,
+) -> None:  # fmt: skip
     from patchscaler.overlay import difficulty_overlay
-    from patchscaler.pictures.writing import save_image
+    from patchscaler.pictures.metadata import Metadata
+    from patchscaler.pictures.writing import save_image, save_picture
 
     bar = Progress(source.name, quiet=args.quiet)
     began = time.perf_counter()
-    result = model.upscale(
-        image, seed=args.seed, groups=groups, prompt=not args.no_prompt, memory_limit=args.memory_limit,
-        max_pixels=limit, progress=bar, coarse=args.save_coarse,
-    )  # fmt: skip
+    result = model.upscale(image, memory_limit=args.memory_limit, progress=bar, coarse=args.save_coarse, **options)
     bar.close()
     extras = {}
     if args.save_difficulty:
         extras["difficulty"] = difficulty_overlay(result)
     if args.save_coarse:
         extras["coarse"] = result.coarse
-    save_image(result.image, target, args.quality)
+    metadata = Metadata(image.size, icc_profile=result.icc_profile)
+    if not args.no_provenance:
+        metadata = metadata.with_provenance(dials.facts(model, result, source))
+    save_picture(result.array, target, metadata, args.quality)
     for name, picture in extras.items():
         save_image(picture, target.with_name(f"{target.stem}_{name}.png"))
+    if report:
+        dials.report(report, model, result, source, target)
     if not args.quiet:
         patches = ", ".join(f"{n} {name}" for name, n in result.cost["patches"].items())
         stages = ", ".join(f"{name} {s:.2f}" for name, s in result.cost["seconds"].items())

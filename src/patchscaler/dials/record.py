@@ -110,8 +110,6 @@ def make_record(
 ) -> dict[str, Any]:
     """source, output: name, width, height and what else is known of the files."""
     assert run.options is not None
-    used = Counter(int(i) for i in run.textures.ravel() if i >= 0)
-    origins = scaler.memory.origins if scaler.memory else []
     return {
         "format": FORMAT,
         "software": {
@@ -131,17 +129,23 @@ def make_record(
             "groups": run.groups.tolist(),
             "textures": [[int(i) for i in row if i >= 0] for row in run.textures],
         },
-        "textures": {str(i): asdict(origins[i]) | {"patches": n} for i, n in sorted(used.items())},
+        "textures": textures_record(scaler, run.textures),
     }  # fmt: skip
 
 
-def provenance(scaler: "PatchScaler", run: Run, weights: dict[str, str], input_hash: str) -> dict[str, str]:
+def textures_record(scaler: "PatchScaler", textures: np.ndarray) -> dict[str, Any]:
+    """Entries of the memory that fed a patch: where each came from, on what terms, and how many patches it fed."""
+    used = Counter(int(i) for i in textures.ravel() if i >= 0)
+    origins = scaler.memory.origins if scaler.memory else []
+    return {str(i): asdict(origins[i]) | {"patches": n} for i, n in sorted(used.items())}
+
+
+def provenance(scaler: "PatchScaler", options: "Options", weights: dict[str, str], input_hash: str) -> dict[str, str]:
     """The same in a few words, for the output's own metadata."""
-    assert run.options is not None
     return {
         "Software": f"PatchScaler {__version__}", "Model": scaler.config.name, "Weights": weights_id(weights),
-        "Seed": str(run.options.seed), "Input": input_hash,
-        "Options": json.dumps(options_record(run.options), separators=(",", ":")),
+        "Seed": str(options.seed), "Input": input_hash,
+        "Options": json.dumps(options_record(options), separators=(",", ":")),
     }  # fmt: skip
 
 

@@ -1,74 +1,84 @@
 """`--report DIR`: difficulty, steps and invention as pictures, and a JSON with everything to repeat the run."""
 
+import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from patchscaler.dials.invention import Invention
+from patchscaler.dials.invention import invention
 from patchscaler.dials.record import Run
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import steps_of
 from patchscaler.patches import PatchGrid, blend_window
 
-RECORD = "run.json"
+RECORD, MAPS = "run.json", "maps.npz"
 LONGEST = 2048  # pixels of a map's longer side
 FULL_SCALE = 32.0  # grey levels of invention that are drawn as brightest: one scale for all pictures
 
 # From dark blue over orange to light yellow: each lighter than the one before, so that brightness alone tells.
 STOPS = [[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]]
-COLOURS = (
-    np.stack(
-        [
-            np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(STOPS)), channel)
-            for channel in zip(*STOPS, strict=True)
-        ],
-        -1,
-    )
-    .round()
-    .astype(np.uint8)
-)  # (256, 3)
+EVEN, AT = np.linspace(0, 1, 256), np.linspace(0, 1, len(STOPS))
+COLOURS = np.stack([np.interp(EVEN, AT, channel) for channel in zip(*STOPS, strict=True)], -1).round().astype(np.uint8)
 
 
 def write_report(
-    folder: str | Path, run: Run, record: dict[str, Any], confidence: np.ndarray, invention: Invention | None
-) -> list[Path]:
+    folder: str | Path, run: Run, record: dict[str, Any], confidence: Any, moments: Any | None
+) -> list[Path]:  # fmt: skip
     """-> the files written: run.json, difficulty.png, steps.png and, where measured, two maps of the invention.
 
-    confidence: (H, W). record: of `make_record`; the invention's figures are added to it.
+    confidence: (H, W), moments: (4, H, W) of `dials.invention`; arrays, or what reads like them. They are kept in
+    maps.npz. record: of `make_record`; the invention's figures are added to it.
     """
     folder = Path(folder)
-    size = (record["output"]["width"], record["output"]["height"])
-    maps = {"difficulty": 1 - confidence, "steps": steps_map(run)}
-    if invention is not None:
-        maps |= {"invention_low": invention.low / FULL_SCALE, "invention_high": invention.high / FULL_SCALE}
-        record = record | {"invention": invention.summary() | {"unit": "grey levels of 255", "brightest": FULL_SCALE}}
+    size, factor = (record["output"]["width"], record["output"]["height"]), record["grid"]["pixels_per_latent"]
+    numbers = {"confidence": confidence[:].astype(np.float16)}
+    maps = {"difficulty": 1 - confidence[:], "steps": steps_map(run)}
+    if moments is not None:
+        numbers["moments"] = moments[:].astype(np.float16)
+        found = invention(moments)
+        maps |= {"invention_low": found.low / FULL_SCALE, "invention_high": found.high / FULL_SCALE}
+        record = record | {"invention": found.summary() | {"unit": "grey levels of 255", "brightest": FULL_SCALE}}
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in maps.items():
-            written.append(_whole(folder / f"{name}.png", draw(values, size, record["grid"]["pixels_per_latent"])))
-        written.append(_whole(folder / RECORD, json.dumps(record, separators=(",", ":"))))
+            buffer = io.BytesIO()
+            draw(values, size, factor).save(buffer, "PNG")
+            written.append(_whole(folder / f"{name}.png", buffer.getvalue()))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **numbers)
+        written.append(_whole(folder / MAPS, buffer.getvalue()))
+        written.append(_whole(folder / RECORD, json.dumps(record, separators=(",", ":")).encode()))
     except OSError as error:
         raise PatchScalerError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
     return written
 
 
-def _whole(path: Path, content: Image.Image | str) -> Path:
+def _whole(path: Path, data: bytes) -> Path:
     """All or nothing."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8")
-        else:
-            content.save(temporary, "PNG")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def read_maps(folder: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """maps.npz of a report -> confidence (H, W), moments (4, H, W) where there are. Raises PatchScalerError."""
+    file = Path(folder) / MAPS
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            moments = stored["moments"].astype(np.float32) if "moments" in stored else None
+            return stored["confidence"].astype(np.float32), moments
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise PatchScalerError(f"{file}: missing or damaged; make the report again with --report") from error
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:

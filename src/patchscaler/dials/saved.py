@@ -1,19 +1,33 @@
 """A finished picture and how it was made: from its report, or from its own metadata; to redo boxes of it."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patchscaler.config import GroupConfig
-from patchscaler.dials.record import group_config, hash_of, read_options, read_provenance, weights_id, weights_of
-from patchscaler.dials.redo import Made
-from patchscaler.dials.report import RECORD, read_report
+from patchscaler.config import GROUP_NAMES
+from patchscaler.dials.boxes import Change
+from patchscaler.dials.record import (
+    group_config,
+    hash_of,
+    make_record,
+    provenance,
+    read_options,
+    read_provenance,
+    weights_id,
+    weights_of,
+)  # fmt: skip
+from patchscaler.dials.redo import Made, redo
+from patchscaler.dials.report import RECORD, read_maps, read_report, write_report
 from patchscaler.errors import PatchScalerError
-from patchscaler.jobs import Picture
+from patchscaler.jobs import Options, Picture
+from patchscaler.patches import make_grid
+from patchscaler.pictures.planes import Planes
 from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import format_of
+from patchscaler.pictures.writing import format_of, save_picture
 from patchscaler.pipeline import PatchScaler
 
 EXACT = ("PNG", "TIFF", "BMP")  # formats whose pixels are those that were written
@@ -21,14 +35,12 @@ EXACT = ("PNG", "TIFF", "BMP")  # formats whose pixels are those that were writt
 
 @dataclass
 class Saved:
-    """An earlier run. groups, config and textures are known from a report only."""
+    """An earlier run."""
 
     options: dict[str, Any]  # keyword arguments of `PatchScaler.upscale`
     input: str  # SHA-256 of the input file
     weights: str  # `record.weights_id`
-    groups: np.ndarray | None = None
-    config: GroupConfig | None = None
-    record: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None  # run.json, where it is known from a report
 
 
 def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
@@ -36,10 +48,7 @@ def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
     if report is not None and (Path(report) / RECORD).exists():
         record = read_report(report)
         try:
-            return Saved(
-                read_options(record["options"]), record["input"]["sha256"], record["model"]["id"],
-                np.array(record["patches"]["groups"]), group_config(record["groups_used"]), record,
-            )  # fmt: skip
+            return Saved(read_options(record["options"]), record["input"]["sha256"], record["model"]["id"], record)
         except (KeyError, TypeError, ValueError) as error:
             raise PatchScalerError(f"{report}: the report is damaged ({error})") from error
     if not Path(output).is_file():
@@ -47,8 +56,6 @@ def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
     facts = read_provenance(load_picture(output, 0).metadata.xmp)
     if not {"Options", "Input", "Weights"} <= set(facts):
         return None
-    import json
-
     try:
         return Saved(read_options(json.loads(facts["Options"])), facts["Input"], facts["Weights"])
     except ValueError as error:
@@ -63,19 +70,75 @@ def check_saved(saved: Saved, scaler: PatchScaler, source: str | Path) -> None:
         raise PatchScalerError("the earlier run was made with other weights or another texture memory; give the same")
 
 
-def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Path) -> Made:
+def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Path, report: Path | None) -> Made:
     """What `redo` needs: pixels from the output's file, groups from the report or found again.
 
     Raises PatchScalerError where the file does not hold the very pixels, or the groups cannot be found again.
     """
     if format_of(output) not in EXACT:
         raise PatchScalerError(f"{output}: its format keeps pixels only about; redo works on .png, .tif and .bmp")
-    groups, config = saved.groups, saved.config
-    if groups is None or config is None:
+    pixels = load_picture(output, 0).pixels
+    array = np.asarray(pixels)
+    array = array[..., None] if array.ndim == 2 else array
+    if saved.record is None or report is None:
         budget = saved.options["budget"]
         if budget is not None and budget.seconds is not None:
             raise PatchScalerError(f"{output}: made with a budget in seconds; to redo it, its --report is needed")
-        groups, config = scaler.groups_of(image, **saved.options)
-    pixels = load_picture(output, 0).pixels
-    array = np.asarray(pixels)
-    return Made(array[..., None] if array.ndim == 2 else array, saved.options, groups, config)
+        return Made(array, saved.options, *scaler.groups_of(image, **saved.options))
+    try:
+        patches = saved.record["patches"]
+        textures = np.full((len(patches["textures"]), max(1, scaler.top_k)), -1)
+        for row, entries in zip(textures, patches["textures"], strict=True):
+            row[: len(entries)] = entries
+        groups, config = np.array(patches["groups"]), group_config(saved.record["groups_used"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise PatchScalerError(f"{report}: the report is damaged ({error})") from error
+    return Made(array, saved.options, groups, config, textures, read_maps(report)[1])
+
+
+def redo_file(
+    scaler: PatchScaler, source: str | Path, output: str | Path, changes: Sequence[Change],
+    report: Path | None = None, with_provenance: bool = True,
+) -> Made | None:  # fmt: skip
+    """Boxes of the finished file `output` made again in it; its report, where there is one, follows.
+
+    None where nothing is known of an earlier run. Raises PatchScalerError; the file then is as it was.
+    """
+    saved = find_saved(report, output)
+    if saved is None or not Path(output).is_file():
+        return None
+    check_saved(saved, scaler, source)
+    picture = load_picture(source, 0)
+    report = report if saved.record is not None else None
+    made = redo(scaler, picture.planes, made_of(saved, scaler, picture.planes, output, report), list(changes))
+    options = scaler.options(**made.options)
+    metadata = picture.metadata
+    if with_provenance:
+        metadata = metadata.with_provenance(provenance(scaler, options, weights_of(scaler), saved.input))
+    save_picture(made.array, output, metadata)
+    if report is not None and saved.record is not None and made.textures is not None:
+        record = saved.record
+        run = Redone(scaler, picture.planes, made, options, np.array(record["patches"]["scores"]))
+        taken, written = record["input"], record["output"] | {"sha256": hash_of(output)}
+        record = make_record(scaler, run, taken, written, record["model"]["weights"])
+        write_report(report, run, record, read_maps(report)[0], made.moments)
+    return made
+
+
+class Redone:
+    """A redone picture as records and reports read it."""
+
+    def __init__(self, scaler: PatchScaler, planes: Planes, made: Made, options: Options, scores: np.ndarray):
+        h, w = scaler.padded_size(*planes.rgb.shape[-2:])
+        size, overlap = made.config.latent_patch_size, made.config.overlap
+        self.grid = make_grid(h // scaler.step, w // scaler.step, size, overlap)
+        self.groups, self.scores, self.config = made.groups, scores, made.config
+        self.options: Options | None = options
+        self.textures = made.textures if made.textures is not None else np.full((len(scores), 1), -1)
+        steps = np.array(made.config.num_inference_steps)
+        counts = np.bincount(made.groups, minlength=3)
+        patches = dict(zip(GROUP_NAMES, counts.tolist(), strict=True))
+        evaluations = dict(zip(GROUP_NAMES, (counts * steps).tolist(), strict=True))
+        self.cost: dict[str, Any] = {
+            "patches": patches, "evaluations": evaluations, "evaluations_total": int((counts * steps).sum()),
+        }  # fmt: skip

@@ -2,15 +2,17 @@
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from patchscaler.assignment import assign
 from patchscaler.devices import synchronise
 from patchscaler.dials.budget import hardest_first
-from patchscaler.jobs import Clock, Counter, Job, Options
+from patchscaler.jobs import Clock, Counter, Job, Options, Picture
+from patchscaler.streaming.cost import Cost, cost_of, in_memory_bytes
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -60,3 +62,18 @@ def affordable_evaluations(scaler: "PatchScaler", job: Job, options: Options, sp
     each, decoding = seconds_per_evaluation(scaler, job, options), seconds_of_decoding(scaler, job)
     left = options.budget.seconds - spent - decoding - (time.perf_counter() - began)
     return left / each if each else float("inf")
+
+
+@torch.inference_mode()
+def estimate(scaler: "PatchScaler", picture: Picture, keywords: dict[str, Any]) -> Cost:
+    """What enlarging a picture in memory costs: counted, and measured on a handful of its patches."""
+    options = scaler.options(**keywords)
+    began = time.perf_counter()
+    job = scaler.restored(picture, options)
+    restoring = time.perf_counter() - began
+    assign(scaler, job, options, restoring)
+    sampling = seconds_per_evaluation(scaler, job, options) * int(job.steps.sum())
+    seconds = {"restoring": restoring, "sampling": sampling, "decoding": seconds_of_decoding(scaler, job)}
+    h, w = job.size
+    size, memory = (w * scaler.config.scale, h * scaler.config.scale), in_memory_bytes(scaler, h, w)
+    return replace(cost_of(job, size, 0, memory, 0), seconds=seconds)

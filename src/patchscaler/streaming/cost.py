@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job
-from patchscaler.streaming.passes import Sizes
+from patchscaler.streaming.windows import Sizes
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler

@@ -13,7 +13,6 @@ import torch
 
 from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
-from patchscaler.dials.invention import Invention, invention
 from patchscaler.dials.record import hash_of, make_record, options_record, provenance, weights_of
 from patchscaler.dials.report import write_report
 from patchscaler.dials.speed import seconds_of_decoding, seconds_per_evaluation
@@ -36,7 +35,6 @@ from patchscaler.streaming.cost import (
 )  # fmt: skip
 from patchscaler.streaming.disk import JobFolder
 from patchscaler.streaming.passes import (
-    Sizes,
     Watch,
     assign_once,
     decode_windows,
@@ -45,6 +43,7 @@ from patchscaler.streaming.passes import (
     sample_patches,
 )  # fmt: skip
 from patchscaler.streaming.source import Source
+from patchscaler.streaming.windows import Sizes
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -164,7 +163,7 @@ def _run(
         picture = decode_windows(scaler, job, store, pixels, sizes, options, folder, watch)
     streamed = _streamed(job, options, cost, notes)
     if files.provenance:
-        metadata = metadata.with_provenance(provenance(scaler, streamed, about["weights"], about["input"]))
+        metadata = metadata.with_provenance(provenance(scaler, options, about["weights"], about["input"]))
     watch("file written", 0, 1)
     streamed.notes += save_large(picture, target, metadata, files.quality, files.lossless, files.pyramid)
     watch("file written", 1, 1)
@@ -200,9 +199,9 @@ def _report(
     scale = scaler.config.scale
     taken = {"name": source.name, "sha256": about["input"], "width": width // scale, "height": height // scale}
     made = {"name": target.name, "sha256": hash_of(target), "width": width, "height": height}
-    found: Invention = invention(folder.arrays["moments"])
     record = make_record(scaler, streamed, taken, made, about["weights"])
-    write_report(report, streamed, record, folder.arrays["confidence"][:], found)  # 1/64 of the picture's pixels
+    maps = (folder.arrays[name] for name in ("confidence", "moments"))  # a number, and four, for 64 pixels
+    write_report(report, streamed, record, *maps)
 
 
 def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:

@@ -6,13 +6,14 @@ Letters: C channels, H, W latents of the whole picture, M patches, V a patch's s
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from patchscaler.assignment import assign, change
 from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
 from patchscaler.jobs import Clock, Counter, Job, Options
@@ -21,21 +22,12 @@ from patchscaler.pictures.colour import reach_of
 from patchscaler.pictures.planes import finish
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
-from patchscaler.streaming.windows import Span, Window, cut_windows, spans
+from patchscaler.streaming.windows import Sizes, Span, Window, cut_windows, spans
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
 
 Watch = Callable[[str, int, int], None]  # (stage, done, in all)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Of windows, so that each pass keeps to its memory. In latents."""
-
-    restore: int  # side of a core
-    rows: int  # of a finished strip
-    columns: int  # of a window within the strip
 
 
 class DiskLatents:
@@ -182,13 +174,13 @@ def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFo
     """Groups as `PatchScaler.assign` gives them, kept: a budget in seconds would come out otherwise next time."""
     file = folder.path / "groups.json"
     if not file.exists():
-        scaler.assign(job, options, spent)
+        assign(scaler, job, options, spent)
         stored = {"groups": job.groups.tolist(), "config": asdict(job.config)}
         folder.write(file.name, json.dumps(stored).encode())
         return
     stored = json.loads(file.read_text())
     job.config = group_config(stored["config"])
-    scaler.change(job, options)
+    change(scaler, job, options)
     job.groups = torch.tensor(stored["groups"])
 
 

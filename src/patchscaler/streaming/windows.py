@@ -29,6 +29,15 @@ class Window:
     columns: Span
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of windows, so that each pass keeps to its memory. In latents."""
+
+    restore: int  # side of a core
+    rows: int  # of a finished strip
+    columns: int  # of a window within the strip
+
+
 def spans(length: int, core: int, reach: int, multiple: int = 1) -> list[Span]:
     """0..length in equal cores of at most `core`, each with `reach` more on both sides, less at the ends.
 
