@@ -19,7 +19,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.model_folder import build_networks
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduction.text_method import TextPrompted
+from patchscaler.reproduction.text_method import TextPrompted, text_entry
 from patchscaler.text_models import Captioner, TextEncoder
 
 LENGTH, WIDTH = 12, 16
@@ -193,6 +193,11 @@ def test_train_with_one_option_then_sample(models, shards, tmp_path, capsys):
     assert np.abs(result.astype(int) - method.upscale(lr)).max() > 1
     described = method.describe()
     assert (described["captioner"], described["text encoder"]) == ("blip2", "clip")
+
+    helpers = (str(models / "blip2"), str(models / "clip"))
+    row = text_entry(str(model), *helpers, device="cpu", dtype="float32")  # Table 5's
+    assert row.paper["MUSIQ"] == 66.79 and row.method.upscale(lr).shape == (256, 256, 3)
+    assert "no such folder" in text_entry(str(tmp_path / "nowhere"), *helpers).reason
 
 
 def test_a_model_of_textures_takes_no_text(models, tiny):

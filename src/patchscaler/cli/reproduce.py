@@ -104,9 +104,9 @@ def measuring_of(args: argparse.Namespace) -> Any:
 
     from patchscaler.devices import choose_device
     from patchscaler.evaluation.metrics import METRICS
-    from patchscaler.reproduction.quality import DEFAULT_METRICS, Measuring
+    from patchscaler.reproduction.quality import Measuring
 
-    metrics = tuple(m for m in (args.metrics or "").split(",") if m) or DEFAULT_METRICS
+    metrics = tuple(m for m in (args.metrics or "").split(",") if m)
     if unknown := [m for m in metrics if m not in METRICS]:
         raise PatchScalerError(f"unknown metric '{unknown[0]}': choose from {', '.join(METRICS)}")
     return Measuring(

@@ -89,11 +89,11 @@ def table4(model: PatchScaler, folder: Path, source: Source, measuring: Measurin
             groups = replace(stored, start_times=times, num_inference_steps=steps)
             note = "as shipped" if (times, steps) == (stored.start_times, stored.num_inference_steps) else ""
             entries.append(Entry(label, {}, _ours(model, folder, label, groups=groups, seed=seed), note=note))
-    measure(report, entries, source, measuring)
+    measure(report, entries, source, measuring, one_model=True)
     report.differs = _differs(model, source)
     report.differs.append(
-        "Groups are by this model's own thresholds {:.3f}, {:.3f}, quantiles of its confidence, since .95 and .75 "
-        "part nothing where eta is another (see figure5).".format(*stored.thresholds)
+        "Groups are by this model's own thresholds {:.3f}, {:.3f}, quantiles of its confidence: where eta is another, "
+        ".95 and .75 mean other shares (see figure5).".format(*stored.thresholds)
     )
     report.differs += order_lines(report.rows)
     return report
@@ -145,7 +145,7 @@ def table5(
             label = name + suffix
             method = _ours(scaler, folder, label, groups=groups, prompt=prompt, seed=seed)
             entries.append(Entry(label, TABLE_5.get(label, {}), method))
-    measure(report, entries, source, measuring)
+    measure(report, entries, source, measuring, one_model=True)
     report.differs = [
         *_differs(model, source),
         "'No prompt' and 'random prompt' (entries of the memory drawn at random) are rows of ours: without them a gain "
@@ -184,7 +184,7 @@ def table6(model: PatchScaler, folder: Path, source: Source, measuring: Measurin
         method = _ours(model, folder, label, groups=replace(stored, thresholds=thresholds), seed=seed)
         note = f"gamma {thresholds[0]:.3f} {thresholds[1]:.3f}, {note}"
         entries.append(Entry(label, {}, method, note=note))
-    measure(report, entries, source, measuring)
+    measure(report, entries, source, measuring, one_model=True)
     report.differs = [
         *_differs(model, source),
         "The paper's gamma are run with its T 400/700/1000 and N 8/14/20. Confidence is eta over the squared error, "
@@ -207,6 +207,6 @@ def _differs(model: PatchScaler, source: Source) -> list[str]:
         own = setting_name(groups.start_times, groups.num_inference_steps)
         lines.append(
             f"This model was trained for {own}: the paper's settings are run on it literally, outside of what it was "
-            "made for; rows 'own' are the experiment at its own scale."
+            "made for; the other rows are the experiment at its own scale."
         )
     return lines

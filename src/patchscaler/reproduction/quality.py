@@ -11,7 +11,7 @@ from patchscaler.config import GROUP_NAMES
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.run import Evaluation, evaluate
 from patchscaler.evaluation.specs import AnyMethod, Settings, build_method, parse_specs
-from patchscaler.evaluation.summary import common_means, notes
+from patchscaler.evaluation.summary import common_means, method_line, notes
 from patchscaler.reproduction.paper import METRICS, NO_REFERENCE, TABLE_1, TABLE_2, Scores
 from patchscaler.reproduction.pictures import Source
 from patchscaler.reproduction.report import Report, Row
@@ -23,6 +23,7 @@ COLUMNS = {
     "evaluations": 0, "seconds": 2,
 }  # fmt: skip
 NAMES = {ours: paper for paper, ours in METRICS.items()}
+NEED_ORIGINALS = ("psnr-y", "ssim-y", "lpips-alex", "dists")
 DEFAULT_METRICS = (*METRICS.values(), "dists", "niqe", "brisque")
 DEFAULT_METHODS = "bicubic,realsr-jpeg,realesrgan-x4plus,ours"
 # A method's kind or name -> the paper's row. Others find theirs by name: `spandrel:FILE,name=BSRGAN`.
@@ -52,13 +53,21 @@ class Measuring:
     """What all rows of a table share."""
 
     out: Path
-    metrics: Sequence[str] = DEFAULT_METRICS
+    metrics: Sequence[str] = ()  # by default what the pictures allow of DEFAULT_METRICS
     device: str = "cpu"  # of the metrics' networks
     say: Callable[[str], None] = lambda text: None  # told of every picture done
 
 
-def measure(report: Report, entries: Sequence[Entry], source: Source, measuring: Measuring, prefix: str = "") -> None:
-    """Fill the report's rows. A row that cannot be had keeps the paper's scores; a picture that fails is listed."""
+def measure(
+    report: Report, entries: Sequence[Entry], source: Source, measuring: Measuring, prefix: str = "",
+    one_model: bool = False,
+) -> None:  # fmt: skip
+    """Fill the report's rows. A row that cannot be had keeps the paper's scores; a picture that fails is listed.
+
+    one_model: all rows are of one model, so one line says what it is.
+    """
+    metrics = measuring.metrics or [m for m in DEFAULT_METRICS if source.has_originals or m not in NEED_ORIGINALS]
+    report.title += f"; {source.name}, {len(source.pairs)} pictures"
     evaluations: list[Evaluation] = []
     measured: list[Entry] = []
     for entry in entries:
@@ -70,7 +79,7 @@ def measure(report: Report, entries: Sequence[Entry], source: Source, measuring:
 
         evaluations.append(
             evaluate(
-                entry.method, source.pairs, measuring.metrics, measuring.out / report.name / source.name,
+                entry.method, source.pairs, metrics, measuring.out / report.name / source.name,
                 device=measuring.device, failures=source.failures, progress=say,
             )
         )  # fmt: skip
@@ -84,7 +93,8 @@ def measure(report: Report, entries: Sequence[Entry], source: Source, measuring:
         if entry.method is None and entry.reason:
             note = f"not here: {entry.reason}"
         report.rows.append(Row(prefix + entry.label, entry.paper, here, note))
-    lines = notes(evaluations)
+    repeated = {method_line(e) for e in evaluations[1:]} if one_model else set()
+    lines = [line for line in notes(evaluations) if line not in repeated]
     report.failures += [line.removeprefix("failed: ") for line in lines if line.startswith("failed: ")]
     report.protocol += [line for line in lines if not line.startswith("failed: ") and line not in report.protocol]
     report.data.append(source.described | {"hash of pixels": evaluations[0].data["hash"]})
