@@ -46,14 +46,9 @@ class Animation:
                 frame = upright(image, turn)
                 duration = image.info.get("duration", 0)
                 self.durations.append(int(duration) if 0 <= duration < 2**31 else 0)
-                planes = to_planes(frame.convert("RGBA" if frame.has_transparency_data else "RGB"))
-                yield _matching(planes, self.metadata.icc_profile)
-
-
-def _matching(planes: Planes, profile: bytes | None) -> Planes:
-    """Frames of one file have one profile, which stands in front of the first."""
-    planes.icc_profile = planes.icc_profile or profile
-    return planes
+                frame = frame.convert("RGBA" if frame.has_transparency_data else "RGB")
+                frame.info["icc_profile"] = self.metadata.icc_profile
+                yield to_planes(frame)
 
 
 def open_animation(path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES) -> Animation | None:
@@ -95,7 +90,8 @@ def save_animation(
     """(h, w, 1..4) uint8 each -> one file, all or nothing. Returns a line for each thing it could not hold."""
     path = Path(path)
     check_animated(path)
-    kind, notes = format_of(path), []
+    kind = format_of(path)
+    notes: list[str] = []
     height, width = frames[0].shape[:2]
     check_side(path, width, height)
     data = fitting(animation.metadata, kind, notes).enlarged(width, height)
@@ -107,6 +103,8 @@ def save_animation(
     options |= {"save_all": True, "duration": animation.durations[: len(images)]}
     if animation.loop is not None:
         options["loop"] = animation.loop
+    elif animation.format == "GIF" and kind != "GIF":
+        options["loop"] = 1  # a GIF that says nothing plays once, the others for ever
     if kind == "GIF":
         images = [to_palette(image) for image in images]
         options |= {"disposal": 2, "optimize": False}  # every frame is whole: none shows through the next
