@@ -43,16 +43,18 @@ def invention(moments: Any, rows: int = 512) -> Invention:
     _, height, width = moments.shape
     low, high = (np.zeros((height, width), np.float32) for _ in range(2))
     for top in range(0, height, rows):
-        first, last = max(0, top - 2), min(height, top + rows + 2)
+        bottom = min(top + rows, height)
+        first, last = max(0, top - 4), min(height, bottom + 4)
         x = torch.from_numpy(np.array(moments[:, first:last]))  # (4, n, W)
-        core = slice(top - first, min(top + rows, height) - first)
-        mean = _blurred(x[:3])[:, core].square().mean(0)
-        low[top : top + rows] = mean.sqrt().numpy()
-        high[top : top + rows] = (x[3, core] - mean).clamp_min(0).sqrt().numpy()
+        square = blurred(x[:3]).square().mean(0, keepdim=True)  # (1, n, W)
+        rest = blurred((x[3:] - square).clamp_min(0))
+        core = slice(top - first, bottom - first)
+        low[top:bottom], high[top:bottom] = square[0, core].sqrt().numpy(), rest[0, core].sqrt().numpy()
     return Invention(low, high)
 
 
-def _blurred(x: Tensor) -> Tensor:
+def blurred(x: Tensor) -> Tensor:
+    """(c, H, W) cells, each channel by itself."""
     kernel = torch.tensor(LOW_BAND)
     padded = F.pad(x[:, None], (2, 2, 2, 2), mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))[:, 0]

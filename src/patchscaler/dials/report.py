@@ -18,7 +18,7 @@ from patchscaler.patches import PatchGrid, blend_window
 
 RECORD, MAPS = "run.json", "maps.npz"
 LONGEST = 2048  # pixels of a map's longer side
-FULL_SCALE = 32.0  # grey levels of invention that are drawn as brightest: one scale for all pictures
+FULL_SCALE = 16.0  # grey levels of invention drawn as brightest, others by their root: one scale for all pictures
 
 # From dark blue over orange to light yellow: each lighter than the one before, so that brightness alone tells.
 STOPS = [[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]]
@@ -41,8 +41,10 @@ def write_report(
     if moments is not None:
         numbers["moments"] = moments[:].astype(np.float16)
         found = invention(moments)
-        maps |= {"invention_low": found.low / FULL_SCALE, "invention_high": found.high / FULL_SCALE}
-        record = record | {"invention": found.summary() | {"unit": "grey levels of 255", "brightest": FULL_SCALE}}
+        maps |= {"invention_low": (found.low / FULL_SCALE) ** 0.5, "invention_high": (found.high / FULL_SCALE) ** 0.5}
+        record = record | {
+            "invention": found.summary() | {"unit": "grey levels of 255", "brightest": FULL_SCALE, "scale": "root"}
+        }
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def write_report(
             draw(values, size, factor).save(buffer, "PNG")
             written.append(_whole(folder / f"{name}.png", buffer.getvalue()))
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **numbers)
+        np.savez_compressed(buffer, **numbers)
         written.append(_whole(folder / MAPS, buffer.getvalue()))
         written.append(_whole(folder / RECORD, json.dumps(record, separators=(",", ":")).encode()))
     except OSError as error:
