@@ -53,7 +53,7 @@ def test_a_picture_costs_what_its_parts_cost(tiny, picture):
     lr = np.array(picture(64, 64))
     result = tiny.upscale(lr)
     assert 0 in result.groups and 2 in result.groups  # patches without and with evaluations
-    whole = count_flops(lambda: tiny.upscale(lr, max_patches=1))  # batches of one: none is half needed
+    whole = count_flops(lambda: tiny.upscale(lr))
     parts = network_flops(tiny, 64, 64).of_picture(result.cost)
     assert parts["total"] == whole == sum(v for k, v in parts.items() if k != "total")
     plain = network_flops(tiny, 64, 64, prompt=False)
@@ -228,6 +228,14 @@ def test_thresholds_part_the_patches_as_in_the_paper(monkeypatch):
     assert result.cost["evaluations"] == {"simple": 40, "medium": 140, "hard": 200}
     scores = patch_confidence(torch.from_numpy(result.confidence)[None], result.grid)
     assert (assign_groups(scores, groups.thresholds).numpy() == result.groups).all()
+
+
+def test_random_weights_that_overflow_are_told(monkeypatch):
+    small_paper(monkeypatch)
+    model = paper_networks.paper_model("cpu", torch.float32)
+    model.grm.confidence_head.weight.fill_(float("nan"))
+    with pytest.raises(PatchScalerError, match="take --dtype bfloat16"):
+        paper_size.groups_with_shares(model, synthetic_photo(64), (0.2, 0.6))
 
 
 def test_measured_and_extrapolated_rows_count_alike(monkeypatch):

@@ -227,6 +227,8 @@ def test_exit_codes(hr, model, tmp_path, capsys, no_child, monkeypatch):
     assert command(hr, model, tmp_path, "--methods", f"bicubic,realsr-jpeg:{tmp_path}") == 1
     out = capsys.readouterr()
     assert "bicubic" in out.out and "asked for but unavailable: realsr-jpeg" in out.err
+    assert command(hr, model, tmp_path, "--methods", "lanczos") == 1
+    assert "peak memory could not be measured: lanczos" in capsys.readouterr().err
     (hr / "broken.png").write_bytes(b"no picture")
     assert command(hr, model, tmp_path, "--methods", "bicubic") == 1
     out = capsys.readouterr()

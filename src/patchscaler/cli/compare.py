@@ -106,6 +106,8 @@ def exit_code(comparison: Any, asked: set[str], by_name: bool) -> int:
     lines = []
     if comparison.failures:
         lines.append(f"{len(comparison.failures)} failed, listed above")
+    if unknown := [name for name, cost in comparison.costs.items() if cost.memory_failure]:
+        lines.append(f"peak memory could not be measured: {', '.join(unknown)}")
     if missing := sorted(asked & metrics):
         lines.append(f"asked for but unavailable: {', '.join(missing)}")
     if by_name and comparison.unavailable:

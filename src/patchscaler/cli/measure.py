@@ -78,7 +78,8 @@ def plan_of(args: argparse.Namespace) -> Any:
 
     counts = listed("--threads", args.threads, int, 0)
     threads = counts[0] if len(counts) == 1 else 0
-    settings = Settings(device=args.device, dtype=args.dtype, model=args.model, threads=threads, tile=TILE)
+    settings = Settings(args.device, args.dtype, args.model, args.autoencoder, threads=threads, tile=TILE)
+    given = {"--device": args.device, "--dtype": args.dtype, "--autoencoder": args.autoencoder}
     specs = [] if args.against in ("", "none") else parse_specs(args.against)
     methods, unavailable = build_methods(specs, settings)
     for name, reason in unavailable.items():
@@ -90,6 +91,7 @@ def plan_of(args: argparse.Namespace) -> Any:
         steps=[numbers("--steps", text, 3, int) for text in args.steps or ()],
         batch_sizes=listed("--batch-sizes", args.batch_sizes, int, 1), dtypes=listed("--dtypes", args.dtypes, str),
         thread_counts=counts if len(counts) > 1 else (),
+        options=[part for option, value in given.items() if value for part in (option, value)],
     )  # fmt: skip
 
 

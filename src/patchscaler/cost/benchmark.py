@@ -49,6 +49,7 @@ class Plan:
     batch_sizes: Sequence[int] = ()
     dtypes: Sequence[str] = ()
     thread_counts: Sequence[int] = ()
+    options: Sequence[str] = ()  # of the command line, for processes of its own: device, dtype, autoencoder
 
 
 def benchmark(
@@ -72,7 +73,7 @@ def benchmark(
         say("one picture")
         record |= _one_picture(model, picture, plan)
         say("the command in a process of its own")
-        record["command"] = _commands(model, folder, picture, plan.threads)
+        record["command"] = _commands(folder, picture, plan)
         record["sweeps"], record["growth_exponents"] = _sweeps(model, load, picture, plan, say)
     return record
 
@@ -99,7 +100,7 @@ def _one_picture(model: PatchScaler, picture: np.ndarray, plan: Plan) -> dict[st
     timings = {OURS: ours.seconds, UNIFORM: hard.seconds}
     for name, enlarge in plan.against.items():  # slower ones: half the runs
         timings[name] = measure_method(enlarge, picture, max(1, plan.runs // 2))
-    height, width = _padded(model, picture)
+    height, width = model.padded_size(*picture.shape[:2])
     flops = network_flops(model, height, width)
     peak = max(peak, matmul_peak(model.device, model.dtype))  # again: something else may have run the first time
     return {
@@ -122,20 +123,13 @@ def _one_picture(model: PatchScaler, picture: np.ndarray, plan: Plan) -> dict[st
     }  # fmt: skip
 
 
-def _padded(model: PatchScaler, picture: np.ndarray) -> list[int]:
-    """The sides the networks see: at least one patch, and whole latents."""
-    step = max(1, model.autoencoder.factor // model.config.scale)
-    least = model.config.groups.latent_patch_size * step
-    return [max(least, -(-side // step) * step) for side in picture.shape[:2]]
-
-
-def _commands(model: PatchScaler, folder: Path, picture: np.ndarray, count: int) -> dict[str, Any]:
+def _commands(folder: Path, picture: np.ndarray, plan: Plan) -> dict[str, Any]:
     """`patchscaler upscale` from a cold start, on the picture and on one of four times the side."""
-    options = ["--model", str(folder), "--device", str(model.device)]
+    options = ["--model", str(folder), *plan.options]
     large = mirrored(picture, 4 * picture.shape[0])
     return {
-        "cold_start": asdict(command_cost(picture, options, count)),
-        "four_times_larger": asdict(command_cost(large, options, count)),
+        "cold_start": asdict(command_cost(picture, options, plan.threads)),
+        "four_times_larger": asdict(command_cost(large, options, plan.threads)),
     }
 
 

@@ -62,6 +62,8 @@ def groups_with_shares(model: PatchScaler, picture: np.ndarray, shares: tuple[fl
     height, width = confidence.shape[-2:]
     grid = make_grid(height, width, groups.latent_patch_size, groups.overlap)
     scores = patch_confidence(confidence[0].float(), grid).cpu()
+    if not scores.isfinite().all():
+        raise PatchScalerError(f"random weights overflow in {model.dtype}: take --dtype bfloat16 or float32")
     return replace(groups, thresholds=thresholds_for(scores, shares))
 
 

@@ -37,7 +37,7 @@ class Settings:
     model: str = "compact"
     autoencoder: str | None = None
     seed: int = 0
-    threads: int = 0  # of ncnn; torch has its own setting
+    threads: int = 0  # of ncnn; 0 for as many as torch takes
     tile: int = 0  # of peers: largest side of the input that is run at once, 0 for whole pictures
     tile_overlap: int = 16
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,20 @@ class LatentDiffusionMethod:
             raise PatchScalerError(f"{self.folder}: enlarges {out.shape[0] / padded.shape[-2]:g} times, not {SCALE}")
         return out[: SCALE * h, : SCALE * w]
 
-    def describe(self) -> dict[str, Any]:
-        from importlib.metadata import version
-
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 over the names and contents of weights and configurations."""
         digest = hashlib.sha256()
         for file in sorted(self.folder.rglob("*")):
             if file.suffix in (".safetensors", ".bin", ".json"):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
         return {
-            "weights": digest.hexdigest(), "steps": self.steps, "eta": self.eta, "seed": self.seed,
+            "weights": self.weights, "steps": self.steps, "eta": self.eta, "seed": self.seed,
             "scheduler": type(self.pipeline.scheduler).__name__,
             "runtime": f"diffusers {version('diffusers')}, torch {torch.__version__}",
             "device": str(self.device), "dtype": str(self.pipeline.unet.dtype),

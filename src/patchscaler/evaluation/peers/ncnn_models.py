@@ -7,10 +7,12 @@ The packages' own bindings want Vulkan, so nothing of them is imported: only the
 import hashlib
 import importlib.util
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import code_hash
@@ -87,7 +89,7 @@ class NcnnMethod:
         self, name: str, param: str | Path, *, threads: int = 0, tile: int = 0, overlap: int = 16,
         licence: str = "unknown", source: str = "",
     ):  # fmt: skip
-        """param: the .param file, its .bin beside it. threads: 0 for as many as ncnn takes by itself."""
+        """param: the .param file, its .bin beside it. threads: 0 for as many as torch takes."""
         if importlib.util.find_spec("ncnn") is None:
             raise PatchScalerError(f"{name}: needs ncnn: pip install --no-deps {NCNN}")
         import ncnn
@@ -98,8 +100,7 @@ class NcnnMethod:
             if not file.is_file():
                 raise PatchScalerError(f"{name}: {file} is missing")
         self.ncnn, self.net = ncnn, ncnn.Net()
-        if threads:
-            self.net.opt.num_threads = threads
+        self.net.opt.num_threads = threads or torch.get_num_threads()
         if self.net.load_param(str(self.param)) or self.net.load_model(str(self.bin)):
             raise PatchScalerError(f"{name}: {self.param} is not an ncnn network, or its .bin does not fit")
 
@@ -121,9 +122,14 @@ class NcnnMethod:
             raise PatchScalerError(f"ncnn stopped with code {code}: too little memory? Take smaller --tile")
         return np.array(out).transpose(1, 2, 0)  # (4h, 4w, 3)
 
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.bin.read_bytes()).hexdigest()
+
     def describe(self) -> dict[str, Any]:
         return {
-            "weights": hashlib.sha256(self.bin.read_bytes()).hexdigest(), "file": self.bin.name,
+            "weights": self.weights, "file": self.bin.name,
             "runtime": f"ncnn {self.ncnn.__version__}", "device": "cpu", "tile": self.tile, "overlap": self.overlap,
             "code": code_hash("evaluation/peers/*.py"),
             "licence": self.licence, "source": self.source,

@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,16 @@ class SpandrelMethod:
         planes = torch.from_numpy(x).movedim(-1, 0)[None].to(self.device, self.dtype)  # (1, 3, h, w)
         return self.model(planes)[0].movedim(0, -1).float().cpu().numpy()  # (4h, 4w, 3)
 
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
     def describe(self) -> dict[str, Any]:
         from importlib.metadata import version
 
         return {
-            "weights": hashlib.sha256(self.file.read_bytes()).hexdigest(), "file": self.file.name,
+            "weights": self.weights, "file": self.file.name,
             "architecture": self.model.architecture.name, "tags": list(self.model.tags),
             "parameters": sum(p.numel() for p in self.model.model.parameters()),
             "runtime": f"spandrel {version('spandrel')}, torch {torch.__version__}",
