@@ -14,6 +14,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import Resize
 from patchscaler.evaluation.peers import ncnn_models
 from patchscaler.evaluation.peers.latent_diffusion import LatentDiffusionMethod
+from patchscaler.evaluation.peers.spandrel_models import import_spandrel
 from patchscaler.evaluation.peers.tiles import to_bytes
 from patchscaler.evaluation.specs import (
     DEFAULT_METHODS,
@@ -285,6 +286,30 @@ def test_spandrel_loads_and_runs_a_local_file(suffix, tmp_path, lr):
     assert difference.max() <= 1
     tiled = make(f"spandrel:{file},tile=20,tile_overlap=5").upscale(lr)  # four 3x3 convolutions look four pixels far
     assert np.abs(tiled.astype(int) - method.upscale(lr)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["ESRGAN", "SwinIR"])  # BSRGAN and Real-ESRGAN are of the first class
+def test_networks_of_the_papers_peers_load_from_their_files(kind, tmp_path, lr):
+    needs_spandrel()
+    import_spandrel()
+    architectures = importlib.import_module(f"spandrel.architectures.{kind}")
+    torch.manual_seed(0)
+    if kind == "ESRGAN":
+        network = architectures.ESRGAN(num_filters=8, num_blocks=1)
+    else:
+        network = architectures.SwinIR(
+            img_size=16, window_size=8, depths=[2, 2], embed_dim=12, num_heads=[2, 2], mlp_ratio=2, upscale=4,
+            upsampler="nearest+conv", img_range=1.0,
+        )  # fmt: skip
+    file = tmp_path / f"{kind}.safetensors"
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, file)
+    method = make(f"spandrel:{file}")
+    assert method.describe()["architecture"] == kind
+    small = lr[:24, :32]  # whole windows of 8
+    with torch.inference_mode():
+        expected = network.eval()(torch.from_numpy(small).movedim(-1, 0)[None].float() / 255)
+    difference = np.abs(method.upscale(small).astype(int) - to_bytes(expected[0].movedim(0, -1).numpy()))
+    assert difference.max() <= 1
 
 
 def test_no_torchvision_is_left_behind(tmp_path):
