@@ -21,12 +21,28 @@ def match_colour(rgb: Tensor, reference: Tensor, kind: str) -> Tensor:
         return rgb
     if kind not in KINDS:
         raise PatchScalerError(f"unknown colour '{kind}': choose one of {', '.join(KINDS)}")
-    enlarged = F.interpolate(reference[None].to(rgb), size=rgb.shape[-2:], mode="bicubic", align_corners=False)[0]
+    enlarged = enlarge(reference.to(rgb), (rgb.shape[1], rgb.shape[2]))
     if kind == "wavelet":
         return rgb + low_band(enlarged - rgb)
-    mean, std = rgb.mean((1, 2), keepdim=True), rgb.std((1, 2), keepdim=True)
-    new_mean, new_std = enlarged.mean((1, 2), keepdim=True), enlarged.std((1, 2), keepdim=True)
-    return (rgb - mean) / (std + 1e-5) * new_std + new_mean
+    return with_statistics(rgb, statistics(rgb), statistics(enlarged))
+
+
+def enlarge(reference: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, h, w) -> (3, *size) by bicubic."""
+    return F.interpolate(reference[None], size=size, mode="bicubic", align_corners=False)[0]
+
+
+Statistics = tuple[Tensor, Tensor]  # mean and standard deviation of each colour, (3, 1, 1)
+
+
+def statistics(x: Tensor) -> Statistics:
+    """(3, H, W) of a whole picture."""
+    return x.mean((1, 2), keepdim=True), x.std((1, 2), keepdim=True)
+
+
+def with_statistics(rgb: Tensor, own: Statistics, wanted: Statistics) -> Tensor:
+    """AdaIN: (3, H, W), a picture or a part of it, given the means and contrasts of another."""
+    return (rgb - own[0]) / (own[1] + 1e-5) * wanted[1] + wanted[0]
 
 
 def reach_of(kind: str, towards_coarse: bool, scale: int) -> int:
@@ -35,7 +51,7 @@ def reach_of(kind: str, towards_coarse: bool, scale: int) -> int:
     towards_coarse: the fidelity dial takes a low band off, too.
     """
     bicubic = 2 * scale  # the enlarged reference reads two small pixels more
-    return (REACH + bicubic if kind == "wavelet" else 0) + (REACH if towards_coarse else 0)
+    return {"wavelet": REACH + bicubic, "adain": bicubic}.get(kind, 0) + (REACH if towards_coarse else 0)
 
 
 def low_band(x: Tensor) -> Tensor:

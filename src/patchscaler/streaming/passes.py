@@ -6,7 +6,7 @@ Letters: C channels, H, W latents of the whole picture, M patches, V a patch's s
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
 from patchscaler.jobs import Clock, Counter, Job, Options
 from patchscaler.patches import PatchGrid, blend_window, make_grid
-from patchscaler.pictures.colour import reach_of
+from patchscaler.pictures.colour import Statistics, enlarge, reach_of, with_statistics
 from patchscaler.pictures.planes import finish
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
@@ -214,13 +214,25 @@ def decode_windows(
     strips = [s for s in spans(job.grid.height, sizes.rows, reach) if s.start * f < height]
     across = [s for s in spans(job.grid.width, sizes.columns, reach) if s.start * f < width]
     done = folder.progress("decoded", len(strips))
+    windows = [Window(rows, columns) for rows in strips for columns in across]
+    statistics = None
+    if options.colour == "adain":  # of the whole picture, so they are needed before the first strip is finished
+        statistics = _statistics(scaler, job, store, source, windows, options, folder)
     for n in np.flatnonzero(~done):
         rows = strips[n]
         top, bottom = rows.start * f, min(rows.stop * f, height)
         strip = torch.zeros(3, bottom - top, width)
         for columns in across:
             left, right = columns.start * f, min(columns.stop * f, width)
-            strip[:, :, left:right] = _decode_window(scaler, job, store, source, Window(rows, columns), options, folder)
+            window = Window(rows, columns)
+            image, plain, _ = _decode_window(scaler, job, store, source, window, options, folder)
+            if statistics:
+                image = with_statistics(image, *statistics)
+            strip[:, :, left:right] = image
+            if options.invention:
+                cells = cell_moments(image, plain, f).numpy()  # (4, n, m)
+                bottom_cell, right_cell = rows.start + cells.shape[1], columns.start + cells.shape[2]
+                folder.arrays["moments"][:, rows.start : bottom_cell, columns.start : right_cell] = cells
         picture[top:bottom] = finish_strip(strip, source, top, scale)
         done[n] = True
         watch("strips decoded", int(done.sum()), len(strips))
@@ -232,26 +244,41 @@ def decode_windows(
 def _decode_window(
     scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, window: Window, options: Options,
     folder: JobFolder,
-) -> Tensor:  # fmt: skip
-    """-> (3, n, m) in [-1, 1], the core of the window."""
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """-> the core of the window in [-1, 1]: result, coarse picture if wanted, enlarged input; (3, n, m) each.
+
+    Colours are matched but for AdaIN's, which hang on the whole picture.
+    """
     rows, columns = window.rows, window.columns
     f, scale, step = scaler.autoencoder.factor, scaler.config.scale, scaler.step
-    size = tuple(
-        min(step * span.high, side) - step * span.low for span, side in zip((rows, columns), source.size, strict=True)
-    )
+    size = [min(step * s.high, n) - step * s.low for s, n in zip((rows, columns), source.size, strict=True)]
     latents, coarse = (x.to(scaler.device) for x in store.fused(rows, columns))  # (C, n, m)
     confidence = torch.from_numpy(folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high])
     places = [slice(step * s.low, step * s.low + n) for s, n in zip((rows, columns), size, strict=True)]
     lr = source.window(places[0], places[1], source.size).to(scaler.device)
-    image, plain = scaler.picture(latents, coarse, confidence[None].to(scaler.device), lr, options)
+    local = replace(options, colour="none") if options.colour == "adain" else options
+    image, plain = scaler.picture(latents, coarse, confidence[None].to(scaler.device), lr, local)
+    enlarged = enlarge(lr, (image.shape[1], image.shape[2])) if options.colour == "adain" else image
     sides = zip((rows, columns), size, strict=True)
     y, x = (slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * n)) for s, n in sides)
-    image = image[:, y, x].cpu()
-    if options.invention:
-        cells = cell_moments(image, plain[:, y, x].cpu(), f)  # (4, n, m)
-        bottom, right = rows.start + cells.shape[1], columns.start + cells.shape[2]
-        folder.arrays["moments"][:, rows.start : bottom, columns.start : right] = cells.numpy()
-    return image
+    return image[:, y, x].cpu(), plain[:, y, x].cpu(), enlarged[:, y, x].cpu()
+
+
+def _statistics(
+    scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, windows: list[Window], options: Options,
+    folder: JobFolder,
+) -> tuple[Statistics, Statistics]:  # fmt: skip
+    """Of the whole result and of the whole enlarged input, gathered window by window."""
+    count, sums = 0, torch.zeros(2, 2, 3, 1, 1, dtype=torch.float64)  # of result and input: values, squares
+    for window in windows:
+        image, _, enlarged = _decode_window(scaler, job, store, source, window, options, folder)
+        count += image.shape[1] * image.shape[2]
+        for i, x in enumerate((image.double(), enlarged.double())):
+            sums[i] += torch.stack([x.sum((1, 2), keepdim=True), x.square().sum((1, 2), keepdim=True)])
+    means = sums[:, 0] / count
+    deviations = ((sums[:, 1] / count - means.square()) * count / max(1, count - 1)).clamp_min(0).sqrt()
+    own, wanted = ((m.float(), d.float()) for m, d in zip(means, deviations, strict=True))
+    return own, wanted
 
 
 def finish_strip(strip: Tensor, source: Source, top: int, scale: int, rows: int = 64) -> np.ndarray:
