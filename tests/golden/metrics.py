@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pictures import blurred, made
+from pictures import blurred, made, with_sky
 from torch import nn
 
 
@@ -120,6 +120,8 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
     out["224"]["niqe"] = niqe.calculate_niqe(pair[0], 0)
     out["224"]["niqe of the original"] = niqe.calculate_niqe(pair[1], 0)
     out["224"]["brisque of the original"] = judge.score(sharp)
+    sky = with_sky(made(384))
+    out["384"] = {"niqe with a sky": niqe.calculate_niqe(sky[..., ::-1], 0), "brisque with a sky": judge.score(sky)}
     return {side: {name: float(value) for name, value in values.items()} for side, values in out.items()}
 
 

@@ -47,7 +47,9 @@ def mscn(x: np.ndarray, constant: float, edges: str) -> tuple[np.ndarray, np.nda
     """(H, W) brightness -> mean-subtracted, contrast-normalised coefficients, and the local deviation."""
     mean = smooth(x, edges)
     deviation = np.sqrt(np.abs(smooth(x * x, edges) - mean * mean))
-    return (x - mean) / (deviation + constant), deviation
+    coefficients = (x - mean) / (deviation + constant)
+    coefficients[np.abs(coefficients) < 1e-9] = 0  # flat places: what the mean's rounding left there is no sign
+    return coefficients, deviation
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,14 @@ class Spread:
 
 
 def spread(x: np.ndarray, zero_right: bool) -> Spread:
-    """Moments of an AGGD. zero_right: whether zeros count on the right side. NaN where a side is empty."""
-    left, right = x[x < 0], x[x >= 0] if zero_right else x[x > 0]
-    if not left.size or not right.size:
-        return Spread(math.nan, math.nan, math.nan)
-    l, r = math.sqrt(np.square(left).mean()), math.sqrt(np.square(right).mean())  # noqa: E741
-    if not l or not r:
-        return Spread(math.nan, math.nan, math.nan)
-    g = l / r
+    """Moments of an AGGD. zero_right: whether zeros count on the right side. A side that is empty is NaN."""
+    sides = x[x < 0], x[x >= 0] if zero_right else x[x > 0]
+    left, right = (math.sqrt(np.square(side).mean()) if side.size else math.nan for side in sides)
+    if math.isnan(left) or math.isnan(right) or right == 0:
+        return Spread(left, right, math.nan)
+    g = left / right
     ratio = np.abs(x).mean() ** 2 / np.square(x).mean() * (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
-    return Spread(l, r, float(ratio))
+    return Spread(left, right, float(ratio))
 
 
 def shape_ratio(alpha: float) -> float:
@@ -160,12 +160,13 @@ def _block_features(block: np.ndarray) -> list[float]:
 
 
 def _on_grid(x: np.ndarray) -> tuple[float, float, float]:
-    """Shape (the nearest of .2, .201 ... 10, as the authors search it) and both scales."""
+    """Shape (the nearest of .2, .201 ... 10, as the authors search it) and both scales.
+
+    Where a side is empty the search finds the first, .2, in MATLAB and in BasicSR; so it does here.
+    """
     s = spread(x, zero_right=False)
-    if math.isnan(s.ratio):
-        return math.nan, math.nan, math.nan
     shapes, ratios = _shape_table()
-    alpha = float(shapes[np.argmin(np.square(ratios - s.ratio))])
+    alpha = float(shapes[0 if math.isnan(s.ratio) else np.argmin(np.square(ratios - s.ratio))])
     return alpha, s.left * scale_of(alpha), s.right * scale_of(alpha)
 
 
