@@ -116,7 +116,7 @@ def report(folder: Path, model: Any, result: Any, source: Path, target: Path) ->
     scale = model.config.scale
     taken = {"name": source.name, "sha256": hash_of(source), "width": width // scale, "height": height // scale}
     made = {"name": target.name, "sha256": hash_of(target), "width": width, "height": height}
-    record = make_record(model, result, taken, made, weights_of(model))
+    record = make_record(model, result, taken, made, (width, height), weights_of(model))
     write_report(folder, result, record, result.confidence, result.moments)
 
 

@@ -106,9 +106,10 @@ def group_config(stored: dict[str, Any]) -> GroupConfig:
 
 
 def make_record(
-    scaler: "PatchScaler", run: Run, source: dict[str, Any], output: dict[str, Any], weights: dict[str, str]
-) -> dict[str, Any]:
-    """source, output: name, width, height and what else is known of the files."""
+    scaler: "PatchScaler", run: Run, source: dict[str, Any], output: dict[str, Any], sampled: tuple[int, int],
+    weights: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """source, output: name, width, height and what else is known of the files. sampled: (width, height) at x4."""
     assert run.options is not None
     return {
         "format": FORMAT,
@@ -123,7 +124,7 @@ def make_record(
         "options": options_record(run.options),
         "groups_used": asdict(run.config),
         "cost": run.cost,
-        "grid": asdict(run.grid) | {"pixels_per_latent": scaler.autoencoder.factor},
+        "grid": asdict(run.grid) | {"pixels_per_latent": scaler.autoencoder.factor, "sampled": list(sampled)},
         "patches": {
             "scores": [round(float(s), 5) for s in run.scores],
             "groups": run.groups.tolist(),

@@ -35,7 +35,7 @@ def write_report(
     maps.npz. record: of `make_record`; the invention's figures are added to it.
     """
     folder = Path(folder)
-    size, factor = (record["output"]["width"], record["output"]["height"]), record["grid"]["pixels_per_latent"]
+    size, factor = tuple(record["grid"]["sampled"]), record["grid"]["pixels_per_latent"]
     numbers = {"confidence": confidence[:].astype(np.float16)}
     maps = {"difficulty": 1 - confidence[:], "steps": steps_map(run)}
     if moments is not None:
@@ -118,7 +118,7 @@ def blended(values: np.ndarray, grid: PatchGrid) -> np.ndarray:
 
 
 def draw(values: np.ndarray, size: tuple[int, int], factor: int) -> Image.Image:
-    """(H, W) in [0, 1] -> colours, as large as the output (width, height) but for its LONGEST side."""
+    """(H, W) in [0, 1] -> colours, as large as the sampled picture (width, height) but for its LONGEST side."""
     image = Image.fromarray(values.astype(np.float32))
     shrink = min(1.0, LONGEST / max(size))
     target = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))

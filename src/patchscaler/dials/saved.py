@@ -120,7 +120,7 @@ def redo_file(
         record = saved.record
         run = Redone(scaler, picture.planes, made, options, np.array(record["patches"]["scores"]))
         taken, written = record["input"], record["output"] | {"sha256": hash_of(output)}
-        record = make_record(scaler, run, taken, written, record["model"]["weights"])
+        record = make_record(scaler, run, taken, written, made.array.shape[1::-1], record["model"]["weights"])
         write_report(report, run, record, read_maps(report)[0], made.moments)
     return made
 

@@ -73,6 +73,7 @@ class JobFolder:
         self.every, self.last = every, time.monotonic()
         self.arrays: dict[str, DiskArray] = {}
         self.done: dict[str, np.ndarray] = {}
+        self.prefix, self.passed = "", 0  # of the pass at hand; passes that are done
         self.resumed = (self.path / "job.json").exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -89,12 +90,12 @@ class JobFolder:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> DiskArray:
         """The array of this name: as it was left, or new and zero."""
-        self.arrays[name] = DiskArray(self.path / name, shape, dtype)
+        self.arrays[name] = DiskArray(self.path / (self.prefix + name), shape, dtype)
         return self.arrays[name]
 
     def progress(self, name: str, count: int) -> np.ndarray:
         """(count,) bool: which of `count` pieces of work are done. Set it, then call `record`."""
-        file = self.path / f"{name}.done"
+        file = self.path / f"{self.prefix}{name}.done"
         stored = np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
         self.done[name] = stored if len(stored) == count else np.zeros(count, bool)
         return self.done[name]
@@ -106,7 +107,7 @@ class JobFolder:
         for array in self.arrays.values():
             array.flush()
         for name, done in self.done.items():
-            self.write(f"{name}.done", done.tobytes())
+            self.write(f"{self.prefix}{name}.done", done.tobytes())
         self.last = time.monotonic()
 
     def write(self, name: str, data: bytes) -> None:
@@ -114,6 +115,30 @@ class JobFolder:
         temporary = self.path / f"{name}.tmp"
         temporary.write_bytes(data)
         os.replace(temporary, self.path / name)
+
+    def finished(self) -> tuple[int, DiskArray | None]:
+        """Of several passes: the first that is to be made, and what the one before it gave in a killed run."""
+        for about in self.path.glob("result*.json"):
+            stored = json.loads(about.read_text())
+            return stored["pass"] + 1, DiskArray(about.with_suffix(""), tuple(stored["shape"]), stored["dtype"])
+        return 0, None
+
+    def begin(self, n: int) -> None:
+        """The n-th of several passes: names are free for it."""
+        self.arrays, self.done, self.passed = {}, {}, n
+        self.prefix = f"pass{n}." if n else ""
+
+    def finish(self, n: int, result: DiskArray) -> DiskArray:
+        """Keep of the n-th pass its result alone."""
+        result.flush()
+        about = {"pass": n, "shape": result.shape, "dtype": result.dtype.str}
+        kept = self.path / f"result{n}"
+        os.replace(result.path, kept)
+        self.write(f"result{n}.json", json.dumps(about).encode())
+        for file in self.path.iterdir():
+            if file.name.split(".")[0] not in ("job", "lock", f"result{n}"):
+                file.unlink()
+        return DiskArray(kept, result.shape, result.dtype)
 
     def bytes_taken(self) -> int:
         return sum(file.stat().st_size for file in self.path.glob("*"))

@@ -20,9 +20,9 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job, Options
 from patchscaler.patches import PatchGrid
 from patchscaler.pictures.large_writing import check_large, save_large
-from patchscaler.pictures.metadata import Metadata
 from patchscaler.pictures.planes import has_alpha
 from patchscaler.pictures.reading import load_picture, opened, orientation
+from patchscaler.pictures.sizes import Wanted, passes, resized
 from patchscaler.pictures.writing import DEEP, check_alpha, check_output, check_quality, check_side, format_of
 from patchscaler.streaming.cost import (
     Cost,
@@ -33,7 +33,7 @@ from patchscaler.streaming.cost import (
     size_of,
     window_sizes,
 )  # fmt: skip
-from patchscaler.streaming.disk import JobFolder
+from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.passes import (
     Watch,
     assign_once,
@@ -43,7 +43,6 @@ from patchscaler.streaming.passes import (
     sample_patches,
 )  # fmt: skip
 from patchscaler.streaming.source import Source
-from patchscaler.streaming.windows import Sizes
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -80,128 +79,154 @@ class FileOptions:
 
 
 def upscale_file(
-    scaler: "PatchScaler", source: str | Path, target: str | Path, *, window: int | None = None,
-    memory_limit: float = 512, dry_run: bool = False, watch: Watch = nobody, files: FileOptions | None = None,
-    **options: Any,
+    scaler: "PatchScaler", source: str | Path, target: str | Path, *, wanted: Wanted | float = 4.0,
+    window: int | None = None, memory_limit: float = 512, dry_run: bool = False, watch: Watch = nobody,
+    files: FileOptions | None = None, **options: Any,
 ) -> Streamed:  # fmt: skip
     """The file `source` -> the file `target`. Killed, the same call goes on where it was.
 
-    window: LR pixels of a window's side, by default as many as memory_limit (MiB) holds. dry_run: restore, count
-    and measure, write nothing. watch: told of every stage's progress. options: of `PatchScaler.options`.
-    Raises PatchScalerError before the first step where format, disk or memory cannot hold the picture.
+    wanted: a scale or a size. window: LR pixels of a window's side, by default as many as memory_limit (MiB)
+    holds. dry_run: restore, count and measure, write nothing. watch: told of every stage's progress. options: of
+    `PatchScaler.options`. Raises PatchScalerError before the first step where format, disk or memory cannot hold it.
     """
-    source, target, files = Path(source), Path(target), files or FileOptions()
     checked = scaler.options(memory_limit=memory_limit, **({"max_pixels": 0} | options))
+    files = files or FileOptions()
     checked = replace(checked, invention=checked.invention or files.report is not None)
-    sizes, shape = _check(scaler, source, target, window, memory_limit, checked, files)
-    about = {
-        "format": FORMAT, "input": hash_of(source), "weights": weights_of(scaler), "options": options_record(checked),
-        "assigned": None if checked.assigned is None else hashlib.sha256(checked.assigned.tobytes()).hexdigest(),
-        "windows": asdict(sizes), "numbers": f"{scaler.device.type} {scaler.dtype}", "bits": files.bits,
-        "output": target.name, "invention": checked.invention,
-    }  # fmt: skip
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = JobFolder(target, key, about)
+    wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
+    run = _FileRun(scaler, Path(source), Path(target), wanted, window, memory_limit, checked, files, watch)
+    folder = JobFolder(run.target, run.key, run.about)
     try:
-        streamed = _run(scaler, source, target, folder, sizes, shape, checked, files, about, watch, dry_run)
+        streamed = run.make(folder, dry_run)
     except BaseException as error:
-        _leave(folder, target, error)
+        _leave(folder, run.target, error)
         raise
-    if not dry_run or not folder.resumed:
+    if dry_run and folder.resumed:
+        folder.close()  # what an earlier run had done is still wanted
+    else:
         folder.remove()
-    folder.close()
-    for other in JobFolder.others(target, key):
+    for other in JobFolder.others(run.target, run.key):
         streamed.notes.append(f"an unfinished picture of other options lies in {other}; delete it if it is not wanted")
     return streamed
 
 
-def _check(
-    scaler: "PatchScaler", source: Path, target: Path, window: int | None, limit: float, options: Options,
-    files: FileOptions,
-) -> tuple[Sizes, tuple[int, int, int]]:  # fmt: skip
-    """All that can be known before the first step -> window sizes, (h, w, channels)."""
-    check_output(target, source)
-    with opened(source, options.max_pixels) as image:
-        turned = orientation(image) >= 5
-        h, w = (image.width, image.height) if turned else (image.height, image.width)
-        transparent, grey = has_alpha(image), image.mode in ("1", "L", "LA", "La", "I;16", "I;16B")
-    scale = scaler.config.scale
-    check_side(target, w * scale, h * scale)
-    check_alpha(target, transparent)
-    check_quality(target, files.quality, files.lossless)
-    channels = (1 if grey else 3) + transparent
-    check_large(target, h * w * scale**2 * channels, files.pyramid)
-    sizes = window_sizes(scaler, w, window, limit)
-    check_memory(BASE + int(1.5 * limit * 2**20), f"{target}: {w * scale}x{h * scale}")
-    check_disk(disk_bytes(scaler, (h, w), channels, 8, 0, options.invention), target.parent)
-    return sizes, (h, w, channels)
+class _FileRun:
+    """One call of `upscale_file`, checked when it is made."""
 
+    def __init__(
+        self, scaler: "PatchScaler", source: Path, target: Path, wanted: Wanted, window: int | None, limit: float,
+        options: Options, files: FileOptions, watch: Watch,
+    ):  # fmt: skip
+        self.scaler, self.source, self.target, self.files, self.watch = scaler, source, target, files, watch
+        self.options = replace(options, progress=lambda done, total: watch("patch-steps", done, total))
+        self.memory = BASE + int(1.5 * limit * 2**20)
+        check_output(target, source)
+        with opened(source, options.max_pixels) as image:
+            turned = orientation(image) >= 5
+            self.size = (image.height, image.width) if turned else (image.width, image.height)  # (w, h)
+            transparent, grey = has_alpha(image), image.mode in ("1", "L", "LA", "La", "I;16", "I;16B")
+        self.channels = (1 if grey else 3) + transparent
+        self.final = wanted.size(*self.size)
+        self.passes = passes(self.size, self.final, scaler.config.scale)
+        check_side(target, *self.final)
+        check_alpha(target, transparent)
+        check_quality(target, files.quality, files.lossless)
+        check_large(target, self.final[0] * self.final[1] * self.channels, files.pyramid)
+        self.sizes = window_sizes(scaler, self._input(-1)[0], window, limit)
+        check_memory(self.memory, f"{target}: {self.final[0]}x{self.final[1]}")
+        check_disk(self._disk(-1, 8, 0), target.parent)
+        assigned = options.assigned
+        self.about: dict[str, Any] = {
+            "format": FORMAT, "input": hash_of(source), "weights": weights_of(scaler),
+            "options": options_record(options), "invention": options.invention, "windows": asdict(self.sizes),
+            "assigned": None if assigned is None else hashlib.sha256(assigned.tobytes()).hexdigest(),
+            "numbers": f"{scaler.device.type} {scaler.dtype}", "bits": files.bits, "output": target.name,
+            "size": self.final,
+        }  # fmt: skip
+        self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
 
-def _run(
-    scaler: "PatchScaler", source: Path, target: Path, folder: JobFolder, sizes: Sizes, shape: tuple[int, int, int],
-    options: Options, files: FileOptions, about: dict[str, Any], watch: Watch, dry_run: bool,
-) -> Streamed:  # fmt: skip
-    began = time.perf_counter()
-    pixels, metadata, notes = _read(source, target, folder, options.max_pixels, files)
-    options = replace(options, progress=lambda done, total: watch("patch-steps", done, total))
-    with torch.inference_mode():
-        job = restore_windows(scaler, pixels, sizes, options, folder, watch)
+    def _input(self, n: int) -> tuple[int, int]:
+        """(w, h) of what the n-th pass enlarges."""
+        return ([self.size, *self.passes][:-1])[n]
+
+    def _disk(self, n: int, bits: int, sampled: int) -> int:
+        w, h = self._input(n)
+        return disk_bytes(self.scaler, (h, w), self.channels, bits, sampled, self.options.invention)
+
+    @torch.inference_mode()
+    def make(self, folder: JobFolder, dry_run: bool) -> Streamed:
+        picture = load_picture(self.source, self.options.max_pixels, self.files.bits)
+        metadata, notes, bits, kind = picture.metadata, picture.notes, picture.bits, format_of(self.target)
+        if bits == 16 and kind not in DEEP:
+            notes.append(f"{kind} holds 8 bits a channel; 16 came in")
+            bits = 8
+        first, finished = folder.finished()
+        pixels: Any = picture.pixels if finished is None else finished
+        del picture  # or its pixels would stay in memory
+        last = len(self.passes) - 1
+        for n in range(first, last + 1):
+            folder.begin(n)
+            source = Source(pixels, metadata.icc_profile, bits, folder)
+            pixels = None  # they lie on the disk now
+            job, cost = self._count(n, source, folder, dry_run)
+            if dry_run:
+                later = [f"pass {n + 1} of {last + 1}; those behind it are not counted"] if n < last else []
+                return self._streamed(job, cost, notes + later)
+            result = self._enlarged(n, job, source, folder)
+            if n < last:
+                pixels = folder.finish(n, result)
+        streamed = self._streamed(job, cost, notes)
+        if self.files.provenance:
+            facts = provenance(self.scaler, self.options, self.about["weights"], self.about["input"])
+            metadata = metadata.with_provenance(facts)
+        self.watch("file written", 0, 1)
+        files = self.files
+        streamed.notes += save_large(result, self.target, metadata, files.quality, files.lossless, files.pyramid)
+        self.watch("file written", 1, 1)
+        if files.report:
+            self._report(files.report, streamed, folder)
+        return streamed
+
+    def _enlarged(self, n: int, job: Job, source: Source, folder: JobFolder) -> DiskArray:
+        """All that is left of a pass, and the size that it is to have."""
+        store = sample_patches(self.scaler, job, self.options, folder)
+        result = decode_windows(self.scaler, job, store, source, self.sizes, self.options, folder, self.watch)
+        width, height = self.passes[n]
+        if result.shape[:2] == (height, width):
+            return result
+        out = folder.array("resized", (height, width, result.shape[2]), result.dtype)
+        return resized(result, (height, width), out)
+
+    def _count(self, n: int, source: Source, folder: JobFolder, measure: bool) -> tuple[Job, Cost]:
+        """The first step of a pass, and what the others cost. Raises PatchScalerError where the disk is too small."""
+        began, scaler = time.perf_counter(), self.scaler
+        job = restore_windows(scaler, source, self.sizes, self.options, folder, self.watch)
         restoring = time.perf_counter() - began
-        assign_once(scaler, job, options, folder, restoring)
-        height, width, channels = shape
-        scale, sampled = scaler.config.scale, int((job.steps > 0).sum())
-        disk = disk_bytes(scaler, (height, width), channels, pixels.bits, sampled, options.invention)
-        check_disk(disk, target.parent, folder.bytes_taken())
-        windows = len(folder.done["restored"])
-        cost = cost_of(job, (width * scale, height * scale), disk, BASE + (512 * 2**20), windows)
-        if dry_run:
-            each, decoding = seconds_per_evaluation(scaler, job, options), seconds_of_decoding(scaler, job)
-            seconds = {"restoring": restoring, "sampling": each * cost.total, "decoding": decoding}
-            return _streamed(job, options, replace(cost, seconds=seconds), notes)
-        store = sample_patches(scaler, job, options, folder)
-        picture = decode_windows(scaler, job, store, pixels, sizes, options, folder, watch)
-    streamed = _streamed(job, options, cost, notes)
-    if files.provenance:
-        metadata = metadata.with_provenance(provenance(scaler, options, about["weights"], about["input"]))
-    watch("file written", 0, 1)
-    streamed.notes += save_large(picture, target, metadata, files.quality, files.lossless, files.pyramid)
-    watch("file written", 1, 1)
-    if files.report:
-        _report(scaler, files.report, source, target, streamed, folder, about)
-    return streamed
+        assign_once(scaler, job, self.options, folder, restoring)
+        disk = self._disk(n, source.bits, int((job.steps > 0).sum()))
+        check_disk(disk, self.target.parent, folder.bytes_taken())
+        cost = cost_of(job, self.final, disk, self.memory, len(folder.done["restored"]))
+        if measure:
+            each = seconds_per_evaluation(scaler, job, self.options)
+            seconds = {"restoring": restoring, "sampling": each * cost.total}
+            cost = replace(cost, seconds=seconds | {"decoding": seconds_of_decoding(scaler, job)})
+        return job, cost
 
+    def _streamed(self, job: Job, cost: Cost, notes: list[str]) -> Streamed:
+        return Streamed(
+            job.grid, job.groups.numpy(), job.scores.numpy(), np.asarray(job.textures[:]), job.config, self.options,
+            job.cost(), cost, notes,
+        )  # fmt: skip
 
-def _read(
-    source: Path, target: Path, folder: JobFolder, max_pixels: int, files: FileOptions
-) -> tuple[Source, Metadata, list[str]]:
-    picture = load_picture(source, max_pixels, files.bits)
-    bits, kind = picture.bits, format_of(target)
-    if bits == 16 and kind not in DEEP:
-        picture.notes.append(f"{kind} holds 8 bits a channel; 16 came in")
-        bits = 8
-    stored = Source(picture.pixels, picture.metadata.icc_profile, bits, folder)
-    return stored, picture.metadata, picture.notes
-
-
-def _streamed(job: Job, options: Options, cost: Cost, notes: list[str]) -> Streamed:
-    return Streamed(
-        job.grid, job.groups.numpy(), job.scores.numpy(), np.asarray(job.textures[:]), job.config, options,
-        job.cost(), cost, notes,
-    )  # fmt: skip
-
-
-def _report(
-    scaler: "PatchScaler", report: Path, source: Path, target: Path, streamed: Streamed, folder: JobFolder,
-    about: dict[str, Any],
-) -> None:  # fmt: skip
-    width, height = streamed.estimate.size
-    scale = scaler.config.scale
-    taken = {"name": source.name, "sha256": about["input"], "width": width // scale, "height": height // scale}
-    made = {"name": target.name, "sha256": hash_of(target), "width": width, "height": height}
-    record = make_record(scaler, streamed, taken, made, about["weights"])
-    maps = (folder.arrays[name] for name in ("confidence", "moments"))  # a number, and four, for 64 pixels
-    write_report(report, streamed, record, *maps)
+    def _report(self, report: Path, streamed: Streamed, folder: JobFolder) -> None:
+        taken = {"name": self.source.name, "sha256": self.about["input"], "width": self.size[0], "height": self.size[1]}
+        made = {
+            "name": self.target.name, "sha256": hash_of(self.target), "width": self.final[0], "height": self.final[1]
+        }  # fmt: skip
+        w, h = self._input(-1)
+        sampled = (w * self.scaler.config.scale, h * self.scaler.config.scale)
+        record = make_record(self.scaler, streamed, taken, made, sampled, self.about["weights"])
+        maps = (folder.arrays[name] for name in ("confidence", "moments"))  # a number, and four, for 64 pixels
+        write_report(report, streamed, record, *maps)
 
 
 def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
@@ -209,13 +234,16 @@ def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
     with contextlib.suppress(OSError):
         folder.record(now=True)
     restored, patches = folder.done.get("restored"), folder.done.get("patches")
-    if restored is None or not restored.any():
+    if not folder.passed and (restored is None or not restored.any()):
         folder.remove()
         return
     folder.close()
-    done = f"{int(patches.sum())} of {len(patches)} patches" if patches is not None else (
-        f"{int(restored.sum())} of {len(restored)} windows")  # fmt: skip
-    stays = f"{done} are done; the same command goes on from there ({size_of(folder.bytes_taken())} in {folder.path})"
+    done = "some of it is"
+    if patches is not None:
+        done = f"{int(patches.sum())} of {len(patches)} patches are"
+    elif restored is not None:
+        done = f"{int(restored.sum())} of {len(restored)} windows are"
+    stays = f"{done} done; the same command goes on from there ({size_of(folder.bytes_taken())} in {folder.path})"
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{target}: interrupted, {stays}") from error
     if is_out_of_memory(error):

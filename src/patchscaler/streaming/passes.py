@@ -172,7 +172,7 @@ def scores_by_rows(confidence: DiskArray, grid: PatchGrid) -> Tensor:
 
 def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder, spent: float = 0.0) -> None:
     """Groups as `PatchScaler.assign` gives them, kept: a budget in seconds would come out otherwise next time."""
-    file = folder.path / "groups.json"
+    file = folder.path / f"{folder.prefix}groups.json"
     if not file.exists():
         assign(scaler, job, options, spent)
         stored = {"groups": job.groups.tolist(), "config": asdict(job.config)}
@@ -186,9 +186,10 @@ def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFo
 
 def sample_patches(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder) -> PatchStore:
     """Pass 2: every patch that has steps, in the batches that the whole picture would have had."""
-    if not (folder.path / "textures.ready").exists():
+    ready = f"{folder.prefix}textures.ready"
+    if not (folder.path / ready).exists():
         job.textures[:] = -1
-        folder.write("textures.ready", b"")
+        folder.write(ready, b"")
     store = PatchStore(job, folder, scaler.autoencoder.channels)
     job.canvas, job.todo = store, store.todo
     scaler.sample([job], options, Clock(scaler.device), Counter([job], options.progress))

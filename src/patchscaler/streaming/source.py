@@ -10,15 +10,16 @@ from torch import Tensor
 from patchscaler.pictures.planes import Planes, array_planes, reflect_index, to_planes
 from patchscaler.streaming.disk import DiskArray, JobFolder
 
+Pixels = Image.Image | np.ndarray | DiskArray
 ROWS = 256  # of a strip; a power of two, on whose squares `bleed` works: strips see what the whole sees
 
 
 class Source:
     """What `Planes` hold, in files. h, w: the picture's size in pixels."""
 
-    def __init__(self, pixels: Image.Image | np.ndarray, profile: bytes | None, bits: int, folder: JobFolder):
+    def __init__(self, pixels: Pixels, profile: bytes | None, bits: int, folder: JobFolder):
         """pixels: upright; (h, w, 1..4) uint8 or uint16 where it is an array. profile: its ICC profile."""
-        h, w = pixels.shape[:2] if isinstance(pixels, np.ndarray) else (pixels.height, pixels.width)
+        h, w = (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
         self.size, self.bits = (h, w), bits
         cut = _cutter(pixels, profile)
         first = cut(0, 1)
@@ -31,7 +32,7 @@ class Source:
         for n in np.flatnonzero(~done):
             self._fill(cut, int(n) * ROWS, folder)
             done[n] = True
-        if (folder.path / "source.excess").exists():
+        if (folder.path / f"{folder.prefix}source.excess").exists():
             self.excess = folder.array("source.excess", (h, w, channels), np.float32)
         folder.record(now=True)
 
@@ -66,9 +67,9 @@ class Source:
         return Planes(torch.zeros(1).expand(shape), alpha, self.grey, self.bits, self.icc_profile, excess)
 
 
-def _cutter(pixels: Image.Image | np.ndarray, profile: bytes | None) -> Callable[[int, int], Planes]:
+def _cutter(pixels: Pixels, profile: bytes | None) -> Callable[[int, int], Planes]:
     """-> the function from rows [top, bottom) to planes."""
-    if isinstance(pixels, np.ndarray):
+    if not isinstance(pixels, Image.Image):
         return lambda top, bottom: array_planes(pixels[top:bottom], profile)
     image = pixels
     if image.mode in ("P", "PA", "F"):  # a palette's greyness and a float's range are those of the whole
