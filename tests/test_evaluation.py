@@ -13,7 +13,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import run as running
 from patchscaler.evaluation.environment import environment
 from patchscaler.evaluation.methods import PatchScalerMethod, ResultFolder
-from patchscaler.evaluation.metrics import get_metric
+from patchscaler.evaluation.metrics import Metric, get_metric
 from patchscaler.evaluation.pairs import Pair, degraded, find_partner, load_pairs
 from patchscaler.evaluation.run import evaluate
 
@@ -242,6 +242,17 @@ def test_a_score_that_fails_leaves_the_others(hr, tmp_path):
     told = [str(f) for f in evaluation.failures]
     assert told[0] == "a: niqe: the picture is 64x64; it takes 96 or more a side"
     assert told[2] == "c: niqe: has no value for this picture (too flat?)"  # one block has no covariance
+
+
+def test_a_network_that_breaks_costs_one_score(hr, tmp_path):
+    def score(picture, reference):
+        raise torch.OutOfMemoryError("no memory left")
+
+    pairs, _ = load_pairs(hr=hr, degradation="bicubic", limit=1)
+    heavy = Metric("heavy", True, False, "of nothing", score)
+    evaluation = evaluate(Repeat(), pairs, [heavy, "psnr-y"], tmp_path / "out")
+    assert list(evaluation.rows[0].scores) == ["psnr-y"]
+    assert [str(f) for f in evaluation.failures] == ["a: heavy failed (OutOfMemoryError: no memory left)"]
 
 
 def test_without_originals_only_no_reference_scores(tmp_path):

@@ -210,6 +210,9 @@ def _score(
         except PatchScalerError as error:
             failed.append(Failure(row.name, str(error)))
             continue
+        except Exception as error:  # memory that ran out, other people's networks: the other scores go on
+            failed.append(Failure(row.name, f"{metric.name} failed ({type(error).__name__}: {error})"))
+            continue
         row.scores[metric.name] = value
         records.add({"key": key, "picture": row.name, "metric": metric.name, "value": plain(value)})
     return failed
