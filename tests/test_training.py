@@ -72,7 +72,8 @@ def test_every_stage_in_order_makes_a_model_that_upscales(data, tmp_path):
     for split in ("shards", "validation"):
         run("train", "coarse", *common, "--shards", data / split, "--variants", 1)
     run("train", "diffusion", *common, *pairs, *limit)
-    run("train", "few-step", *common, *pairs, *limit, "--lpips", 0)
+    run("train", "teacher", "--shards", data / "shards", "--method", "lanczos")
+    run("train", "few-step", *common, *pairs, *limit, "--lpips", 0, "--teacher", 0.5)
     scaler = PatchScaler.from_pretrained(model, device="cpu", dtype="float32")
     assert scaler.config.texture.classes == ("brick", "grass")
     g1, g2 = scaler.config.groups.thresholds

@@ -66,6 +66,8 @@ class PatchDiTConfig:
     shared_modulation: bool = False  # one adaLN for all blocks plus a table for each
     depthwise_mlp: bool = False  # 3x3 depth-wise convolution inside the MLP, for locality
     prompt_dropout: float = 0.1
+    head_width: int = 0  # channels of the convolutions on pixels at the end; 0: none
+    head_depth: int = 0  # their residual blocks
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ K' degradations of each tile. Kept as pictures, so that crops can still be flipp
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,25 @@ def write_coarse(
     return written
 
 
+def write_teacher(folder: str | Path, upscale: Callable[[np.ndarray], np.ndarray], variants: int, shards: int) -> int:
+    """`NNNN_teacher.npy` (n, K', T, T, 3): what another method makes of the first degradations, of so many shards.
+
+    upscale: (h, w, 3) uint8 -> (4h, 4w, 3) uint8. shards: 0 for all. -> number of shards written.
+    """
+    written = 0
+    files = sorted(Path(folder).glob("*_lr.npy"))
+    for lr_file in files[: shards or len(files)]:
+        target = str(lr_file).replace("_lr.npy", "_teacher.npy")
+        if Path(target).exists():
+            continue
+        lr = np.load(lr_file, mmap_mode="r")[:, :variants]  # (n, K', t, t, 3)
+        pictures = np.stack([np.stack([upscale(np.array(x)) for x in tile]) for tile in lr])
+        np.save(target.replace(".npy", ".tmp.npy"), pictures)
+        os.replace(target.replace(".npy", ".tmp.npy"), target)
+        written += 1
+    return written
+
+
 @dataclass(frozen=True)
 class Region:
     """A square of a tile: which, and how it is turned (`oriented`). Corner in latents."""
@@ -66,9 +86,16 @@ class Region:
     way: int
 
 
+def _cut(picture: np.ndarray, region: Region, factor: int, side: int) -> np.ndarray:
+    """(T, T, 3) of the region's tile -> (3, side, side)."""
+    top, left = region.top * factor, region.left * factor
+    return oriented(picture[top : top + side, left : left + side], region.way)
+
+
 class CoarseShards(PairShards):
     """Random (coarse, HR) regions of shards that have coarse pictures.
 
+    teacher: what another method made of the first degradations, where it was asked (`write_teacher`).
     text: True if the tokens of captions are wanted too (`data/captions.py`).
     """
 
@@ -81,11 +108,22 @@ class CoarseShards(PairShards):
         self.confidence = [np.load(str(f).replace("_coarse", "_confidence"), mmap_mode="r") for f in files]
         means = np.concatenate([np.asarray(c[:, 0], np.float32).mean((1, 2)) for c in self.confidence])
         self.easy = float(np.quantile(means, 0.75))  # confidence above which a region counts as simple
+        names = [Path(str(f).replace("_coarse", "_teacher")) for f in files]
+        self.teacher = [np.load(f, mmap_mode="r") if f.exists() else None for f in names]
         self.text = open_tokens(folder, len(files)) if text else []
 
     def regions(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """-> coarse, hr: (B, 3, s, s) in [-1, 1], s = latents * factor, on the latents' grid, flipped alike."""
         return self.read(self.draw(batch, latents, factor, rng), latents, factor)
+
+    def taught(self, regions: list[Region], latents: int, factor: int) -> Tensor:
+        """The teacher's pictures of these regions, (B, 3, s, s), and the truth where there are none."""
+        side, out = latents * factor, []
+        for r in regions:
+            teacher = self.teacher[r.shard]
+            taught = teacher is not None and r.variant < teacher.shape[1]
+            out.append(_cut(teacher[r.tile, r.variant] if taught else self.hr[r.shard][r.tile], r, factor, side))
+        return to_unit(np.stack(out))
 
     def draw(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> list[Region]:
         """Random regions. The easiest quarter is taken a quarter as often: simple patches never meet the network."""
@@ -103,11 +141,9 @@ class CoarseShards(PairShards):
 
     def read(self, regions: list[Region], latents: int, factor: int) -> tuple[Tensor, Tensor]:
         """-> coarse, hr of these regions."""
-        coarse, hr = [], []
-        for r in regions:
-            rows, columns = (slice(c * factor, (c + latents) * factor) for c in (r.top, r.left))
-            coarse.append(oriented(self.coarse[r.shard][r.tile, r.variant, rows, columns], r.way))
-            hr.append(oriented(self.hr[r.shard][r.tile, rows, columns], r.way))
+        side = latents * factor
+        coarse = [_cut(self.coarse[r.shard][r.tile, r.variant], r, factor, side) for r in regions]
+        hr = [_cut(self.hr[r.shard][r.tile], r, factor, side) for r in regions]
         return to_unit(np.stack(coarse)), to_unit(np.stack(hr))
 
     def tokens(self, regions: list[Region]) -> Tensor:

@@ -24,6 +24,7 @@ from patchscaler.models.layers import (
     tokenise,
     untokenise,
 )
+from patchscaler.models.pixel_head import PixelHead
 
 CHUNKS = 7  # shift, scale, gate of attention; scale of cross-attention; shift, scale, gate of the MLP
 
@@ -86,6 +87,7 @@ class PatchDiT(nn.Module):
         positions = sincos_positions(latent_patch_size // p, d)
         self.register_buffer("positions", positions, persistent=False)  # (L, D)
         self._initialise()
+        self.head = PixelHead(config.head_width, config.head_depth, channels) if config.head_width else None
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -123,7 +125,8 @@ class PatchDiT(nn.Module):
             x = block(x, m, prompt.keys_values[i] if prompt is not None else None)  # (N, L, D)
         shift, scale = self.final_modulation(F.silu(c)).chunk(2, -1)  # each (N, D)
         x = self.out(modulate(self.norm(x), shift, scale))  # (N, L, C p p)
-        return untokenise(x, self.config.patch_size)  # (N, C, V, V)
+        x = untokenise(x, self.config.patch_size)  # (N, C, V, V)
+        return x if self.head is None else x + self.head(coarse + x, coarse)  # (N, C, V, V)
 
 
 class EncoderBlock(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from patchscaler.checkpoints import file_hash, load_module, save_module
 from patchscaler.config import ModelConfig, preset
 from patchscaler.data.captions import write_captions
-from patchscaler.data.coarse import CoarseShards, write_coarse
+from patchscaler.data.coarse import CoarseShards, write_coarse, write_teacher
 from patchscaler.data.shards import PairShards, ShardConfig, parse_mix, write_shards
 from patchscaler.devices import choose_device
 from patchscaler.errors import PatchScalerError
@@ -75,7 +75,13 @@ class ModelFolder:
 
     def patch_dit(self, needed: bool = True) -> PatchDiT:
         size = self.config.groups.latent_patch_size
-        return self._fill("patch_dit", PatchDiT(self.config.patch_dit, self.channels, size), needed)
+        network = PatchDiT(self.config.patch_dit, self.channels, size)
+        if network.head is not None and not self.path("patch_dit").exists():
+            autoencoder = self.autoencoder()
+            if not isinstance(autoencoder, PCAAutoencoder):
+                raise PatchScalerError("head_width: the head on pixels needs the closed-form autoencoder")
+            network.head.connect(autoencoder)
+        return self._fill("patch_dit", network, needed)
 
     def texture_encoder(self, needed: bool = True) -> TextureEncoder:
         size = self.config.groups.latent_patch_size
@@ -192,6 +198,19 @@ def captions(args: argparse.Namespace) -> None:
     print(f"{args.shards}: captions of {n} shards written")
 
 
+def teacher(args: argparse.Namespace) -> None:
+    """What another upscaler makes of the shards' pictures, for the last stage."""
+    from patchscaler.evaluation.methods import ResultFolder
+    from patchscaler.evaluation.specs import Settings, build_method, parse_spec
+
+    device = choose_device(args.device)
+    method = build_method(parse_spec(args.method), Settings(device=device))
+    if isinstance(method, ResultFolder):
+        raise PatchScalerError(f"--method {args.method}: a method that upscales is wanted, not a folder of results")
+    n = write_teacher(args.shards, method.upscale, args.variants, args.limit)
+    print(f"{args.shards}: pictures of {method.name} for {n} shards written")
+
+
 def diffusion(args: argparse.Namespace) -> None:
     model = folder(args)
     text = args.prompt == "text"
@@ -219,7 +238,9 @@ def few_step(args: argparse.Namespace) -> None:
     stage = FewStepStage(
         model.frozen(), model.patch_dit(), model.texture_encoder(), CoarseShards(args.shards),
         CoarseShards(args.validation), batch_size=args.batch_size,
-        weights={"l1": args.l1, "lpips": args.lpips, "gan": args.gan, "pattern": args.pattern},
+        weights={"l1": args.l1, "lpips": args.lpips, "gan": args.gan, "pattern": args.pattern, "vgg": args.vgg,
+                 "teacher": args.teacher},
+        side=args.side,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
 
@@ -262,7 +283,7 @@ def add_parser(commands: Any) -> None:
         p = stages.add_parser(name, help=text, description=text)
         p.set_defaults(function=function)
         p.add_argument("--seed", type=int, default=0)
-        if function not in (shards, captions):
+        if function not in (shards, captions, teacher):
             p.add_argument("--model", required=True, metavar="DIR", help="model folder, made where it is missing")
             p.add_argument("--preset", default="compact", help="configuration of a new model folder")
             p.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
@@ -328,6 +349,13 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--text-encoder", default=TEXT_ENCODER, help="CLIP: folder or hub id")
     p.add_argument("--device", default="auto")
 
+    p = stage("teacher", teacher, "cache what another upscaler makes of the shards, as targets of the last stage")
+    p.add_argument("--shards", required=True, metavar="DIR")
+    p.add_argument("--method", default="realesrgan-x4plus", metavar="METHOD", help="as in 'patchscaler compare'")
+    p.add_argument("--variants", type=int, default=1, help="of the degradations of each tile")
+    p.add_argument("--limit", type=int, default=0, metavar="SHARDS", help="only so many of them (0: all)")
+    p.add_argument("--device", default="auto")
+
     p = stage("diffusion", diffusion, "train Patch-DiT and the texture encoder (Eq. 8)", loop=(5e-4, 32))
     data(p)
     p.add_argument("--prompt", choices=("texture", "text"), default="texture", help="text: the paper's ablation (4.4)")
@@ -340,5 +368,9 @@ def add_parser(commands: Any) -> None:
     # By their gradients on the picture (docs/training.md), LPIPS is 50 times as strong as L1 at equal weights.
     p.add_argument("--l1", type=float, default=3.0)
     p.add_argument("--lpips", type=float, default=1.0)
+    p.add_argument("--vgg", type=float, default=0.0, help="LPIPS on VGG-16, of a random quarter of each region")
     p.add_argument("--gan", type=float, default=0.15)
+    p.add_argument("--teacher", type=float, default=0.0, metavar="SHARE", help="of L1 and of the steps that aim at "
+                   "the teacher's pictures in place of the truth ('train teacher' makes them)")  # fmt: skip
+    p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions that are fused")
     p.add_argument("--pattern", type=float, default=20.0, help="against a fixed weave on flat areas")

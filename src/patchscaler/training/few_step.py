@@ -1,8 +1,9 @@
 """Stage 4: Patch-DiT in one or two steps from y_tau of the coarse patch, judged on fused, decoded pictures.
 
 What inference does is what is trained: patches of a region start by Eq. 7, take the steps of one group,
-are fused and decoded, and the picture meets L1, a perceptual distance and a discriminator. The gradient
-goes through the last step; the steps before it are the network's own.
+are fused and decoded, and the picture meets L1, perceptual distances and a discriminator. The gradient
+goes through the last step; the steps before it are the network's own. A teacher's pictures, where the
+shards have them, may stand in for the truth: a function of the LR picture can be learned without averaging.
 """
 
 from pathlib import Path
@@ -25,20 +26,24 @@ from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
 from patchscaler.training.losses import PatchDiscriminator, fixed_pattern
 
+# Of the losses; by their gradients on the picture LPIPS is 50 times as strong as L1 at equal weights.
+WEIGHTS = {"l1": 3.0, "lpips": 1.0, "vgg": 0.0, "gan": 0.15, "pattern": 20.0, "teacher": 0.0}
+
 
 class FewStepTrainer(Denoiser):
     """Generator: last step -> fused -> decoded -> losses. The autoencoder's correction is trained along."""
 
     def __init__(
         self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, autoencoder: PCAAutoencoder,
-        diffusion: Diffusion, discriminator: PatchDiscriminator, lpips: LPIPS | None, weights: dict[str, float],
+        diffusion: Diffusion, discriminator: PatchDiscriminator, lpips: LPIPS | None, vgg: LPIPS | None,
+        weights: dict[str, float],
     ):  # fmt: skip
         super().__init__(patch_dit, texture_encoder)
         self.correction = autoencoder.correction
         self.weights = weights
         self.made: dict[str, Tensor] = {}  # the last pictures, for the discriminator's turn
         self.diffusion = diffusion
-        self._frozen = (autoencoder, discriminator, lpips)  # a tuple: no part of the state
+        self._frozen = (autoencoder, discriminator, lpips, vgg)  # a tuple: no part of the state
 
     def restore(self, batch: Batch) -> Tensor:
         """The step that carries the gradient, patches fused -> latents (B, C, G, G)."""
@@ -47,25 +52,34 @@ class FewStepTrainer(Denoiser):
         return torch.stack([merge(p, batch["grid"]) for p in x_0.split(len(batch["grid"]))])
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        autoencoder, discriminator, lpips = self._frozen
+        autoencoder, discriminator, lpips, vgg = self._frozen
+        w = self.weights
         latents = self.restore(batch)  # (B, C, G, G)
         image = autoencoder.decode(latents).float()  # (B, 3, S, S)
         hr, coarse = batch["hr"], batch["coarse_pixels"]
         l1 = (image - hr).abs().mean()
+        if w["teacher"]:
+            l1 = (1 - w["teacher"]) * l1 + w["teacher"] * (image - batch["teacher"]).abs().mean()
         # Latents weigh every component alike: fine ones count as much as the mean.
         l1_latents = (latents - batch["hr_latents"]).abs().mean()
         # AlexNet strides by four: a random offset keeps its gradient from drawing a grid on the latents' one.
         dy, dx = batch["offset"]
-        perceptual = lpips(image[..., dy:, dx:], hr[..., dy:, dx:]).mean() if lpips else l1.new_zeros(())
-        discriminator.requires_grad_(False)  # its own turn comes
-        adversarial = -discriminator(image, coarse).float().mean()
-        discriminator.requires_grad_(True)
+        aim, nothing = batch["aim"], l1.new_zeros(())
+        perceptual = lpips(image[..., dy:, dx:], aim[..., dy:, dx:]).mean() if lpips else nothing
+        # VGG costs as much as everything else: a random quarter of the region.
+        (y, x), side = batch["window"], image.shape[-1] // 2
+        quarter = (..., slice(y, y + side), slice(x, x + side))
+        deep = vgg(image[quarter], aim[quarter]).mean() if vgg else nothing
+        adversarial = nothing
+        if w["gan"]:
+            discriminator.requires_grad_(False)  # its own turn comes
+            adversarial = -discriminator(image, coarse).float().mean()
+            discriminator.requires_grad_(True)
         pattern = fixed_pattern(image - coarse, hr - coarse)
-        w = self.weights
-        loss = w["l1"] * (l1 + 0.05 * l1_latents) + w["lpips"] * perceptual + w["gan"] * adversarial
-        loss = loss + w["pattern"] * pattern
+        loss = w["l1"] * (l1 + 0.05 * l1_latents) + w["lpips"] * perceptual + w["vgg"] * deep
+        loss = loss + w["gan"] * adversarial + w["pattern"] * pattern
         self.made["image"] = image.detach()
-        logs = {"l1": l1, "lpips": perceptual, "adversarial": adversarial, "pattern": pattern}
+        logs = {"l1": l1, "lpips": perceptual, "vgg": deep, "adversarial": adversarial, "pattern": pattern}
         return loss, {k: float(v.detach()) for k, v in logs.items()}
 
 
@@ -101,18 +115,21 @@ class FewStepStage:
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
         discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights = {"l1": 3.0, "lpips": 1.0, "gan": 0.15, "pattern": 20.0} | (weights or {})
+        weights = WEIGHTS | (weights or {})
         self.lpips = LPIPS().to(device) if weights["lpips"] else None
+        self.vgg = LPIPS("vgg").to(device, memory_format=torch.channels_last) if weights["vgg"] else None  # type: ignore[call-overload]
         self.generator = FewStepTrainer(
-            patch_dit, texture_encoder, autoencoder, self.diffusion, discriminator, self.lpips, weights
+            patch_dit, texture_encoder, autoencoder, self.diffusion, discriminator, self.lpips, self.vgg, weights
         ).to(device)
         self.trainables: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": DiscriminatorTrainer(discriminator, self.generator.made),
         }
+        if not weights["gan"]:
+            del self.trainables["discriminator"]
         groups = frozen.config.groups
         self.grid = make_grid(side, side, groups.latent_patch_size, groups.overlap)
-        self.batch_size, self.side = batch_size, side
+        self.batch_size, self.side, self.teacher = batch_size, side, weights["teacher"]
         self.settings = sorted(
             {(t, n) for t, n in zip(groups.start_times, groups.num_inference_steps, strict=True) if n}
         )
@@ -122,8 +139,16 @@ class FewStepStage:
         start, steps = self.settings[int(rng.integers(len(self.settings)))]
         last = int(rng.integers(steps))  # which of the steps carries the gradient
         drop = self.frozen.config.patch_dit.prompt_dropout
-        pixels, hr = self.shards.regions(self.batch_size, self.side, self.autoencoder.factor, rng)
-        return self.make_batch(pixels, hr, start, steps, last, rng, generator, drop)
+        factor = self.autoencoder.factor
+        regions = self.shards.draw(self.batch_size, self.side, factor, rng)
+        pixels, hr = self.shards.read(regions, self.side, factor)
+        batch = self.make_batch(pixels, hr, start, steps, last, rng, generator, drop)
+        batch["aim"] = batch["hr"]  # of the perceptual losses
+        if self.teacher:
+            batch["teacher"] = self.shards.taught(regions, self.side, factor).to(self.frozen.device)
+            if rng.random() < self.teacher:
+                batch["aim"] = batch["teacher"]
+        return batch
 
     @torch.no_grad()
     def make_batch(
@@ -152,7 +177,8 @@ class FewStepStage:
             x_0 = self.diffusion.to_x_0(output.float(), x_t, t, coarse)
             t_next = torch.full_like(t, times[i + 1])
             x_t, t = ddim_step(self.diffusion, x_t, x_0, t, t_next), t_next
-        return batch | {"x_t": x_t, "t": t, "offset": tuple(rng.integers(8, size=2))}
+        window = tuple(rng.integers(hr.shape[-1] // 2 + 1, size=2))
+        return batch | {"x_t": x_t, "t": t, "offset": tuple(rng.integers(8, size=2)), "window": window}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -174,6 +200,8 @@ class FewStepStage:
                         if self.lpips:
                             distance = self.lpips(picture, batch["hr"]).mean()
                             out.setdefault(f"lpips_{key}", []).append(float(distance))
+                        if self.vgg:
+                            out.setdefault(f"vgg_{key}", []).append(float(self.vgg(picture, batch["hr"]).mean()))
         return {k: float(np.mean(v)) for k, v in out.items()}
 
     @torch.no_grad()

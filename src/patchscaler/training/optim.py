@@ -10,7 +10,7 @@ from patchscaler.errors import PatchScalerError
 
 
 def build_optimizers(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, the rest by AdamW); rates in `initial_lr`."""
+    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, others by AdamW); rates in `initial_lr`."""
     optimizers = _build(name, module, lr)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -33,7 +33,7 @@ def _build(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimize
                 torch.optim.Muon(matrices, lr=20 * lr, weight_decay=0.0),
                 torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),
             ]
-        raise PatchScalerError("muon needs matrices in blocks, and this network has none: use adamw")
+        return _build("adamw", module, lr)  # convolutions alone, as in a discriminator
     raise PatchScalerError(f"unknown optimiser '{name}': choose adam, adamw or muon")
 
 
