@@ -121,8 +121,10 @@ class CoarseShards(PairShards):
         side, out = latents * factor, []
         for r in regions:
             teacher = self.teacher[r.shard]
-            taught = teacher is not None and r.variant < teacher.shape[1]
-            out.append(_cut(teacher[r.tile, r.variant] if taught else self.hr[r.shard][r.tile], r, factor, side))
+            picture = self.hr[r.shard][r.tile]
+            if teacher is not None and r.variant < teacher.shape[1]:
+                picture = teacher[r.tile, r.variant]
+            out.append(_cut(picture, r, factor, side))
         return to_unit(np.stack(out))
 
     def draw(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> list[Region]:
