@@ -1,6 +1,6 @@
 """Measuring: pairs of pictures -> a method's results -> scores -> a report. Read in this order:
 
-`pairs.py` finds the pictures, `methods.py` says what a method is, `metrics.py` scores one picture,
-`run.py` does all of it resumably, `report.py` prints it. `specs.py` reads methods from text, `peers/` holds other
-people's, `compare.py` puts several side by side.
+`pairs.py` finds the pictures, `methods.py` says what a method is, `metric.py` what a measure is and `metrics.py`
+which there are (`fidelity.py`, `learned.py`, `statistics.py`, `pyiqa_metrics.py`), `run.py` does all of it
+resumably, `summary.py`, `report.py` and `html_report.py` print it. `compare.py` is several methods beside each other.
 """
