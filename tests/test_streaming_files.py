@@ -1,0 +1,341 @@
+"""Large picture files: what is checked and told before the first step, resume after a kill, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchscaler.config import GroupConfig
+from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.large_writing import check_large, save_large
+from patchscaler.pictures.metadata import Metadata
+from patchscaler.streaming import cost, files
+from patchscaler.streaming.disk import DiskArray, JobFolder
+from patchscaler.streaming.files import FileOptions, upscale_file
+
+COARSE_ONLY = GroupConfig(start_times=(0, 0, 0), num_inference_steps=(0, 0, 0))
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.fixture
+def photo(tmp_path, picture):
+    """`photo(h, w)` -> a PNG of this size, alone in its folder."""
+
+    def make(height: int, width: int, mode: str = "RGB") -> Path:
+        picture(height, width).convert(mode).save(tmp_path / "in.png")
+        return tmp_path / "in.png"
+
+    return make
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def on_disk(folder: Path, array: np.ndarray) -> DiskArray:
+    stored = DiskArray(folder / "pixels", array.shape, array.dtype)
+    stored[:] = array
+    return stored
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [
+    (".png", 1), (".png", 3), (".png", 4), (".tif", 1), (".tif", 2), (".tif", 3), (".tif", 4), (".webp", 4),
+    (".bmp", 3),
+])  # fmt: skip
+def test_files_from_disk_hold_the_pixels(tmp_path, suffix, channels):
+    array = np.random.default_rng(0).integers(1, 256, (37, 53, channels), dtype=np.uint8)
+    metadata = Metadata((53, 37), xmp=b"<x:xmpmeta/>", dpi=(300, 300))
+    save_large(on_disk(tmp_path, array), tmp_path / f"o{suffix}", metadata, lossless=suffix == ".webp")
+    found = np.asarray(Image.open(tmp_path / f"o{suffix}"))
+    assert np.array_equal(found.reshape(array.shape), array)
+    assert left(tmp_path) == [f"o{suffix}", "pixels"]
+
+
+def test_large_jpegs_and_pyramids(tmp_path, picture, monkeypatch):
+    pytest.importorskip("pyvips")
+    from patchscaler.pictures import large_writing
+
+    array = np.asarray(picture(300, 520))
+    stored, metadata = (
+        on_disk(tmp_path, array),
+        Metadata((520, 300), xmp=b"<x:xmpmeta/>", dpi=(300, 300), comment=b"hm"),
+    )
+    save_large(stored, tmp_path / "small.jpg", metadata)
+    monkeypatch.setattr(large_writing, "MAX_IN_MEMORY", 0)
+    save_large(stored, tmp_path / "large.jpg", metadata)
+    small, large = (Image.open(tmp_path / f"{name}.jpg") for name in ("small", "large"))
+    for key in ("xmp", "dpi", "comment"):
+        assert large.info[key] == small.info[key]
+    # Two encoders of one quality.
+    assert np.abs(np.asarray(large).astype(int) - np.asarray(small)).mean() < 1
+    save_large(stored, tmp_path / "p.tif", metadata, pyramid=True)
+    pyramid = Image.open(tmp_path / "p.tif")
+    assert np.array_equal(np.asarray(pyramid), array)
+    assert pyramid.tag_v2[322] == 256 and pyramid.n_frames == 3 and pyramid.info["dpi"] == pytest.approx((300, 300))
+    pyramid.seek(1)
+    assert pyramid.size == (260, 150)
+
+
+def test_formats_that_cannot_hold_it(tmp_path):
+    with pytest.raises(PatchScalerError, match=r"pyramids are written as \.tif"):
+        check_large(tmp_path / "a.png", 1, pyramid=True)
+    with pytest.raises(PatchScalerError, match=r"WEBP wants all of 3.0 GB of pixels in memory at once"):
+        check_large(tmp_path / "a.webp", 3_000_000_000)
+    check_large(tmp_path / "a.png", 3_000_000_000)
+
+
+# --- checks before the first step -----------------------------------------------------------------
+
+
+def never(*_: object) -> None:
+    raise AssertionError("a step was taken")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("out.webp", {"wanted": 60.0}, "more than the 16383 pixels a side"),
+        ("out.xyz", {}, "cannot write '.xyz' files"),
+        ("in.png", {}, "output and input are the same file"),
+        ("out.png", {"window": 1}, "window 1: take 2 pixels or more"),
+        ("out.png", {"max_pixels": 5}, "more than the limit"),
+        ("out.png", {"files": FileOptions(quality=200)}, "quality 200"),
+        ("out.png", {"files": FileOptions(pyramid=True)}, "pyramids are written as .tif"),
+        ("out.png", {"fidelity": 2.0}, "fidelity 2: take 0"),
+        ("out.png", {"budget": "much"}, "budget much: give a share"),
+    ],
+)
+def test_what_cannot_be_is_said_first(tiny, photo, monkeypatch, name, options, message):
+    source = photo(300, 20)
+    monkeypatch.setattr(tiny.grm, "forward", never)
+    with pytest.raises(PatchScalerError, match=message):
+        upscale_file(tiny, source, source.with_name(name), **options)
+    assert left(source.parent) == ["in.png"]
+
+
+def test_a_full_disk_is_said_first(tiny, photo, monkeypatch):
+    source = photo(40, 40)
+    monkeypatch.setattr(tiny.grm, "forward", never)
+    usage = type("Usage", (), {"total": 10**9, "free": 20_100_000})
+    monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(PatchScalerError, match="of disk, 0 MB are free; free some, or write to another disk"):
+        upscale_file(tiny, source, source.with_name("out.png"))
+    assert left(source.parent) == ["in.png"]
+
+
+def test_too_little_memory_is_said_first(tiny, photo, monkeypatch):
+    source = photo(40, 40)
+    monkeypatch.setattr(tiny.grm, "forward", never)
+    monkeypatch.setattr(cost, "free_memory", lambda: 100_000_000)
+    with pytest.raises(
+        PatchScalerError, match=r"takes about 1.5 GB of memory and 100 MB are free; lower --memory-limit"
+    ):
+        upscale_file(tiny, source, source.with_name("out.png"))
+    assert left(source.parent) == ["in.png"]
+
+
+def test_a_disk_that_fills_up_while_space_is_reserved(tiny, photo, monkeypatch):
+    source = photo(40, 40)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(PatchScalerError, match=r"no room for .* intermediate data .No space left on device"):
+        upscale_file(tiny, source, source.with_name("out.png"))
+    assert left(source.parent) == ["in.png"]
+
+
+def test_when_windows_are_cut(tiny, monkeypatch):
+    monkeypatch.setattr(cost, "free_memory", lambda: 64 * 10**9)
+    assert not cost.needs_windows(tiny, 1000, 1000, "auto") and cost.needs_windows(tiny, 1001, 1000, "auto")
+    assert cost.needs_windows(tiny, 10, 10, 32) and not cost.needs_windows(tiny, 9000, 9000, 0)
+    monkeypatch.setattr(cost, "free_memory", lambda: 10**8)
+    assert cost.needs_windows(tiny, 1000, 1000, "auto")
+
+
+def test_windows_follow_the_memory_limit(tiny):
+    sizes = [cost.window_sizes(tiny, 5000, None, limit) for limit in (64, 256, 1024)]
+    assert [s.restore for s in sizes] == sorted(s.restore for s in sizes) and sizes[0].restore < sizes[2].restore
+    wide = cost.window_sizes(tiny, 100_000, None, 64)
+    assert wide.rows < sizes[0].rows  # a strip goes across the whole picture: the wider, the lower
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+def test_dry_run_counts_exactly_and_leaves_nothing(tiny, photo):
+    source, target = photo(97, 141), photo(97, 141).with_name("out.png")
+    told = upscale_file(tiny, source, target, window=40, dry_run=True).estimate
+    assert left(source.parent) == ["in.png"]
+    made = upscale_file(tiny, source, target, window=40)
+    assert told.patches == made.cost["patches"] and told.evaluations == made.cost["evaluations"]
+    assert told.total == made.cost["evaluations_total"] and told.size == (564, 388) and told.windows == 12
+    assert set(told.seconds) == {"restoring", "sampling", "decoding"} and all(s > 0 for s in told.seconds.values())
+    text = "\n".join(told.lines())
+    assert f"{told.total} patch-steps in all" in text and "564x388, 12 windows" in text and "here" in text
+
+
+def test_progress_reaches_the_end_of_every_stage(tiny, photo):
+    source, seen = photo(97, 141), {}
+    upscale_file(
+        tiny, source, source.with_name("out.png"), window=40, watch=lambda *a: seen.setdefault(a[0], []).append(a[1:])
+    )
+    assert list(seen) == ["windows restored", "patch-steps", "strips decoded", "file written"]
+    for calls in seen.values():
+        assert calls[-1][0] == calls[-1][1] and [d for d, _ in calls] == sorted(d for d, _ in calls)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (89, "89 s"), (600, "10 min"), (7260, "2 h 1 min")])
+def test_durations(seconds, text):
+    assert cost.duration(seconds) == text
+
+
+# --- killed and resumed ---------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no code catches by name."""
+
+
+@pytest.mark.parametrize("stage", ["windows restored", "patch-steps", "strips decoded", "file written"])
+def test_resume_goes_on_where_it_was(tiny, photo, monkeypatch, stage):
+    source, target = photo(97, 141), photo(97, 141).with_name("out.png")
+    expected = tiny.upscale(Image.open(source)).array
+    options = {"window": 40, "max_patches": 4}
+
+    def stop(name: str, done: int, total: int) -> None:
+        if name == stage and done >= total / 2 - 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        upscale_file(tiny, source, target, watch=stop, **options)
+    assert len(left(source.parent)) == 2 and not target.exists()
+    seen: dict[str, list[int]] = {}
+    upscale_file(tiny, source, target, watch=lambda n, d, t: seen.setdefault(n, []).append(d), **options)
+    assert np.abs(read(target) - expected).max() <= 1
+    assert left(source.parent) == ["in.png", "out.png"]
+    stages = ["windows restored", "patch-steps", "strips decoded", "file written"]
+    before, after = stages[: stages.index(stage)], stages[stages.index(stage) + 1 :]
+    assert not set(before) & set(seen)  # nothing is done twice
+    assert set(after) <= set(seen)
+    if stage in ("windows restored", "patch-steps"):
+        assert seen[stage][0] > 1
+
+
+def test_resume_between_passes(tiny, photo):
+    source, target = photo(20, 16), photo(20, 16).with_name("out.png")
+    upscale_file(tiny, source, target, wanted=8.0, window=32)
+    expected, count = read(target), [0]
+    target.unlink()
+
+    def stop(name: str, done: int, total: int) -> None:
+        count[0] += name == "windows restored" and done == total
+        if count[0] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        upscale_file(tiny, source, target, wanted=8.0, window=32, watch=stop)
+    seen: list[str] = []
+    upscale_file(tiny, source, target, wanted=8.0, window=32, watch=lambda n, d, t: seen.append(n))
+    assert np.array_equal(read(target), expected) and "windows restored" not in seen
+
+
+def test_another_command_does_not_take_up_the_work(tiny, photo):
+    source, target = photo(97, 141), photo(97, 141).with_name("out.png")
+
+    def stop(name: str, done: int, total: int) -> None:
+        if name == "patch-steps":
+            raise KeyboardInterrupt
+
+    with pytest.raises(
+        KeyboardInterrupt, match=r"interrupted, .* patches are done; the same command goes on from there"
+    ):
+        upscale_file(tiny, source, target, window=40, watch=stop)
+    made = upscale_file(tiny, source, target, window=40, seed=1)
+    assert np.abs(read(target) - tiny.upscale(Image.open(source), seed=1).array).max() <= 1
+    assert "an unfinished picture of other options lies in" in made.notes[0]
+    assert len(left(source.parent)) == 3
+
+
+def test_interrupted_before_anything_is_done_leaves_nothing(tiny, photo, monkeypatch):
+    source = photo(40, 40)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "restore_windows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_file(tiny, source, source.with_name("out.png"))
+    assert left(source.parent) == ["in.png"]
+
+
+def test_two_runs_at_once(tmp_path):
+    first = JobFolder(tmp_path / "out.png", "k" * 64, {})
+    with pytest.raises(PatchScalerError, match="another run is making this picture"):
+        JobFolder(tmp_path / "out.png", "k" * 64, {})
+    first.close()
+    second = JobFolder(tmp_path / "out.png", "k" * 64, {})
+    assert second.resumed
+    second.remove()
+    assert left(tmp_path) == []
+
+
+def test_work_is_recorded_after_it_is_written(tmp_path):
+    folder = JobFolder(tmp_path / "o[1].png", "k" * 64, {"a": 1}, every=0)
+    array, done = folder.array("numbers", (4, 3), np.float32), folder.progress("rows", 4)
+    array[1] = 5
+    done[1] = True
+    folder.record()
+    folder.close()
+    again = JobFolder(tmp_path / "o[1].png", "k" * 64, {})
+    assert again.progress("rows", 4).tolist() == [False, True, False, False]
+    assert again.array("numbers", (4, 3), np.float32)[1].tolist() == [5, 5, 5]
+    assert JobFolder.others(tmp_path / "o[1].png", "x" * 64) == [again.path]
+    assert json.loads((again.path / "job.json").read_text()) == {"a": 1}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from patchscaler.pipeline import PatchScaler
+from patchscaler.streaming.files import upscale_file
+from patchscaler.streaming import disk
+import torch
+torch.set_num_threads(1)
+scaler = PatchScaler.from_pretrained(sys.argv[1], device="cpu", dtype="float32")
+def watch(stage, done, total):
+    print(stage, done, total, flush=True)
+upscale_file(scaler, sys.argv[2], sys.argv[3], window=40, max_patches=2, watch=watch)
+"""
+
+
+def test_killed_for_good_and_resumed_by_the_same_command(tiny, photo, tmp_path_factory):
+    source, model = photo(97, 141), tmp_path_factory.mktemp("model")
+    target = source.with_name("out.png")
+    tiny.save_pretrained(model, half=False)
+    command = [sys.executable, "-c", SCRIPT, str(model), str(source), str(target)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("patch-steps") and int(line.split()[1]) > 10:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(60)
+    assert not target.exists() and len(left(source.parent)) == 2
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert np.abs(read(target) - tiny.upscale(Image.open(source)).array).max() <= 1
+    assert left(source.parent) == ["in.png", "out.png"]
