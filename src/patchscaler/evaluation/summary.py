@@ -5,6 +5,7 @@ gains nothing by it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,14 +60,22 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def method_line(evaluation: Evaluation) -> str:
-    """What a method says of itself, hashes shortened; all of it is in the JSON."""
-    told = []
-    for key, value in evaluation.description.items():
-        if isinstance(value, str | int | float) and value != "":
-            text = str(value)
+    """What a method says of itself: hashes shortened, long lists left to the JSON."""
+    return f"{evaluation.method}: {', '.join(_told(evaluation.description))}"
+
+
+def _told(description: dict[str, Any]) -> list[str]:
+    out = []
+    for key, value in description.items():
+        if isinstance(value, dict):
+            out += _told(value)
+        elif value is None or value == "" or (isinstance(value, list | tuple) and len(value) > 3):
+            continue
+        else:
+            text = "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-            told.append(f"{key} {text[:16] if is_hash else text}")
-    return f"{evaluation.method}: {', '.join(told)}"
+            out.append(f"{key} {text[:16] if is_hash else text}")
+    return out
 
 
 def data_line(evaluation: Evaluation) -> str:
