@@ -44,6 +44,8 @@ class Animation:
                 image.seek(number)
                 image.load()
                 frame = upright(image, turn)
+                if frame.size != self.metadata.size:
+                    raise ValueError(f"frame {number} is larger than the picture")
                 duration = image.info.get("duration", 0)
                 self.durations.append(int(duration) if 0 <= duration < 2**31 else 0)
                 frame = frame.convert("RGBA" if frame.has_transparency_data else "RGB")

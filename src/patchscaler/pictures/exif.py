@@ -30,6 +30,8 @@ class Block:
         if order is None:
             raise ValueError("not an EXIF block")
         self.order = order
+        if self._get("H", 2) != (42,):
+            raise ValueError("not an EXIF block")
         (self.first,) = self._get("I", 4)
 
     def _get(self, form: str, place: int) -> tuple[int, ...]:

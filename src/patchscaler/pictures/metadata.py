@@ -3,6 +3,7 @@
 import math
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -148,22 +149,40 @@ def exif_for_tiff(data: Metadata, big: bool = False) -> TiffImagePlugin.ImageFil
     """A TIFF directory that holds what EXIF, XMP and IPTC say, and nothing of how pixels are stored."""
     ifd = TiffImagePlugin.ImageFileDirectory_v2(b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" if big else b"II*\0\0\0\0\0")
     if data.exif:
-        block = Image.Exif()
-        block.load(data.exif)
-        kept = descriptive(block)
-        for tag in kept:
-            value = kept[tag]
-            if isinstance(value, str) and not value.isascii():  # Pillow reads UTF-8 as Latin-1, and writes ASCII
-                ifd.tagtype[tag], value = 2, value.encode("latin-1", "replace")
-            ifd[tag] = value
-        for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            if values := kept.get_ifd(directory):
-                ifd[directory] = dict(values)
+        with suppress(Exception):  # Pillow's reader raises anything where a block is damaged
+            _add_exif(ifd, data.exif)
     for tag, value in ((700, data.xmp), (TiffImagePlugin.IPTC_NAA_CHUNK, data.iptc)):
         if value:
             ifd.tagtype[tag] = 1
             ifd[tag] = value
     return ifd
+
+
+def _add_exif(ifd: TiffImagePlugin.ImageFileDirectory_v2, exif: bytes) -> None:
+    block = Image.Exif()
+    block.load(exif)
+    kept = descriptive(block)
+    for tag in kept:
+        value = kept[tag]
+        if isinstance(value, str) and not value.isascii():  # Pillow reads UTF-8 as Latin-1, and writes ASCII
+            ifd.tagtype[tag], value = 2, value.encode("latin-1", "replace")
+        if _writable(tag, value):
+            ifd[tag] = value
+    for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        values = {tag: v for tag, v in kept.get_ifd(directory).items() if _writable(tag, v, directory)}
+        if values:
+            ifd[directory] = values
+
+
+def _writable(tag: int, value: object, group: int | None = None) -> bool:
+    """Damaged blocks hold values that no writer takes."""
+    trial = TiffImagePlugin.ImageFileDirectory_v2(group=group)
+    try:
+        trial[tag] = value
+        trial.tobytes()
+    except Exception:
+        return False
+    return True
 
 
 def _iptc(image: Image.Image) -> bytes | None:

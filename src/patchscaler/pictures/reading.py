@@ -1,5 +1,6 @@
 """Files -> pictures, with one clear line for each that cannot be read."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import depth, import_heif, read_deep
+from patchscaler.pictures.jxl import import_jxl, jxl_size
 from patchscaler.pictures.metadata import Metadata, orientation, read_metadata
 from patchscaler.pictures.planes import (
     Planes,
@@ -117,28 +119,40 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
         raise PatchScalerError(f"{path}: is a folder; name the pictures in it")
     if not path.is_file():
         raise PatchScalerError(f"{path}: is neither a file nor a folder")
-    # Pillow's own limit has no override by file; ours is checked before anything is decoded.
-    pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         if path.stat().st_size == 0:
             raise PatchScalerError(f"{path}: the file is empty")
-        _plugins(path)
-        with Image.open(path, formats=[name for name in READABLE if name in Image.OPEN]) as image:
+        _plugins(path, max_pixels)
+        with pillow_limit(0), Image.open(path, formats=[n for n in READABLE if n in Image.OPEN]) as image:
             check_pixels(image.width, image.height, max_pixels, str(path))
-            yield image
+            with pillow_limit(max_pixels):
+                yield image
     except PatchScalerError:
         raise
     except UnidentifiedImageError as error:
         raise PatchScalerError(f"{path}: not a picture in a format that can be read") from error
     except PermissionError as error:
         raise PatchScalerError(f"{path}: no permission to read it") from error
+    except FileNotFoundError as error:
+        raise PatchScalerError(f"{path}: vanished while it was read") from error
     except MemoryError as error:
         raise PatchScalerError(f"{path}: not enough memory to read it") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PatchScalerError(f"{path}: damaged or cut off ({reason[:200]})") from error
+
+
+@contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow's own limit, 0 for none: what it checks behind the header, such as frames larger than the picture."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1 if max_pixels else None  # it refuses from twice as many on
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
     finally:
-        Image.MAX_IMAGE_PIXELS = pillow_limit
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _head(path: Path) -> bytes:
@@ -146,22 +160,16 @@ def _head(path: Path) -> bytes:
         return file.read(65536)
 
 
-def _plugins(path: Path) -> None:
+def _plugins(path: Path, max_pixels: int) -> None:
     """Register the readers that do not come with Pillow, when a file of theirs is met."""
     Image.init()
-    head = _head(path)[:64]
-    if head[:2] == b"\xff\x0a" or head[4:12] == b"JXL \r\n\x87\n":
+    head = _head(path)
+    if (size := jxl_size(path, head)) is not None:
+        check_pixels(*size, max_pixels, str(path))  # its reader decodes all of it at once
         import_jxl(f"{path}: a JPEG XL picture")
-    brands = head[8:12] + head[16:]
+    brands = head[8:12] + head[16:64]
     if head[4:8] == b"ftyp" and any(b in brands for b in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")):
         import_heif(f"{path}: a HEIC picture").register_heif_opener(thumbnails=False)
-
-
-def import_jxl(what: str) -> None:
-    try:
-        import pillow_jxl  # noqa: F401  it registers itself
-    except ImportError as error:
-        raise PatchScalerError(f"{what} needs pillow-jxl-plugin: pip install 'patchscaler[formats]'") from error
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:

@@ -15,9 +15,9 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import import_heif
 from patchscaler.pictures.deep_writing import save_deep
 from patchscaler.pictures.exif import without_orientation
+from patchscaler.pictures.jxl import import_jxl
 from patchscaler.pictures.metadata import Metadata, exif_within, iptc_segment
 from patchscaler.pictures.planes import has_alpha, to_palette, to_pil
-from patchscaler.pictures.reading import import_jxl
 
 FORMATS = {
     ".png": "PNG",
