@@ -129,7 +129,8 @@ def table3_two(args: argparse.Namespace) -> int:
     from patchscaler.reproduction import speed
     from patchscaler.reproduction.two_workers import Job, default_devices
 
-    devices = tuple(args.devices.split(",")) if args.devices else default_devices()
+    one = "" if args.device == "auto" else args.device
+    devices = tuple((args.devices or f"{one},{one}").split(",")) if args.devices or one else default_devices()
     if len(devices) != 2:
         raise PatchScalerError(f"--devices {args.devices}: give two, as cuda:0,cuda:1")
     job = Job(

@@ -63,7 +63,10 @@ def table3_two(job: Job) -> Report:
             if ours is not None:
                 row.here = {"seconds": ours, "of one worker": ours / result.alone}
             report.rows.append(row)
-        report.rows[-1].note += f"; largest difference from one process {result.difference} grey levels"
+        report.rows[-1].note += (
+            f"; largest difference from one process {result.difference} grey levels, "
+            f"{result.rounding} with all patches in one batch"
+        )
     first, second = job.devices
     where = f"{first} and {second}" + (f", {job.threads} threads each" if "cpu" in job.devices else "")
     report.differs = [A100.format(f"{where}, median of {job.runs} after one")]

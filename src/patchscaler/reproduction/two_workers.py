@@ -60,7 +60,8 @@ class Timed:
     """One picture. Seconds are medians after a run that warms up."""
 
     picture: np.ndarray  # (4h, 4w, 3) uint8, of both workers together
-    difference: int  # largest, from one process, in grey levels
+    difference: int  # largest, in grey levels, from one process that samples both shares in turn: 0
+    rounding: int  # the same from one process with all patches in one batch, where sums round differently
     alone: float  # one worker with its threads
     alone_all_threads: float | None  # one process with both workers' threads; None on GPUs
     together: float
@@ -124,9 +125,14 @@ def _measure(rank: int, model: PatchScaler, job: Job, picture: np.ndarray) -> Ti
     dist.barrier()
     restored = restore(model, picture, groups, job.seed)
     patches = {f"worker {r}": len(share_of(r, restored)) for r in (0, 1)}
-    one, two = np.asarray(whole), np.asarray(result)
-    difference = int(np.abs(one.astype(int) - two).max())
-    return Timed(two, difference, alone, everything, together, patches)
+    in_turn = restored.coarse.clone()
+    for share in (share_of(0, restored), share_of(1, restored)):
+        in_turn[share] = refine(model, restored, share, _prompts(model))
+    two = np.asarray(result)
+    difference, rounding = (
+        int(np.abs(np.asarray(one, int) - two).max()) for one in (fuse(model, restored, in_turn), whole)
+    )
+    return Timed(two, difference, rounding, alone, everything, together, patches)
 
 
 def upscale_together(
