@@ -198,11 +198,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_the_area(tiny, tmp_path):
     tiny.save_pretrained(tmp_path / "model")
     peaks = []
-    for height in (128, 768):
+    for height in (256, 1280):
         Image.effect_noise((256, height), 40).convert("RGB").save(tmp_path / "in.png")
         command = [sys.executable, "-c", PEAK, tmp_path / "model", tmp_path / "in.png", tmp_path / "out.png"]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) / 1024)
-    # Six times the area; the larger result alone has 9 MB of pixels, 38 MB in floats.
-    assert peaks[1] - peaks[0] < 12, peaks
+    # Five times the area; the larger result alone has 16 MB of pixels, 63 MB in floats.
+    assert peaks[1] - peaks[0] < 16, peaks
