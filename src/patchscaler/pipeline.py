@@ -34,7 +34,7 @@ from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.noise import noise_field
 from patchscaler.patches import Canvas, make_grid
-from patchscaler.pictures.colour import match_colour
+from patchscaler.pictures.colour import DEFAULT, match_colour
 from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
 from patchscaler.texture_memory import TextureMemory
@@ -127,7 +127,7 @@ class PatchScaler:
         self, *, seed: int = 0, groups: GroupConfig | None = None, origin: tuple[int, int] = (0, 0),
         prompt: bool = True, max_patches: int | None = None, memory_limit: float = 512,
         max_pixels: int = MAX_PIXELS, progress: Progress | None = None, coarse: bool = False,
-        colour: str = "none", period: tuple[int, int] | None = None,
+        colour: str = DEFAULT, period: tuple[int, int] | None = None,
         budget: str | float | Budget | None = None, fidelity: float = 0, changes: Sequence[Change] = (),
         invention: bool = False, assigned: np.ndarray | None = None,
     ) -> Options:  # fmt: skip
@@ -272,9 +272,11 @@ class PatchScaler:
         assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
         image, coarse = self.picture(job.canvas.fused(), job.coarse, job.confidence, job.planes.rgb, options)
         moments = cell_moments(image, coarse, self.autoencoder.factor) if options.invention else None
-        profile = job.planes.icc_profile
+        profile, plain = job.planes.icc_profile, None
+        if options.coarse:
+            plain = to_pil(finish(match_colour(coarse, job.planes.rgb, options.colour), job.planes), profile)
         return Result(
-            finish(image, job.planes), to_pil(finish(coarse, job.planes), profile) if options.coarse else None,
+            finish(image, job.planes), plain,
             job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), job.textures, job.grid,
             job.cost(), profile, job.config, None if moments is None else moments.cpu().numpy(), options,
         )  # fmt: skip
