@@ -272,11 +272,9 @@ class PatchScaler:
         assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
         image, coarse = self.picture(job.canvas.fused(), job.coarse, job.confidence, job.planes.rgb, options)
         moments = cell_moments(image, coarse, self.autoencoder.factor) if options.invention else None
-        profile, plain = job.planes.icc_profile, None
-        if options.coarse:
-            plain = to_pil(finish(match_colour(coarse, job.planes.rgb, options.colour), job.planes), profile)
+        profile = job.planes.icc_profile
         return Result(
-            finish(image, job.planes), plain,
+            finish(image, job.planes), to_pil(finish(coarse, job.planes), profile) if options.coarse else None,
             job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), job.textures, job.grid,
             job.cost(), profile, job.config, None if moments is None else moments.cpu().numpy(), options,
         )  # fmt: skip
@@ -294,6 +292,8 @@ class PatchScaler:
             plain = self.decode(coarse, size)
         if options.fidelity:
             image = colours_of_coarse(image, plain, options.fidelity)
+        if options.coarse or options.invention:  # or what colours are matched by would count as invented
+            plain = match_colour(plain, lr, options.colour)
         return match_colour(image, lr, options.colour), plain
 
     def new_job(self, planes: Planes, size: tuple[int, int], *parts: Any) -> Job:

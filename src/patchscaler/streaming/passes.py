@@ -228,7 +228,7 @@ def decode_windows(
             window = Window(rows, columns)
             image, plain, _ = _decode_window(scaler, job, store, source, window, options, folder)
             if statistics:
-                image = with_statistics(image, *statistics)
+                image, plain = with_statistics(image, *statistics), with_statistics(plain, *statistics)
             strip[:, :, left:right] = image
             if options.invention:
                 cells = cell_moments(image, plain, f).numpy()  # (4, n, m)
