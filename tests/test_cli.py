@@ -208,7 +208,7 @@ def test_bad_options(model, photo, capsys):
     assert "500 steps from time 400" in upscale("--steps", "0,1,500", "--start-times", "0,400,400")
     assert "give one of them" in upscale("--shares", "0,0", "--thresholds", "1,1")
     assert "must rise" in upscale("--shares", ".6,.2")
-    assert "--quality 1 to 100" in upscale("--quality", 500)
+    assert "--quality takes 1 to 100" in upscale("--quality", 500)
     assert "overlap 16" in upscale("--overlap", 16)
     assert "no such weights file" in upscale("--memory", photo.parent / "no.safetensors")
 

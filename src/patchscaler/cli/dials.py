@@ -101,22 +101,25 @@ def is_large(source: Path, limit: int, args: argparse.Namespace) -> bool:
 # --- pictures in memory ---------------------------------------------------------------------------
 
 
-def facts(model: Any, result: Any, source: Path) -> dict[str, str]:
+def facts(model: Any, options: Any, source: Path) -> dict[str, str]:
     """What the output's metadata says of its making."""
     from patchscaler.dials.record import hash_of, provenance, weights_of
 
-    return provenance(model, result.options, weights_of(model), hash_of(source))
+    if isinstance(options, dict):
+        options = model.options(**options)
+    return provenance(model, options, weights_of(model), hash_of(source))
 
 
-def report(folder: Path, model: Any, result: Any, source: Path, target: Path) -> None:
+def report(
+    folder: Path, model: Any, result: Any, source: Path, target: Path, before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    """before, after: (width, height) of input and output; the last pass may have enlarged to more than `after`."""
     from patchscaler.dials.record import hash_of, make_record, weights_of
     from patchscaler.dials.report import write_report
 
-    height, width = result.array.shape[:2]
-    scale = model.config.scale
-    taken = {"name": source.name, "sha256": hash_of(source), "width": width // scale, "height": height // scale}
-    made = {"name": target.name, "sha256": hash_of(target), "width": width, "height": height}
-    record = make_record(model, result, taken, made, (width, height), weights_of(model))
+    taken = {"name": source.name, "sha256": hash_of(source), "width": before[0], "height": before[1]}
+    made = {"name": target.name, "sha256": hash_of(target), "width": after[0], "height": after[1]}
+    record = make_record(model, result, taken, made, result.array.shape[1::-1], weights_of(model))
     write_report(folder, result, record, result.confidence, result.moments)
 
 
@@ -166,8 +169,9 @@ class Watch:
 
 
 def stream(
-    model: Any, source: Path, target: Path, options: dict[str, Any], args: argparse.Namespace, report: Path | None
-) -> None:
+    model: Any, source: Path, target: Path, wanted: Any, options: dict[str, Any], args: argparse.Namespace,
+    report: Path | None,
+) -> None:  # fmt: skip
     """One picture in windows, and a line about it."""
     from patchscaler.streaming.files import FileOptions, upscale_file
 
@@ -178,7 +182,7 @@ def stream(
         if getattr(args, extra, None):
             files = replace(files, **{extra: getattr(args, extra)})
     made = upscale_file(
-        model, source, target, window=window if isinstance(window, int) and window else None,
+        model, source, target, wanted=wanted, window=window if isinstance(window, int) and window else None,
         memory_limit=args.memory_limit, dry_run=args.dry_run, watch=watch, files=files, **options,
     )  # fmt: skip
     watch.close()

@@ -3,17 +3,17 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from patchscaler.cli import dials
+from patchscaler.cli import picture_options as pictures
 from patchscaler.cli.common import load_model, model_options, numbers
 from patchscaler.errors import PatchScalerError
 
 
 def add_parser(commands: Any) -> None:
-    up = commands.add_parser("upscale", help="enlarge pictures x4", description="Enlarge pictures x4.")
+    up = commands.add_parser("upscale", help="enlarge pictures", description="Enlarge pictures, x4 by default.")
     up.set_defaults(function=upscale)
     up.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures")
     up.add_argument("-o", "--output", metavar="OUT", help="file, or folder for several (default: NAME_x4.png beside)")
@@ -27,8 +27,8 @@ def add_parser(commands: Any) -> None:
     up.add_argument("--save-coarse", action="store_true", help="also write NAME_coarse.png: restored, nothing invented")
     up.add_argument("--max-pixels", type=int, help="limit of the input's pixels, 0 for none (default: 500 megapixels, "
                     "4 with --window 0)")  # fmt: skip
-    up.add_argument("--quality", type=int, default=95, help="of JPEG and WebP output, 1 to 100")
     up.add_argument("-q", "--quiet", action="store_true")
+    pictures.picture_options(up)
     dials.add_options(up)
     fine = up.add_argument_group("for those who know the paper")
     fine.add_argument("--preset", help="start times and steps of a preset (compact, paper) with the same weights")
@@ -42,20 +42,23 @@ def add_parser(commands: Any) -> None:
 
 def upscale(args: argparse.Namespace) -> int:
     """Every input in turn; one that fails is named and the rest go on."""
+    from patchscaler.pictures.animation import Animation
     from patchscaler.pictures.reading import MAX_PIXELS
 
     whole = dials.window_of(args) == 0
     limit = (MAX_PIXELS if whole else dials.LARGE_PIXELS) if args.max_pixels is None else args.max_pixels
-    if limit < 0 or not args.memory_limit > 0 or not 1 <= args.quality <= 100:
-        raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0, --quality 1 to 100")
+    if limit < 0 or not args.memory_limit > 0:
+        raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0")
+    pictures.check_options(args)
     dials.check_options(args)
     settings = group_settings(args)
     model: Any = None
     failed = 0
-    targets = upscale_targets(args.inputs, args.output)
-    for source, named in targets:
+    targets = pictures.targets_of(args)
+    inputs, taken = {source.resolve() for source, *_ in targets}, set[Path]()
+    for source, folder, file in targets:
         try:
-            image, target = _checked(source, named, targets, limit, args)
+            picture, target = pictures.checked(source, folder, file, inputs, taken, limit, args)
         except PatchScalerError as error:
             failed += _failure(error, len(targets))
             continue
@@ -63,39 +66,27 @@ def upscale(args: argparse.Namespace) -> int:
             model = load_model(args, args.memory)
             groups = settings(model.config.groups)
         options = {"seed": args.seed, "groups": groups, "prompt": not args.no_prompt, "max_pixels": limit}
-        options |= dials.dial_options(args)
+        options |= dials.dial_options(args) | ({"colour": args.colour} if args.colour else {})
         report = dials.report_folder(args, source, len(targets) > 1)
         try:
             if args.redo and dials.redo(model, source, target, args, report):
                 continue
             options["changes"] = dials.changes_of(args)
-            if image is None:
-                dials.stream(model, source, target, options, args, report)
+            counted = args.dry_run and pictures.wanted(args).size(1000, 1000) != (4000, 4000)  # only files know passes
+            if picture is None or (counted and not isinstance(picture, Animation)):
+                dials.stream(model, source, target, pictures.wanted(args), options, args, report)
+            elif isinstance(picture, Animation):
+                facts = {} if args.no_provenance else dials.facts(model, options, source)
+                pictures.upscale_animation(model, picture, target, options, args, facts)
             elif args.dry_run:
-                dials.dry_run(model, image, source, options)
+                dials.dry_run(model, picture.planes, source, options)
             else:
-                _upscale_one(model, image, source, target, options, args, report)
+                _upscale_one(model, picture, source, target, options, args, report)
         except PatchScalerError as error:
             failed += _failure(error, len(targets))
     if failed:
         print(f"patchscaler: {failed} of {len(targets)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _checked(source: Path, target: Path | None, targets: Any, limit: int, args: argparse.Namespace) -> Any:
-    """-> the picture, or None where it is to be made in windows; where it goes. Raises PatchScalerError."""
-    from patchscaler.pictures.reading import load_image
-    from patchscaler.pictures.writing import check_alpha, check_output, check_side
-
-    image = None if dials.is_large(source, limit, args) else load_image(source, limit)
-    target = target or source.with_name(f"{source.stem}_x4{_default_suffix(source, image)}")
-    if any(target.resolve() == other.resolve() for other, _ in targets):
-        raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
-    check_output(target)
-    if image is not None:  # of large ones, all is checked where they are made
-        check_side(target, image.width * 4, image.height * 4)
-        check_alpha(target, image)
-    return image, target
 
 
 def _failure(error: PatchScalerError, count: int) -> int:
@@ -106,64 +97,42 @@ def _failure(error: PatchScalerError, count: int) -> int:
     return 1
 
 
-def upscale_targets(inputs: Sequence[str], output: str | None) -> list[tuple[Path, Path | None]]:
-    """(input, output) of each picture; None: beside the input, by its default name."""
-    folder = len(inputs) > 1 or (output is not None and (output.endswith("/") or Path(output).is_dir()))
-    targets: list[tuple[Path, Path | None]] = []
-    for name in inputs:
-        source = Path(name)
-        if output is None:
-            targets.append((source, None))
-            continue
-        target = Path(output)
-        if folder:
-            target = target / f"{source.stem}_x4{_default_suffix(source)}"
-        if target in {t for _, t in targets}:
-            raise PatchScalerError(f"{name}: another input would also be written to {target}; rename one")
-        targets.append((source, target))
-    return targets
-
-
-def _default_suffix(source: Path, image: Any = None) -> str:
-    """The input's own, or .png where that cannot be written or has no room for transparency."""
-    from patchscaler.pictures.planes import has_alpha
-    from patchscaler.pictures.writing import FORMATS
-
-    suffix = source.suffix.lower()
-    no_room = image is not None and FORMATS.get(suffix) in ("JPEG", "BMP") and has_alpha(image)
-    return ".png" if suffix not in FORMATS or no_room else suffix
-
-
 def _upscale_one(
-    model: Any, image: Any, source: Path, target: Path, options: dict[str, Any], args: argparse.Namespace,
+    model: Any, picture: Any, source: Path, target: Path, options: dict[str, Any], args: argparse.Namespace,
     report: Path | None,
 ) -> None:  # fmt: skip
+    from patchscaler.enlarge import enlarge
     from patchscaler.overlay import difficulty_overlay
-    from patchscaler.pictures.metadata import Metadata
     from patchscaler.pictures.writing import save_image, save_picture
 
     bar = Progress(source.name, quiet=args.quiet)
     began = time.perf_counter()
-    result = model.upscale(image, memory_limit=args.memory_limit, progress=bar, coarse=args.save_coarse, **options)
+    made = enlarge(
+        model, picture.planes, pictures.wanted(args), tileable=args.tileable, memory_limit=args.memory_limit,
+        progress=bar, coarse=args.save_coarse, **options,
+    )  # fmt: skip
     bar.close()
-    extras = {}
+    result, extras = made.passes[-1], {}
     if args.save_difficulty:
         extras["difficulty"] = difficulty_overlay(result)
-    if args.save_coarse:
+    if result.coarse is not None:
         extras["coarse"] = result.coarse
-    metadata = Metadata(image.size, icc_profile=result.icc_profile)
+    metadata = picture.metadata
     if not args.no_provenance:
-        metadata = metadata.with_provenance(dials.facts(model, result, source))
-    save_picture(result.array, target, metadata, args.quality)
-    for name, picture in extras.items():
-        save_image(picture, target.with_name(f"{target.stem}_{name}.png"))
+        metadata = metadata.with_provenance(dials.facts(model, result.options, source))
+    notes = save_picture(made.array, target, metadata, args.quality, args.lossless)
+    pictures.tell(source, picture.notes + notes)
+    for name, extra in extras.items():
+        save_image(extra, target.with_name(f"{target.stem}_{name}.png"))
     if report:
-        dials.report(report, model, result, source, target)
+        dials.report(report, model, result, source, target, (picture.width, picture.height), made.array.shape[1::-1])
     if not args.quiet:
         patches = ", ".join(f"{n} {name}" for name, n in result.cost["patches"].items())
         stages = ", ".join(f"{name} {s:.2f}" for name, s in result.cost["seconds"].items())
+        height, width = made.array.shape[:2]
+        again = f"{len(made.passes)} passes, the last: " if len(made.passes) > 1 else ""
         print(
-            f"{target}: {image.width}x{image.height} -> {result.image.width}x{result.image.height}, "
+            f"{target}: {picture.width}x{picture.height} -> {width}x{height}, {again}"
             f"patches {patches}, {result.cost['evaluations_total']} network evaluations, "
             f"{time.perf_counter() - began:.2f} s ({stages})"
         )

@@ -23,20 +23,29 @@ ROWS = 256  # resized at a time
 
 @dataclass(frozen=True)
 class Wanted:
-    """One of: a scale; a width, a height, or both as a frame to fit into; megapixels. Proportions are kept."""
+    """One of: a scale; a width, a height, or both as a frame to fit into; megapixels. Proportions are kept.
+
+    Raises PatchScalerError for several kinds at once, and for sizes of nothing.
+    """
 
     scale: float | None = None
     width: int | None = None
     height: int | None = None
     megapixels: float | None = None
 
+    def __post_init__(self) -> None:
+        framed = self.width is not None or self.height is not None
+        if (self.scale is not None) + framed + (self.megapixels is not None) > 1:
+            raise PatchScalerError("scale, width and height, megapixels: give one kind of size, not several")
+        for name in ("scale", "width", "height", "megapixels"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise PatchScalerError(f"{name} {value}: take more than 0")
+
     def size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of the picture -> of the result. Raises PatchScalerError for what cannot be."""
-        given = [self.scale is not None, bool(self.width or self.height), self.megapixels is not None]
-        if sum(given) > 1:
-            raise PatchScalerError("scale, width and height, megapixels: give one kind of size, not several")
         if self.megapixels is not None:
-            ratio = math.sqrt(max(0.0, self.megapixels) * 1e6 / (width * height))
+            ratio = math.sqrt(self.megapixels * 1e6 / (width * height))
         elif self.width or self.height:
             ratio = min(s / t for s, t in ((self.width, width), (self.height, height)) if s)
         else:

@@ -15,9 +15,11 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import import_heif
 from patchscaler.pictures.deep_writing import save_deep
 from patchscaler.pictures.exif import without_orientation
+from patchscaler.pictures.icc import colour_space
 from patchscaler.pictures.jxl import import_jxl
 from patchscaler.pictures.metadata import Metadata, exif_within, iptc_segment
-from patchscaler.pictures.planes import has_alpha, to_palette, to_pil
+from patchscaler.pictures.planes import finish, has_alpha, to_palette, to_pil
+from patchscaler.pictures.reading import Picture
 
 FORMATS = {
     ".png": "PNG",
@@ -37,6 +39,7 @@ FORMATS = {
 FORMAT_SIDES = {"JPEG": 65_535, "WEBP": 16_383, "GIF": 65_535, "AVIF": 65_536, "HEIF": 16_384, "BMP": 2**31 - 1}
 NO_ALPHA = ("JPEG", "BMP")
 DEEP = ("PNG", "TIFF", "AVIF", "HEIF")  # can hold more than 8 bits a channel: 16, 16, 12, 12
+NO_PROFILE = ("BMP", "GIF", "JXL")  # the last for its plugin's sake
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90, "HEIF": 90, "JXL": 95}
 LOSSLESS = ("WEBP", "JXL", "PNG", "TIFF", "BMP")
@@ -110,6 +113,19 @@ def check_quality(path: str | Path, quality: int | None, lossless: bool) -> None
         raise PatchScalerError(f"quality {quality}: take 1 to 100")
     if lossless and format_of(path) not in LOSSLESS:
         raise PatchScalerError(f"{path}: this format is not lossless here; use .png, .webp, .tif or .jxl")
+
+
+def fit_picture(picture: Picture, kind: str) -> None:
+    """Bring what is to be enlarged to what the output's format holds: bits, and colours where it has no profile."""
+    if picture.bits == 16 and kind not in DEEP:
+        picture.notes.append(f"{kind} holds 8 bits a channel; {picture.bits} came in")
+        picture.bits = 8
+    if kind in NO_PROFILE and colour_space(picture.metadata.icc_profile or b""):
+        planes = replace(picture.planes, icc_profile=None, excess=None)
+        picture.pixels = finish(planes.rgb, planes)
+        picture.notes.append(f"{kind} is written without colour profile: colours become sRGB's")
+    if kind in NO_PROFILE:
+        picture.metadata.icc_profile = None
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -190,7 +206,7 @@ def save_options(
             options |= {"chroma": 444} if kind == "HEIF" else {"subsampling": "4:4:4"}  # colours as sharp as light
     if lossless and kind in ("WEBP", "JXL"):
         options["lossless"] = True
-    if data.icc_profile and kind not in ("BMP", "GIF", "JXL"):
+    if data.icc_profile and kind not in NO_PROFILE:
         options["icc_profile"] = data.icc_profile
     if data.dpi and kind in ("JPEG", "PNG", "BMP"):
         options["dpi"] = data.dpi
@@ -235,6 +251,6 @@ def fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
             data = replace(data, dpi=None)
         if data.comment and len(data.comment) > MARKER:
             data = replace(data, comment=None)
-    if kind in ("BMP", "GIF") and (data.exif or data.xmp or data.icc_profile):
-        notes.append(f"{kind} holds no EXIF, XMP or colour profile: they were left out")
+    if kind in ("BMP", "GIF") and (data.exif or data.xmp):
+        notes.append(f"{kind} holds no EXIF and XMP: they were left out")
     return data

@@ -23,7 +23,7 @@ from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.planes import has_alpha
 from patchscaler.pictures.reading import load_picture, opened, orientation
 from patchscaler.pictures.sizes import Wanted, passes, resized
-from patchscaler.pictures.writing import DEEP, check_alpha, check_output, check_quality, check_side, format_of
+from patchscaler.pictures.writing import check_alpha, check_output, check_quality, check_side, fit_picture, format_of
 from patchscaler.streaming.cost import (
     Cost,
     check_disk,
@@ -155,10 +155,8 @@ class _FileRun:
     @torch.inference_mode()
     def make(self, folder: JobFolder, dry_run: bool) -> Streamed:
         picture = load_picture(self.source, self.options.max_pixels, self.files.bits)
-        metadata, notes, bits, kind = picture.metadata, picture.notes, picture.bits, format_of(self.target)
-        if bits == 16 and kind not in DEEP:
-            notes.append(f"{kind} holds 8 bits a channel; 16 came in")
-            bits = 8
+        fit_picture(picture, format_of(self.target))
+        metadata, notes, bits = picture.metadata, picture.notes, picture.bits
         first, finished = folder.finished()
         pixels: Any = picture.pixels if finished is None else finished
         del picture  # or its pixels would stay in memory

@@ -1,0 +1,178 @@
+"""What `patchscaler upscale` takes and writes: sizes, formats, names, colours, animations (docs/pictures.md)."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from patchscaler.errors import PatchScalerError
+
+SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}  # --format NAME -> suffix, where it is not .NAME
+
+
+def picture_options(up: Any) -> None:
+    sizes = up.add_argument_group("size (x4 by default)")
+    sizes.add_argument("--scale", type=float, metavar="S", help="any: passes of x4, then reduced; 1 restores only")
+    sizes.add_argument("--width", type=int, metavar="PIXELS", help="of the result; with --height: the frame it fits")
+    sizes.add_argument("--height", type=int, metavar="PIXELS")
+    sizes.add_argument("--megapixels", type=float, metavar="M", help="of the result")
+    files = up.add_argument_group("files (docs/pictures.md)")
+    files.add_argument("--format", metavar="F", help="png, jpg, webp, tif, bmp, gif, avif, heic, jxl (default: the "
+                       "input's, or png where that has no room for the picture)")  # fmt: skip
+    files.add_argument("--quality", type=int, help="1 to 100 (default: 95; avif and heic 90)")
+    files.add_argument("--lossless", action="store_true", help="of webp and jxl")
+    files.add_argument("--suffix", metavar="TEXT", help="after the input's name (default: _x4, or the size given)")
+    files.add_argument("--bits", type=int, choices=(8, 16), help="a channel (default: as many as the input has)")
+    files.add_argument("--colour", choices=("wavelet", "adain", "none"), help="how shifts of colour against the input "
+                       "are undone (default: wavelet)")  # fmt: skip
+    files.add_argument("--tileable", action="store_true", help="a texture whose opposite borders meet")
+    files.add_argument("--max-frames", type=int, metavar="N", help="limit of an animation, 0 for none (default: 2000)")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises PatchScalerError for what cannot be, before anything is loaded."""
+    if args.quality is not None and not 1 <= args.quality <= 100:
+        raise PatchScalerError("--quality takes 1 to 100")
+    if (args.max_frames or 0) < 0:
+        raise PatchScalerError("--max-frames takes 0 or more")
+    wanted(args)
+    if args.suffix and ("/" in args.suffix or "\0" in args.suffix):
+        raise PatchScalerError(f"--suffix {args.suffix}: a piece of a file's name, without /")
+    if args.format:
+        from patchscaler.pictures.writing import check_suffix
+
+        check_suffix(Path(f"--format {args.format}{suffix_of(args.format)}"))
+    if args.tileable and alone(args):
+        raise PatchScalerError(f"--tileable goes with none of {ALONE}")
+
+
+ALONE = "--report, --redo, --dry-run, --save-difficulty and --save-coarse"
+
+
+def alone(args: argparse.Namespace) -> bool:
+    """Is something asked for that only single, whole pictures have?"""
+    return bool(args.report or args.redo or args.dry_run or args.save_difficulty or args.save_coarse)
+
+
+def wanted(args: argparse.Namespace) -> Any:
+    from patchscaler.pictures.sizes import Wanted
+
+    return Wanted(args.scale, args.width, args.height, args.megapixels)
+
+
+def suffix_of(name: str) -> str:
+    name = name.lower().removeprefix(".")
+    return SUFFIXES.get(name, f".{name}")
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+Target = tuple[Path, Path | None, Path | None]  # an input; its output's folder, or file; neither: beside the input
+
+
+def targets_of(args: argparse.Namespace) -> list[Target]:
+    """Raises PatchScalerError where two inputs would go to one output."""
+    inputs, output = args.inputs, args.output
+    folder = len(inputs) > 1 or (output is not None and (output.endswith("/") or Path(output).is_dir()))
+    place = None if output is None else Path(output)
+    if place and not folder and args.format:
+        raise PatchScalerError(f"-o {output} names the format: leave --format out")
+    targets: list[Target] = [(Path(name), place if folder else None, None if folder else place) for name in inputs]
+    seen: set[Path] = set()
+    for source, directory, _ in targets:  # as far as names tell: a picture's content may ask for another format
+        name = name_of(source, directory, False, True, args)
+        if folder and name in seen:
+            raise PatchScalerError(f"{source}: another input would also be written to {name}; rename one")
+        seen.add(name)
+    return targets
+
+
+def checked(
+    source: Path, folder: Path | None, file: Path | None, inputs: set[Path], taken: set[Path], limit: int,
+    args: argparse.Namespace,
+) -> tuple[Any, Path]:  # fmt: skip
+    """-> the picture or animation, None where it is to be made in windows; where it goes. Raises PatchScalerError."""
+    from patchscaler.cli.dials import is_large
+    from patchscaler.pictures import writing
+    from patchscaler.pictures.animation import MAX_FRAMES, check_animated, open_animation
+    from patchscaler.pictures.planes import has_alpha
+    from patchscaler.pictures.reading import load_picture, opened, orientation
+
+    picture: Any = open_animation(source, limit, MAX_FRAMES if args.max_frames is None else args.max_frames)
+    moving = picture is not None
+    if moving and alone(args):
+        raise PatchScalerError(f"{source}: moves, and animations go with none of {ALONE}")
+    with opened(source, limit) as image:
+        size = image.size[:: -1 if orientation(image) >= 5 else 1]
+        transparent = has_alpha(image)
+    if not moving and (args.tileable or not is_large(source, limit, args)):
+        picture = load_picture(source, limit, args.bits)
+    target = file or name_of(source, folder, transparent, moving, args)
+    if target.resolve() in inputs:
+        raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
+    if target.resolve() in taken:
+        raise PatchScalerError(f"{source}: another input was written to {target}; rename one")
+    writing.check_output(target)
+    writing.check_side(target, *wanted(args).size(*size))
+    writing.check_alpha(target, transparent)
+    writing.check_quality(target, args.quality, args.lossless)
+    if moving:
+        check_animated(target)
+    elif picture is not None:
+        writing.fit_picture(picture, writing.format_of(target))
+    taken.add(target.resolve())
+    return picture, target
+
+
+def name_of(source: Path, folder: Path | None, transparent: bool, moving: bool, args: argparse.Namespace) -> Path:
+    """The output's, where none was given: the input's name, a suffix, and a format that holds the picture."""
+    from patchscaler.pictures.writing import ANIMATED, FORMATS, NO_ALPHA
+
+    suffix = suffix_of(args.format) if args.format else source.suffix.lower()
+    if not args.format:
+        kind = FORMATS.get(suffix)
+        no_room = (transparent and kind in NO_ALPHA) or (moving and kind not in ANIMATED)
+        palette = kind == "GIF" and not moving  # a still one has no reason to keep to 256 colours
+        suffix = ".png" if kind is None or no_room or palette else suffix
+    text = f"_{wanted(args).label()}" if args.suffix is None else args.suffix
+    return (folder or source.parent) / f"{source.stem}{text}{suffix}"
+
+
+# --- moving pictures ------------------------------------------------------------------------------
+
+
+def upscale_animation(
+    model: Any, moving: Any, target: Path, options: dict[str, Any], args: argparse.Namespace, facts: dict[str, str]
+) -> None:
+    """Frame by frame, with one noise for all of them."""
+    from patchscaler.enlarge import enlarge
+    from patchscaler.pictures.animation import save_animation
+
+    frames, evaluations, began = [], 0, time.perf_counter()
+    live = not args.quiet and sys.stderr.isatty()
+    for number, planes in enumerate(moving.frames()):
+        if live:
+            left = (time.perf_counter() - began) / max(1, number) * (moving.count - number)
+            text = f"{number}/{moving.count} frames" + (f", {left:.0f} s left" if number else "")
+            print(f"\r{moving.path.name}: {text} \033[K", end="", file=sys.stderr)
+        made = enlarge(model, planes, wanted(args), tileable=args.tileable, **options)
+        frames.append(made.array)
+        evaluations += sum(result.cost["evaluations_total"] for result in made.passes)
+    if live:
+        print("\r\033[K", end="", file=sys.stderr)
+    if facts:
+        moving.metadata = moving.metadata.with_provenance(facts)
+    tell(moving.path, moving.notes + save_animation(frames, target, moving, args.quality, args.lossless))
+    if not args.quiet:
+        (w, h), (height, width) = moving.metadata.size, frames[0].shape[:2]
+        seconds = time.perf_counter() - began
+        print(f"{target}: {len(frames)} frames, {w}x{h} -> {width}x{height}, {evaluations} network evaluations, "
+              f"{seconds:.2f} s")  # fmt: skip
+
+
+def tell(source: Path, notes: list[str]) -> None:
+    """What could not be kept."""
+    for note in notes:
+        print(f"{source}: {note}", file=sys.stderr)
