@@ -319,6 +319,8 @@ def test_redo_of_what_does_not_fit(tiny, picture):
         redo(tiny, picture(33, 47), made(first), change)
     with pytest.raises(PatchScalerError, match="'adain' hang on the whole picture"):
         redo(tiny, image, made(tiny.upscale(image, colour="adain")), change)
+    with pytest.raises(PatchScalerError, match="a tileable texture"):
+        redo(tiny, image, made(tiny.upscale(image, period=(97, 141))), change)
     with pytest.raises(PatchScalerError, match="3 patches are recorded, the picture has"):
         redo(tiny, image, replace(made(first), groups=np.zeros(3, int)), change)
     with pytest.raises(PatchScalerError, match="3 groups for"):

@@ -1,0 +1,363 @@
+"""Maps, records, provenance, and finished files redone: figures that can be checked by hand, and damaged ones."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchscaler.cli import main
+from patchscaler.config import GROUP_NAMES
+from patchscaler.dials.boxes import make_change
+from patchscaler.dials.invention import cell_moments, invention
+from patchscaler.dials.record import (
+    hash_of,
+    make_record,
+    options_record,
+    provenance,
+    read_options,
+    read_provenance,
+    weights_id,
+    weights_of,
+)  # fmt: skip
+from patchscaler.dials.report import COLOURS, blended, draw, read_maps, read_report, steps_map, write_report
+from patchscaler.dials.saved import find_saved, redo_file
+from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.metadata import Metadata
+from patchscaler.pictures.reading import load_picture
+from patchscaler.pipeline import PatchScaler
+
+# --- what was invented ----------------------------------------------------------------------------
+
+
+def test_moments_of_a_known_difference():
+    coarse = torch.zeros(3, 16, 20)
+    image = coarse.clone()
+    image[0, :8, :8] = 10 / 127.5  # one cell ten grey levels redder
+    image[:, 8:, 16:] += torch.tensor([[4.0, -4.0], [-4.0, 4.0]]).repeat(4, 2) / 127.5  # a cut-off cell of texture
+    moments = cell_moments(image, coarse, 8)
+    assert moments.shape == (4, 2, 3)
+    assert moments[:, 0, 0].tolist() == pytest.approx([10, 0, 0, 100 / 3])
+    assert moments[:, 1, 2].tolist() == pytest.approx([0, 0, 0, 16], abs=1e-5)
+    assert moments[:, 0, 1:].abs().max() == 0
+
+
+def test_bands_of_a_known_difference():
+    moments = np.zeros((4, 30, 40), np.float32)
+    moments[:3] = 6  # the whole picture six levels brighter: all low, no high
+    moments[3] = 36
+    found = invention(moments)
+    assert found.low == pytest.approx(np.full((30, 40), 6), abs=1e-4) and found.high.max() < 0.02
+    moments[:3] = 0  # texture without a mean: all high
+    found = invention(moments)
+    assert found.low.max() == 0 and found.high == pytest.approx(np.full((30, 40), 6), abs=1e-4)
+    assert found.summary() == {"low_mean": 0, "low_95": 0, "high_mean": 6, "high_95": 6}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 2), (700, 5)])
+def test_bands_do_not_depend_on_the_strips(shape):
+    moments = np.random.default_rng(0).random((4, *shape)).astype(np.float32)
+    a, b = invention(moments), invention(moments, rows=7)
+    assert a.low == pytest.approx(b.low, abs=1e-6) and a.high == pytest.approx(b.high, abs=1e-6)
+
+
+def test_nothing_is_invented_where_nothing_was_sampled(tiny, picture):
+    result = tiny.upscale(picture(64, 128), invention=True, colour="none")
+    assert result.moments.shape == (4, 32, 64)
+    found = invention(result.moments)
+    covered = blended((result.groups > 0).astype(float), result.grid)
+    far = covered[:, 4:-4] == 0
+    assert far.any() and found.low[:, 4:-4][far].max() < 0.5
+    assert found.high[covered == 1].mean() > 1
+    coarse = tiny.upscale(picture(64, 128), invention=True, colour="none", budget=0)
+    assert invention(coarse.moments).high.max() < 0.01
+    matched = tiny.upscale(picture(64, 128), invention=True, colour="wavelet", budget=0)
+    assert invention(matched.moments).low.max() < 0.01  # colours that are matched are not invented
+    assert tiny.upscale(picture(32, 32)).moments is None
+
+
+# --- maps -----------------------------------------------------------------------------------------
+
+
+def test_steps_are_blended_as_patches_are(tiny, picture):
+    result = tiny.upscale(picture(64, 64))
+    found = steps_map(result)
+    assert found.shape == (32, 32)
+    corner = {0: 0, 1: 0.5, 2: 1}[int(result.groups[0])]  # of at most two steps
+    assert found[0, 0] == pytest.approx(corner)
+    assert found.min() >= 0 and found.max() <= 1 + 1e-6
+    ones = blended(np.ones(len(result.groups)), result.grid)
+    assert ones == pytest.approx(np.ones((32, 32)), abs=1e-6)
+
+
+def test_colours_rise_in_brightness():
+    luma = COLOURS.astype(float) @ [0.299, 0.587, 0.114]
+    assert (np.diff(luma) >= -1.5).all() and luma[0] < 30 and luma[-1] > 220
+
+
+def test_maps_are_as_large_as_the_picture_up_to_a_limit():
+    values = np.zeros((20, 30))
+    values[:, 15:] = 1
+    image = draw(values, (236, 156), 8)  # the last cells are padding
+    assert image.size == (236, 156)
+    assert image.getpixel((0, 80)) == tuple(COLOURS[0]) and image.getpixel((235, 80)) == tuple(COLOURS[255])
+    assert draw(values, (20_000, 10_000), 8).size == (2048, 1024)
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny.save_pretrained(folder, half=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scaler(model) -> PatchScaler:
+    return PatchScaler.from_pretrained(model, device="cpu", dtype="float32")
+
+
+def test_options_survive_json(tiny):
+    options = tiny.options(
+        seed=7, fidelity=0.25, budget="20s", colour="wavelet", prompt=False, origin=(2, 4), period=(32, 64),
+        changes=(make_change((1, 2, 3, 4), "hard", 5),),
+    )  # fmt: skip
+    again = tiny.options(**read_options(json.loads(json.dumps(options_record(options)))))
+    assert options_record(again) == options_record(options)
+    assert again.groups == options.groups  # fidelity is applied once, not twice
+    with pytest.raises(PatchScalerError, match="the record of the earlier run is damaged"):
+        read_options({"seed": 1})
+
+
+def test_hashes_are_those_of_the_files(scaler, model, tiny):
+    weights = weights_of(scaler)
+    assert weights["patch_dit"] == hash_of(model / "patch_dit.safetensors")
+    assert weights["memory"] == hash_of(model / "memory.safetensors") and set(weights) == {*scaler.networks, "memory"}
+    assert weights_id(weights) == weights_id(weights_of(scaler)) != weights_id(weights_of(tiny))
+    assert len(weights_of(tiny)["grm"]) == 64  # never in a file: of its numbers
+
+
+def test_a_record_repeats_the_run(scaler, picture):
+    image = picture(64, 96)
+    result = scaler.upscale(image, seed=3, budget=0.5, fidelity=0.2, changes=[make_change((0, 0, 8, 8), "hard", 9)])
+    record = json.loads(json.dumps(make_record(scaler, result, {}, {}, (384, 256), weights_of(scaler))))
+    again = scaler.upscale(image, **read_options(record["options"]))
+    assert np.array_equal(result.array, again.array)
+    assert record["patches"]["groups"] == again.groups.tolist()
+    assert record["cost"]["evaluations_total"] == result.cost["evaluations_total"]
+    assert record["software"]["torch"] == torch.__version__ and record["grid"]["rows"] == list(result.grid.rows)
+
+
+def test_a_record_names_the_textures(scaler, picture):
+    result = scaler.upscale(picture(64, 96))
+    record = make_record(scaler, result, {}, {}, (384, 256), {})
+    used = result.textures[result.textures >= 0]
+    assert sorted(map(int, record["textures"])) == sorted(set(used.tolist()))
+    for number, entry in record["textures"].items():
+        origin = scaler.memory.origins[int(number)]
+        assert entry == {
+            "source": origin.source, "licence": "CC0-1.0", "author": "", "patches": int((used == int(number)).sum())
+        }  # fmt: skip
+    fed = [len(row) for row in record["patches"]["textures"]]
+    assert fed == [0 if g == 0 else 2 for g in result.groups]
+
+
+def test_provenance_comes_back_from_xmp(scaler):
+    options = scaler.options(seed=5, changes=[make_change((1, 2, 3, 4), "hard")])
+    facts = provenance(scaler, options, {"grm": "x"}, "abc")
+    xmp = Metadata((8, 8)).with_provenance(facts).xmp
+    assert read_provenance(xmp) == facts
+    assert json.loads(facts["Options"])["changes"][0]["box"] == [1, 2, 3, 4] and facts["Seed"] == "5"
+    assert read_provenance(None) == {} == read_provenance(b"<x:xmpmeta/>")
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+def report_of(scaler: PatchScaler, image: Image.Image, folder: Path) -> dict:
+    result = scaler.upscale(image, invention=True)
+    h, w = result.array.shape[:2]
+    record = make_record(scaler, result, {"name": "a"}, {"width": w, "height": h}, (w, h), weights_of(scaler))
+    write_report(folder, result, record, result.confidence, result.moments)
+    return record
+
+
+def test_a_report_is_complete(scaler, picture, tmp_path):
+    record = report_of(scaler, picture(40, 70), tmp_path / "rep")
+    names = ["difficulty.png", "invention_high.png", "invention_low.png", "maps.npz", "run.json", "steps.png"]
+    assert sorted(p.name for p in (tmp_path / "rep").iterdir()) == names
+    for name in names:
+        assert not name.endswith(".png") or Image.open(tmp_path / "rep" / name).size == (280, 160)
+    stored = read_report(tmp_path / "rep")
+    assert stored["patches"] == record["patches"] and stored["invention"]["unit"] == "grey levels of 255"
+    confidence, moments = read_maps(tmp_path / "rep")
+    assert confidence.shape == (20, 35) and moments.shape == (4, 20, 35)
+
+
+def test_a_report_without_moments_has_no_invention(scaler, picture, tmp_path):
+    result = scaler.upscale(picture(40, 70))
+    record = make_record(scaler, result, {}, {}, (280, 160), {})
+    written = write_report(tmp_path, result, record, result.confidence, None)
+    assert sorted(p.name for p in written) == ["difficulty.png", "maps.npz", "run.json", "steps.png"]
+    assert read_maps(tmp_path)[1] is None and "invention" not in read_report(tmp_path)
+
+
+def test_reports_that_cannot_be(scaler, picture, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PatchScalerError, match="the report cannot be written"):
+        report_of(scaler, picture(32, 32), tmp_path / "file")
+    with pytest.raises(PatchScalerError, match="holds no report"):
+        read_report(tmp_path)
+    for text in ("{", "[]", '{"a": 1}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(PatchScalerError, match="damaged; make the report again"):
+            read_report(tmp_path)
+    (tmp_path / "run.json").write_text('{"format": 99}')
+    with pytest.raises(PatchScalerError, match="written by another version"):
+        read_report(tmp_path)
+    (tmp_path / "maps.npz").write_bytes(b"PK")
+    with pytest.raises(PatchScalerError, match="missing or damaged"):
+        read_maps(tmp_path)
+
+
+# --- on the command line --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photo(tmp_path, picture) -> Path:
+    picture(64, 96).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def upscale(model, photo):
+    """`upscale(*options)` -> exit code; the output is out.png."""
+
+    def run(*options: object, out: str = "out.png") -> int:
+        fixed = [
+            "upscale",
+            photo,
+            "-o",
+            photo.with_name(out),
+            "--model",
+            model,
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+        ]
+        return main([str(a) for a in (*fixed, *options)])
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.mark.parametrize("window", ["0", "40"])
+def test_report_by_command(upscale, photo, window):
+    assert upscale("--report", photo.parent / "rep", "--window", window, "-q") == 0
+    record = read_report(photo.parent / "rep")
+    assert record["input"] == {"name": "photo.png", "sha256": hash_of(photo), "width": 96, "height": 64}
+    assert record["output"]["sha256"] == hash_of(photo.with_name("out.png"))
+    assert record["output"]["width"] == 384 and sum(record["cost"]["patches"].values()) == 15
+    facts = read_provenance(load_picture(photo.with_name("out.png")).metadata.xmp)
+    assert facts["Weights"] == record["model"]["id"] and facts["Input"] == hash_of(photo)
+    assert json.loads(facts["Options"]) == record["options"]
+
+
+def test_no_provenance_by_command(upscale, photo):
+    assert upscale("--no-provenance", "-q") == 0
+    assert load_picture(photo.with_name("out.png")).metadata.xmp is None
+
+
+def test_windows_by_command(upscale, photo, capsys):
+    assert upscale("-q") == 0 and upscale("--window", 40, out="w.png") == 0
+    assert np.abs(pixels(photo.with_name("out.png")) - pixels(photo.with_name("w.png"))).max() <= 1
+    assert "384x256, patches" in (said := capsys.readouterr().out) and "windows" in said
+
+
+@pytest.mark.parametrize("window", ["0", "40"])
+def test_dry_run_by_command(upscale, photo, capsys, window):
+    assert upscale("--dry-run", "--window", window) == 0
+    said = capsys.readouterr().out
+    assert "output 384x256" in said and "patch-steps in all" in said and "here (restoring" in said
+    assert [p.name for p in photo.parent.iterdir()] == ["photo.png"]
+
+
+def test_dials_by_command(upscale, photo, capsys):
+    assert upscale("--budget", "0", "-q", out="none.png") == 0 and upscale("--fidelity", "1", "-q", out="one.png") == 0
+    assert np.abs(pixels(photo.with_name("none.png")) - pixels(photo.with_name("one.png"))).max() <= 1
+    assert upscale("--budget", "best") == 0
+    assert "0 simple, 0 medium, 15 hard" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("report", [True, False])
+def test_redo_by_command(upscale, photo, report, capsys):
+    """From the report, or from what the picture says of itself."""
+    more = ["--report", photo.parent / "rep"] if report else []
+    assert upscale("--seed", 3, "--fidelity", 0.1, *more, "-q") == 0
+    before = pixels(photo.with_name("out.png"))
+    assert upscale("--redo", "8,8,10,10", "--group", "simple", "--redo", "70,40,9,9", *more) == 0
+    assert "8,8,10,10, 70,40,9,9 made again" in capsys.readouterr().out
+    after = pixels(photo.with_name("out.png"))
+    changed = (before != after).any(-1)
+    assert changed.any() and not changed[:, 192:224].all()
+    assert not changed[: 4 * 64, 4 * 48 : 4 * 48 + 8].any()  # between the boxes' patches
+    facts = read_provenance(load_picture(photo.with_name("out.png")).metadata.xmp)
+    assert [c["box"] for c in json.loads(facts["Options"])["changes"]] == [[8, 8, 10, 10], [70, 40, 9, 9]]
+    assert facts["Seed"] == "3"
+    if report:
+        record = read_report(photo.parent / "rep")
+        groups = record["patches"]["groups"]
+        assert record["cost"]["patches"] == {n: groups.count(g) for g, n in enumerate(GROUP_NAMES)}
+        assert record["output"]["sha256"] == hash_of(photo.with_name("out.png"))
+    # And once more: the picture goes on telling what it is.
+    assert upscale("--redo", "0,0,64,64", "--redo-seed", 8, *more, "-q") == 0
+    assert (pixels(photo.with_name("out.png")) != after).any()
+
+
+def test_redo_without_an_earlier_run_is_a_run_with_boxes(upscale, photo, scaler, capsys):
+    assert upscale("--redo", "0,0,96,64", "--group", "hard") == 0
+    assert "0 simple, 0 medium, 15 hard" in capsys.readouterr().out
+
+
+def test_redo_refuses_what_does_not_fit(upscale, photo, picture, scaler, capsys):
+    box = ["--redo", "0,0,9,9", "--group", "hard"]
+    assert upscale("-q", out="out.jpg") == 0 and upscale(*box, out="out.jpg") == 1
+    assert "its format keeps pixels only about" in capsys.readouterr().err
+    assert upscale("-q") == 0
+    before = photo.with_name("out.png").read_bytes()
+    picture(64, 96, 5).save(photo)
+    assert upscale(*box) == 1
+    assert "the earlier run was of another picture" in capsys.readouterr().err
+    assert photo.with_name("out.png").read_bytes() == before
+    found = find_saved(None, photo.with_name("out.png"))
+    assert found is not None and found.record is None
+    assert redo_file(scaler, photo, photo.with_name("nothing.png"), []) is None
+
+
+def test_redo_after_seconds_needs_the_report(upscale, photo, capsys):
+    assert upscale("--budget", "50s", "-q") == 0
+    assert upscale("--redo", "0,0,9,9", "--group", "hard") == 1
+    assert "made with a budget in seconds; to redo it, its --report is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--budget", "lots"], "budget lots: give a share"), (["--fidelity", "2"], "fidelity 2: take 0"),
+    (["--budget", ".5", "--shares", "0,0"], "leave --shares and --thresholds out"),
+    (["--group", "hard"], "name it with --redo X,Y,W,H"), (["--redo", "1,2,3"], "--redo 1,2,3: give 4 numbers"),
+    (["--redo", "0,0,9,9"], "say what is to change"), (["--redo", "900,0,9,9", "--group", "hard"], "lies outside of"),
+    (["--window", "-3"], "--window -3: give auto, 0"), (["--window", "big"], "--window big: give auto"),
+    (["--pyramid"], "pyramids are written as .tif"),
+])  # fmt: skip
+def test_options_that_cannot_be(upscale, photo, capsys, options, message):
+    assert upscale(*options) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert [p.name for p in photo.parent.iterdir()] == ["photo.png"]
