@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli import dials
+from patchscaler.cli import dials, folders
 from patchscaler.cli import picture_options as pictures
 from patchscaler.cli.common import load_model, model_options, numbers
 from patchscaler.errors import PatchScalerError
@@ -15,7 +15,7 @@ from patchscaler.errors import PatchScalerError
 def add_parser(commands: Any) -> None:
     up = commands.add_parser("upscale", help="enlarge pictures", description="Enlarge pictures, x4 by default.")
     up.set_defaults(function=upscale)
-    up.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures")
+    up.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, or one folder of them")
     up.add_argument("-o", "--output", metavar="OUT", help="file, or folder for several (default: NAME_x4.png beside)")
     up.add_argument("--seed", type=int, default=0, help="another number invents other fine texture")
     up.add_argument("--shares", metavar="S,E", help="S of the patches left as restored, up to E refined briefly, the "
@@ -30,6 +30,7 @@ def add_parser(commands: Any) -> None:
     up.add_argument("-q", "--quiet", action="store_true")
     pictures.picture_options(up)
     dials.add_options(up)
+    folders.add_options(up)
     fine = up.add_argument_group("for those who know the paper")
     fine.add_argument("--preset", help="start times and steps of a preset (compact, paper) with the same weights")
     fine.add_argument("--steps", metavar="N1,N2,N3", help="steps of simple, medium, hard patches; 0: coarse as it is")
@@ -42,7 +43,6 @@ def add_parser(commands: Any) -> None:
 
 def upscale(args: argparse.Namespace) -> int:
     """Every input in turn; one that fails is named and the rest go on."""
-    from patchscaler.pictures.animation import Animation
     from patchscaler.pictures.reading import MAX_PIXELS
 
     whole = dials.window_of(args) == 0
@@ -52,6 +52,8 @@ def upscale(args: argparse.Namespace) -> int:
     pictures.check_options(args)
     dials.check_options(args)
     settings = group_settings(args)
+    if folders.is_one(args):
+        return folders.upscale_folder(args, limit, lambda model: _options(model, settings, limit, args))
     model: Any = None
     failed = 0
     targets = pictures.targets_of(args)
@@ -64,29 +66,23 @@ def upscale(args: argparse.Namespace) -> int:
             continue
         if model is None:  # errors of the model or the options concern all inputs alike
             model = load_model(args, args.memory)
-            groups = settings(model.config.groups)
-        options = {"seed": args.seed, "groups": groups, "prompt": not args.no_prompt, "max_pixels": limit}
-        options |= dials.dial_options(args) | ({"colour": args.colour} if args.colour else {})
+            options = _options(model, settings, limit, args)
         report = dials.report_folder(args, source, len(targets) > 1)
         try:
-            if args.redo and dials.redo(model, source, target, args, report):
-                continue
-            options["changes"] = dials.changes_of(args)
-            counted = args.dry_run and pictures.wanted(args).size(1000, 1000) != (4000, 4000)  # only files know passes
-            if picture is None or (counted and not isinstance(picture, Animation)):
-                dials.stream(model, source, target, pictures.wanted(args), options, args, report)
-            elif isinstance(picture, Animation):
-                facts = {} if args.no_provenance else dials.facts(model, options, source)
-                pictures.upscale_animation(model, picture, target, options, args, facts)
-            elif args.dry_run:
-                dials.dry_run(model, picture.planes, source, options)
-            else:
-                _upscale_one(model, picture, source, target, options, args, report)
+            if not args.redo or not dials.redo(model, source, target, args, report):
+                upscale_one(model, picture, source, target, options, args, report)
         except PatchScalerError as error:
             failed += _failure(error, len(targets))
     if failed:
         print(f"patchscaler: {failed} of {len(targets)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _options(model: Any, settings: Any, limit: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `PatchScaler.upscale`, the same for all inputs."""
+    options = {"seed": args.seed, "groups": settings(model.config.groups), "prompt": not args.no_prompt}
+    options |= {"max_pixels": limit, "changes": dials.changes_of(args)} | dials.dial_options(args)
+    return options | ({"colour": args.colour} if args.colour else {})
 
 
 def _failure(error: PatchScalerError, count: int) -> int:
@@ -97,21 +93,40 @@ def _failure(error: PatchScalerError, count: int) -> int:
     return 1
 
 
-def _upscale_one(
+def upscale_one(
     model: Any, picture: Any, source: Path, target: Path, options: dict[str, Any], args: argparse.Namespace,
     report: Path | None,
 ) -> None:  # fmt: skip
+    """picture: of `picture_options.checked`; None is made in windows."""
     from patchscaler.enlarge import enlarge
+    from patchscaler.pictures.animation import Animation
+
+    wanted = pictures.wanted(args)
+    if isinstance(picture, Animation):
+        facts = {} if args.no_provenance else dials.facts(model, options, source)
+        pictures.upscale_animation(model, picture, target, options, args, facts)
+    elif picture is None or (args.dry_run and wanted.size(1000, 1000) != (4000, 4000)):  # only files know passes
+        dials.stream(model, source, target, wanted, options, args, report)
+    elif args.dry_run:
+        dials.dry_run(model, picture.planes, source, options)
+    else:
+        bar, began = Progress(source.name, quiet=args.quiet), time.perf_counter()
+        made = enlarge(
+            model, picture.planes, wanted, tileable=args.tileable, memory_limit=args.memory_limit, progress=bar,
+            coarse=args.save_coarse, **options,
+        )  # fmt: skip
+        bar.close()
+        write(model, picture, made, source, target, args, report, began)
+
+
+def write(
+    model: Any, picture: Any, made: Any, source: Path, target: Path, args: argparse.Namespace, report: Path | None,
+    began: float,
+) -> None:  # fmt: skip
+    """An `Enlarged` picture, what goes beside it, and a line about it."""
     from patchscaler.overlay import difficulty_overlay
     from patchscaler.pictures.writing import save_image, save_picture
 
-    bar = Progress(source.name, quiet=args.quiet)
-    began = time.perf_counter()
-    made = enlarge(
-        model, picture.planes, pictures.wanted(args), tileable=args.tileable, memory_limit=args.memory_limit,
-        progress=bar, coarse=args.save_coarse, **options,
-    )  # fmt: skip
-    bar.close()
     result, extras = made.passes[-1], {}
     if args.save_difficulty:
         extras["difficulty"] = difficulty_overlay(result)

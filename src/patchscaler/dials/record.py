@@ -8,6 +8,7 @@ import platform
 import re
 from collections import Counter
 from dataclasses import asdict, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,17 +49,28 @@ def weights_of(scaler: "PatchScaler") -> dict[str, str]:
     found = {}
     for name, network in scaler.networks.items():
         if name in scaler.files:
-            found[name] = file_hash(scaler.files[name])
+            found[name] = _file_hash_once(scaler.files[name])
             continue
         digest = hashlib.sha256()
         for tensor in network.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
         found[name] = digest.hexdigest()
     if scaler.memory and "memory" in scaler.files:
-        found["memory"] = file_hash(scaler.files["memory"])
+        found["memory"] = _file_hash_once(scaler.files["memory"])
     elif scaler.memory:
         found["memory"] = hashlib.sha256(scaler.memory.keys.cpu().numpy().tobytes()).hexdigest()
     return found
+
+
+def _file_hash_once(path: Path) -> str:
+    """A folder of pictures asks for every one of them."""
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _file_hash(path: Path, size: int, mtime: int) -> str:
+    return file_hash(path)
 
 
 def weights_id(weights: dict[str, str]) -> str:

@@ -1,0 +1,198 @@
+"""`patchscaler upscale DIR -o OUT`: a folder of pictures; patches share batches, and what is done is done once."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from patchscaler._version import __version__
+from patchscaler.cli import picture_options as pictures
+from patchscaler.cli.common import load_model
+from patchscaler.errors import PatchScalerError
+
+
+def add_options(up: Any) -> None:
+    folders = up.add_argument_group("folders")
+    folders.add_argument("--recursive", action="store_true", help="into the folders below, which OUT then has as well")
+    folders.add_argument("--again", action="store_true", help="also what an earlier run with these options has done")
+    folders.add_argument("--json", action="store_true", help="say in JSON what became of every file")
+
+
+def is_one(args: argparse.Namespace) -> bool:
+    """Raises PatchScalerError for folders that cannot be, and for options that need one."""
+    found = [name for name in args.inputs if Path(name).is_dir()]
+    if not found:
+        if args.recursive or args.json or args.again:
+            raise PatchScalerError("--recursive, --again and --json are for a folder of pictures: upscale DIR -o OUT")
+        return False
+    if len(args.inputs) > 1:
+        raise PatchScalerError(f"{found[0]}: is a folder; give one folder alone, or pictures")
+    if args.output is None:
+        raise PatchScalerError(f"{found[0]}: is a folder; say where its pictures go with -o OUT")
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        raise PatchScalerError(f"-o {args.output}: is a file; a folder of pictures goes to a folder")
+    if Path(args.output).resolve() == Path(found[0]).resolve():
+        raise PatchScalerError(f"-o {args.output}: that is where the pictures come from; give another folder")
+    if args.redo:
+        raise PatchScalerError("--redo is for one picture: name it instead of its folder")
+    return True
+
+
+def upscale_folder(args: argparse.Namespace, limit: int, options_of: Callable[[Any], dict[str, Any]]) -> int:
+    """-> exit code: 0, 1 where a picture failed, 130 where the user stopped it."""
+    from patchscaler.folders import Status, Summary, find_pictures
+    from patchscaler.pictures.writing import check_writable
+
+    source, out = Path(args.inputs[0]), Path(args.output)
+    found, summary = find_pictures(source, args.recursive, out), Summary()
+    check_writable(out / "picture.png")
+    summary.passed_over = [{"source": str(path), "reason": reason} for path, reason in found.passed_over]
+    model = load_model(args, args.memory)
+    options = options_of(model)
+    args.quiet = args.quiet or args.json
+    run = _FolderRun(model, options, args, limit, source, out, Status(out, _key(model, options, args)), summary)
+    try:
+        run.all(found.pictures)
+    except KeyboardInterrupt as error:
+        summary.interrupted = True
+        if text := str(error):
+            print(f"patchscaler: {text}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        for entry in summary.passed_over:
+            print(f"{entry['source']}: passed over, {entry['reason']}", file=sys.stderr)
+        for line in summary.lines():
+            print(line, file=sys.stderr if summary.failed or summary.interrupted else sys.stdout)
+    return 130 if summary.interrupted else 1 if summary.failed else 0
+
+
+def _key(model: Any, options: dict[str, Any], args: argparse.Namespace) -> str:
+    """Of everything that decides about the results."""
+    from patchscaler.dials.record import options_record, weights_of
+
+    files = {n: getattr(args, n) for n in ("format", "quality", "lossless", "suffix", "bits", "tileable", "pyramid",
+                                           "no_provenance")}  # fmt: skip
+    about = [
+        __version__, options_record(model.options(**options)), weights_of(model), files,
+        [args.scale, args.width, args.height, args.megapixels],
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _FolderRun:
+    """One call: the pictures of a folder in lots."""
+
+    def __init__(
+        self, model: Any, options: dict[str, Any], args: argparse.Namespace, limit: int, source: Path, out: Path,
+        status: Any, summary: Any,
+    ):  # fmt: skip
+        self.model, self.options, self.args, self.limit = model, options, args, limit
+        self.source, self.out, self.status, self.summary = source, out, status, summary
+        self.taken: set[Path] = set()
+
+    def all(self, paths: list[Path]) -> None:
+        from patchscaler.folders import lots
+
+        inputs = {path.resolve() for path in paths}
+        todo = []
+        for path in paths:
+            name = os.path.relpath(path, self.source)
+            if self._is_done(path, name):
+                self.summary.done_before.append(str(path))
+                self.taken.add((self.out / self.status.entries[name].target).resolve())
+            else:
+                todo.append(path)
+        for lot in lots(self._opened(todo, inputs)):
+            if len(lot) == 1 or not self._together(lot):
+                for item in lot:
+                    self._alone(*item)
+
+    def _is_done(self, path: Path, name: str) -> bool:
+        try:
+            return not self.args.again and not self.args.dry_run and self.status.is_done(path, name)
+        except OSError:  # it vanished, and will be named as a failure
+            return False
+
+    def _opened(self, paths: list[Path], inputs: set[Path]) -> Iterator[tuple[int, tuple[Path, Any, Path]]]:
+        """Checked and, where they are to be made in memory, read: (pixels, (source, picture, target))."""
+        from patchscaler.pictures.reading import Picture
+
+        for path in paths:
+            place = self.out / os.path.relpath(path.parent, self.source)
+            try:
+                picture, target = pictures.checked(path, place, None, inputs, self.taken, self.limit, self.args)
+            except (PatchScalerError, OSError, MemoryError) as error:
+                self._failed(path, error)
+                continue
+            alone = not isinstance(picture, Picture) or pictures.alone(self.args) or self.args.tileable
+            fits = isinstance(picture, Picture) and pictures.wanted(self.args).size(picture.width, picture.height) == (
+                picture.width * self.model.config.scale, picture.height * self.model.config.scale
+            )  # fmt: skip
+            size = picture.width * picture.height if fits and not alone else 1 << 60  # a lot of its own
+            yield size, (path, picture, target)
+
+    def _together(self, lot: list[tuple[Path, Any, Path]]) -> bool:
+        """Patches of all in shared batches; False where it cannot be, and one by one may go."""
+        from patchscaler.cli.upscale import Progress, write
+        from patchscaler.enlarge import Enlarged
+
+        bar, began = Progress(f"{lot[0][0].name} and {len(lot) - 1} more", self.args.quiet), time.perf_counter()
+        try:
+            planes = [picture.planes for _, picture, _ in lot]
+            results = self.model.upscale_many(
+                planes, memory_limit=self.args.memory_limit, progress=bar, **(self.options | {"max_pixels": 0})
+            )
+        except (PatchScalerError, MemoryError):
+            return False
+        finally:
+            bar.close()
+        for (path, picture, target), result in zip(lot, results, strict=True):
+            made = Enlarged(result.array, [result], result.icc_profile)
+            with _Outcome(self, path, target):
+                write(self.model, picture, made, path, target, self.args, None, began)
+        return True
+
+    def _alone(self, path: Path, picture: Any, target: Path) -> None:
+        from patchscaler.cli.upscale import upscale_one
+
+        with _Outcome(self, path, target):
+            name = Path(os.path.relpath(path, self.source)).with_suffix("")
+            report = Path(self.args.report) / name if self.args.report else None
+            upscale_one(self.model, picture, path, target, self.options, self.args, report)
+
+    def _failed(self, path: Path, error: BaseException) -> None:
+        text = str(error) or type(error).__name__
+        self.summary.failed.append({"source": str(path), "error": text.removeprefix(f"{path}: ")})
+        if not self.args.json:
+            print(f"patchscaler: {text}", file=sys.stderr)
+
+
+class _Outcome:
+    """Books a picture as done or failed; only Ctrl-C gets through."""
+
+    def __init__(self, run: _FolderRun, path: Path, target: Path):
+        self.run, self.path, self.target = run, path, target
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        run = self.run
+        if error is None and not run.args.dry_run:
+            try:
+                run.status.add(self.path, os.path.relpath(self.path, run.source), self.target)
+            except OSError as lost:
+                error = lost
+        if error is None:
+            run.summary.done.append({"source": str(self.path), "target": str(self.target)})
+        elif isinstance(error, PatchScalerError | OSError | MemoryError):
+            run._failed(self.path, error)
+        else:
+            return False
+        return True
