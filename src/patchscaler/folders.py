@@ -16,7 +16,7 @@ from patchscaler.pictures.writing import FORMATS
 
 STATUS = ".patchscaler.jsonl"
 SUFFIXES = {*FORMATS, ".jfif", ".jpe", ".mpo", ".hif"}
-LOT_PIXELS, LOT_PICTURES = 1_000_000, 32  # of the inputs that share batches
+LOT_PIXELS, LOT_PICTURES = 400_000, 32  # of the inputs that share batches
 
 
 @dataclass
