@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.function(args) or 0)
     except PatchScalerError as error:
         print(f"patchscaler: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("patchscaler: interrupted; nothing half-written is left", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"patchscaler: {error or 'interrupted; nothing half-written is left'}", file=sys.stderr)
         return 130
     except OSError as error:
         print(f"patchscaler: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
