@@ -31,6 +31,7 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None  # of JPEG and GIF
     texts: dict[str, str] = field(default_factory=dict)  # PNG's text chunks
+    own_xmp: bool = False  # nothing in `xmp` came with the picture: formats without it may go without a word
 
     def enlarged(self, width: int, height: int) -> "Metadata":
         """The same of a picture of another size: dimensions and dpi follow, so that it prints as large as before."""
@@ -54,7 +55,7 @@ class Metadata:
             b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
             b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         )
-        return replace(self, xmp=packet + entry + end + b'</x:xmpmeta><?xpacket end="w"?>')
+        return replace(self, xmp=packet + entry + end + b'</x:xmpmeta><?xpacket end="w"?>', own_xmp=True)
 
 
 def read_metadata(image: Image.Image, size: tuple[int, int]) -> tuple[Metadata, list[str]]:

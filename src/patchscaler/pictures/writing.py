@@ -251,6 +251,6 @@ def fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
             data = replace(data, dpi=None)
         if data.comment and len(data.comment) > MARKER:
             data = replace(data, comment=None)
-    if kind in ("BMP", "GIF") and (data.exif or data.xmp):
+    if kind in ("BMP", "GIF") and (data.exif or (data.xmp and not data.own_xmp)):
         notes.append(f"{kind} holds no EXIF and XMP: they were left out")
     return data
