@@ -43,6 +43,8 @@ def test_a_subset_of_patches_is_refined_as_in_the_whole(tiny, picture):
     assert torch.allclose(refine(tiny, restored, index, texture_prompts(tiny)), whole[index], atol=1e-5)
     simple = restored.groups == 0
     assert simple.any() and torch.equal(whole[simple], restored.coarse[simple])
+    alone = refine(tiny, restored, simple.nonzero()[:, 0], texture_prompts(tiny))  # none of them takes a step
+    assert torch.equal(alone, restored.coarse[simple])
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -162,8 +162,8 @@ PATCH_DIT_SIZES = {
     "L": PatchDiTConfig(hidden_size=1024, depth=24, num_heads=16),
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
     "compact": PatchDiTConfig(
-        hidden_size=256, depth=6, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
-        shared_modulation=True, depthwise_mlp=True),
+        hidden_size=256, depth=5, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
+        shared_modulation=True, depthwise_mlp=True, head_width=64, head_depth=4),
     "tiny": PatchDiTConfig(
         hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
         shared_modulation=True, depthwise_mlp=True),
@@ -188,7 +188,7 @@ PRESETS = {
         texture=TextureConfig(widths=(48, 64, 96), candidates=20_000, memory_size=2_000),
         patch_dit=PATCH_DIT_SIZES["compact"],
         diffusion=DiffusionConfig(prediction_type="residual"),
-        groups=GroupConfig(start_times=(0, 400, 400), num_inference_steps=(0, 1, 1)),
+        groups=GroupConfig(overlap=4, start_times=(0, 400, 400), num_inference_steps=(0, 1, 1)),
     ),
     # For tests: everything of `compact` at a size that runs in milliseconds.
     "tiny": ModelConfig(

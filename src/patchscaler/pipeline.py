@@ -320,6 +320,7 @@ class PatchScaler:
         context = k * (self.config.groups.latent_patch_size // c.context_patch_size) ** 2
         floats = (12 + 2 * k) * latents + tokens * c.hidden_size * (8 + 3 * c.mlp_ratio)
         floats += context * (c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size))
+        floats += c.head_width * (self.config.groups.latent_patch_size * self.autoencoder.factor) ** 2  # four maps
         return max(1, int(mebibytes * 2**20 / (4 * floats)))
 
     def _denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -18,6 +18,7 @@ from patchscaler.grouping import assign_groups, check_groups, patch_confidence
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.noise import noise_field
 from patchscaler.patches import PatchGrid, make_grid, merge, partition
+from patchscaler.pictures.colour import DEFAULT, match_colour
 from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.pipeline import PatchScaler, Picture
 
@@ -75,7 +76,8 @@ def refine(
     out = restored.coarse[index].clone()
     steps = steps_of(restored.groups[index], restored.config)
     order = steps.argsort(descending=True, stable=True)
-    for chunk in order[: int((steps > 0).sum())].split(max_patches):
+    sampled = order[: int((steps > 0).sum())]
+    for chunk in sampled.split(max_patches) if len(sampled) else ():  # an empty tensor would give one empty chunk
         places = index[chunk]
         y_0 = restored.coarse[places]
         prompt = prompt_of(y_0, places) if prompt_of else None
@@ -108,7 +110,9 @@ def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image
     """(M, C, V, V) -> the picture."""
     latents = merge(patches, restored.grid)[None]  # (1, C, H, W)
     h, w = (side * model.config.scale for side in restored.size)
-    return to_pil(finish(model.autoencoder.decode(latents)[0, :, :h, :w], restored.planes))
+    image = model.autoencoder.decode(latents)[0, :, :h, :w]  # (3, 4h, 4w)
+    image = match_colour(image, restored.planes.rgb.to(image), DEFAULT)
+    return to_pil(finish(image, restored.planes))
 
 
 @torch.inference_mode()
