@@ -24,7 +24,7 @@ class Planes:
     grey: bool = False
     bits: int = 8  # 8 or 16, of the result
     icc_profile: bytes | None = None  # of the colours as they were, and will be again
-    excess: Tensor | None = None  # (3, H, W): added to rgb, colours that lie outside of sRGB
+    excess: Tensor | None = None  # (3, H, W), in the profile's colours: what is lost on their way to sRGB and back
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -127,11 +127,16 @@ def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
 
 
 def _into_srgb(x: np.ndarray, space: ColourSpace) -> tuple[np.ndarray, Tensor | None]:
-    """(c, H, W) in [0, 1] -> the same in sRGB, and what had to be clipped where it is worth keeping."""
+    """(c, H, W) in [0, 1] -> the same in sRGB; and what that lacks of colours outside of sRGB, where there are any.
+
+    The lack is taken, and later given back, in the profile's own numbers: there a slight error of a saturated colour
+    stays slight, whereas numbers of sRGB below zero would multiply it.
+    """
     wide = space.to_srgb(x)
     clipped = wide.clip(0, 1)
-    excess = wide - clipped
-    return clipped, torch.from_numpy(excess) if np.abs(excess).max() > 1e-4 else None
+    if np.abs(wide - clipped).max() <= 1e-4:
+        return clipped, None
+    return clipped, torch.from_numpy(x - space.from_srgb(clipped))
 
 
 def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
@@ -170,9 +175,9 @@ def finish(
     if planes.grey:
         x = x.mean(0, keepdims=True)
     if space := colour_space(planes.icc_profile or b""):
+        x = space.from_srgb(x)
         if planes.excess is not None:
             x = x + resample(planes.excess.numpy(), size, rows)
-        x = space.from_srgb(x)
     if planes.alpha is not None:
         x = np.concatenate([x, resample(planes.alpha.numpy()[None], size, rows)])
     top, kind = (65535, np.uint16) if planes.bits == 16 else (255, np.uint8)
