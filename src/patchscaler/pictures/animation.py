@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.metadata import Metadata, orientation, read_metadata
@@ -50,7 +53,17 @@ class Animation:
                 self.durations.append(int(duration) if 0 <= duration < 2**31 else 0)
                 frame = frame.convert("RGBA" if frame.has_transparency_data else "RGB")
                 frame.info["icc_profile"] = self.metadata.icc_profile
-                yield to_planes(frame)
+                planes = to_planes(frame)
+                if planes.alpha is not None and image.format == "GIF":
+                    planes.alpha = _rounded(planes.alpha)
+                yield planes
+
+
+def _rounded(alpha: Tensor) -> Tensor:
+    """(h, w) of zeros and ones -> softened over a pixel, so that enlarged edges are curves and not stairs."""
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    x = F.pad(alpha[None, None], (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(x, (kernel[:, None] * kernel)[None, None])[0, 0]
 
 
 def open_animation(path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES) -> Animation | None:
