@@ -1,0 +1,258 @@
+"""Colours: profiles to sRGB and back, wide gamuts, no shift against the input, ramps without steps or seams."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from profiles import ADOBE, D50, P3, SRGB_CURVE, fixed, gamma, make_profile
+
+from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.colour import LEVELS, REACH, low_band, match_colour
+from patchscaler.pictures.icc import colour_space, profile_kind
+from patchscaler.pictures.metadata import Metadata
+from patchscaler.pictures.planes import array_planes, finish, to_planes
+from patchscaler.pictures.reading import load_picture
+from patchscaler.pictures.writing import save_picture
+from patchscaler.pipeline import PatchScaler
+
+ADOBE_RGB, DISPLAY_P3 = make_profile(ADOBE, gamma(563 / 256)), make_profile(P3, SRGB_CURVE)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def noise(shape: tuple[int, ...], kind: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, shape).astype(kind)
+
+
+# --- profiles -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", [ADOBE_RGB, DISPLAY_P3], ids=["Adobe RGB", "Display P3"])
+def test_numbers_agree_with_littlecms(profile):
+    colours = noise((40, 40, 3))
+    ours = colour_space(profile).to_srgb(np.moveaxis(colours / 255, -1, 0)).clip(0, 1) * 255
+    theirs = ImageCms.profileToProfile(
+        Image.fromarray(colours), ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )  # fmt: skip
+    assert np.abs(np.moveaxis(np.asarray(theirs, float), -1, 0) - ours).max() < 1  # it rounds to 8 bits
+
+
+@pytest.mark.parametrize("profile", [ADOBE_RGB, DISPLAY_P3], ids=["Adobe RGB", "Display P3"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_there_and_back_no_colour_moves(profile, kind):
+    """Saturated ones too, which sRGB does not hold: as few of 65535 as a rounded table costs."""
+    colours = noise((64, 48, 3), kind)
+    planes = array_planes(colours, profile)
+    assert planes.excess is not None and planes.rgb.abs().max() <= 1
+    back = finish(planes.rgb, planes)
+    assert np.abs(back.astype(int) - colours).max() <= (0 if kind is np.uint8 else 16)
+
+
+def test_a_profile_that_says_srgb_changes_nothing():
+    assert colour_space(SRGB) is None and profile_kind(SRGB) == "RGB"
+    colours = noise((8, 8, 3))
+    assert torch.equal(array_planes(colours, SRGB).rgb, array_planes(colours).rgb)
+    assert array_planes(colours, SRGB).icc_profile == SRGB
+
+
+def test_the_model_sees_the_colours_that_a_person_sees():
+    # Adobe RGB's grey 128 is lighter than sRGB's 128 would be: its curve is 2.2 throughout.
+    planes = array_planes(np.full((2, 2, 3), 64, np.uint8), ADOBE_RGB)
+    expected = 1.055 * ((64 / 255) ** (563 / 256)) ** (1 / 2.4) - 0.055
+    assert (planes.rgb + 1).div(2).numpy() == pytest.approx(expected, abs=2e-3)
+
+
+def test_grey_profiles():
+    profile = make_profile(None, gamma(1.8))
+    assert profile_kind(profile) == "GRAY"
+    grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16, 1)
+    planes = array_planes(grey, profile)
+    assert planes.grey and planes.rgb[0, 8, 0] > grey[8, 0, 0] / 32767.5 - 1  # gamma 1.8 is lighter than sRGB
+    assert np.abs(finish(planes.rgb, planes).astype(int) - grey).max() <= 16
+
+
+def test_curves_of_all_kinds():
+    x = np.linspace(0, 1, 65536)
+    table = b"curv\0\0\0\0" + struct.pack(">I5H", 5, 0, 4096, 16384, 36864, 65535)  # about x squared
+    space = colour_space(make_profile(ADOBE, table))
+    assert space.curves[0][32768] == pytest.approx(0.25, abs=1e-3)
+    assert colour_space(make_profile(ADOBE, b"curv" + bytes(8))).curves[0] == pytest.approx(x)  # no entry: linear
+    kinds = {
+        0: ((2.0,), x**2),
+        1: ((2.0, 1.1, -0.1), np.maximum(1.1 * x - 0.1, 0) ** 2),
+        2: ((2.0, 0.95, 0.05, 0.0), (0.95 * x + 0.05) ** 2),
+        4: ((2.0, 1.0, 0.0, 0.1, 0.1, 0.0, 0.0), np.where(x >= 0.1, x**2, 0.1 * x)),
+    }
+    for kind, (numbers, expected) in kinds.items():
+        curve = b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + fixed(*numbers)
+        assert colour_space(make_profile(ADOBE, curve)).curves[1] == pytest.approx(expected, abs=1e-4)
+
+
+HOSTILE = {
+    "empty": b"", "cut": ADOBE_RGB[:200], "no tags": ADOBE_RGB[:128] + struct.pack(">I", 0),
+    "a million tags": ADOBE_RGB[:128] + struct.pack(">I", 2**20) + ADOBE_RGB[132:],
+    "far offsets": ADOBE_RGB[:132] + b"".join(
+        ADOBE_RGB[p : p + 4] + b"\xff" * 8 for p in range(132, 132 + 12 * 9, 12)
+    ),
+    "falling curve": make_profile(ADOBE, b"curv\0\0\0\0" + struct.pack(">I3H", 3, 65535, 9, 0)),
+    "huge curve": make_profile(ADOBE, b"curv\0\0\0\0" + struct.pack(">I", 2**31)),
+    "flat": make_profile(np.zeros((3, 3)), gamma(2.2)), "gamma 0": make_profile(ADOBE, gamma(0)),
+    "tables": make_profile(ADOBE, gamma(2.2), {b"A2B0": b"mft2" + bytes(64)}),
+    "other function": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 9, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_profiles_that_cannot_be_used_leave_the_numbers_as_they_are(name):
+    assert colour_space(HOSTILE[name]) is None
+    colours = noise((8, 9, 3))
+    planes = array_planes(colours, HOSTILE[name])
+    assert np.array_equal(finish(planes.rgb, planes), colours)
+
+
+def test_white_point():
+    assert colour_space(DISPLAY_P3).to_srgb(np.ones((3, 1, 1))).ravel() == pytest.approx([1, 1, 1], abs=2e-3)
+    assert len(D50) == 12
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp", ".avif", ".heic"])
+def test_profiles_go_through_files(tmp_path, suffix):
+    colours = np.zeros((16, 16, 3), np.uint8)
+    colours[..., 1] = 255  # a green that sRGB does not hold
+    save_picture(colours, tmp_path / f"a{suffix}", Metadata((16, 16), icc_profile=DISPLAY_P3))
+    picture = load_picture(tmp_path / f"a{suffix}")
+    assert picture.metadata.icc_profile == DISPLAY_P3
+    planes = picture.planes
+    assert planes.excess is not None
+    assert np.abs(finish(planes.rgb, planes).astype(int) - colours).max() <= (0 if suffix in (".png", ".tif") else 6)
+
+
+def test_formats_without_profile_get_srgb(tmp_path):
+    from patchscaler.pictures.writing import fit_picture
+
+    save_picture(np.full((8, 8, 3), 64, np.uint8), tmp_path / "a.png", Metadata((8, 8), icc_profile=ADOBE_RGB))
+    picture = load_picture(tmp_path / "a.png")
+    fit_picture(picture, "JXL")
+    assert picture.metadata.icc_profile is None and "without colour profile" in picture.notes[0]
+    assert np.asarray(picture.pixels)[0, 0].tolist() == [62, 62, 62]
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.jpg", quality=95)
+    picture = load_picture(tmp_path / "a.jpg")
+    assert "CMYK becomes RGB" in picture.notes[0] and picture.metadata.icc_profile is None
+    r, g, b = (picture.planes.rgb[:, 4, 4] + 1).div(2).tolist()
+    assert r < 0.1 and g > 0.7 and b > 0.8  # cyan, not inverted
+
+
+def test_saturated_fields_through_the_model():
+    """With the shipped weights: a P3 red beside a P3 green stay what they are, without sRGB's fringe of noise."""
+    colours = np.zeros((48, 48, 3), np.uint8)
+    colours[:, :24, 0], colours[:, 24:, 1] = 255, 255
+    image = Image.fromarray(colours)
+    image.info["icc_profile"] = DISPLAY_P3
+    result = PatchScaler.from_pretrained(dtype="float32", device="cpu").upscale(image, prompt=False)
+    assert result.icc_profile == DISPLAY_P3 and result.image.info["icc_profile"] == DISPLAY_P3
+    red, green = result.array[40:-40, 24:72].astype(int), result.array[40:-40, -72:-24].astype(int)
+    assert np.abs(red - [255, 0, 0]).max() <= 8 and np.abs(green - [0, 255, 0]).max() <= 8
+
+
+# --- no shift against the input -------------------------------------------------------------------
+
+
+@pytest.fixture
+def shifted(picture) -> tuple[torch.Tensor, torch.Tensor]:
+    """A x4 result that is 0.1 too red and has a lighter half; its input."""
+    reference = to_planes(picture(24, 32)).rgb
+    enlarged = torch.nn.functional.interpolate(reference[None], scale_factor=4, mode="bicubic")[0]
+    detail = torch.randn(enlarged.shape, generator=torch.Generator().manual_seed(0)) * 0.02
+    result = enlarged + detail
+    result[0] += 0.1
+    result[:, :, 64:] += 0.05
+    return result, reference
+
+
+def test_wavelet_puts_the_low_band_back_and_keeps_detail(shifted):
+    result, reference = shifted
+    matched = match_colour(result, reference, "wavelet")
+    enlarged = torch.nn.functional.interpolate(reference[None], scale_factor=4, mode="bicubic")[0]
+    assert (low_band(matched) - low_band(enlarged)).abs().max() < (
+        low_band(result) - low_band(enlarged)
+    ).abs().max() / 5
+    assert (matched.mean((1, 2)) - reference.mean((1, 2))).abs().max() < 1e-3
+    high = lambda x: x - low_band(x)  # noqa: E731
+    assert (high(matched) - high(result)).std() < 0.02
+
+
+def test_adain_matches_mean_and_contrast(shifted):
+    result, reference = shifted
+    matched = match_colour(result * 0.5, reference, "adain")
+    enlarged = torch.nn.functional.interpolate(reference[None], scale_factor=4, mode="bicubic")[0]
+    torch.testing.assert_close(matched.mean((1, 2)), enlarged.mean((1, 2)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(matched.std((1, 2)), enlarged.std((1, 2)), atol=1e-3, rtol=0)
+
+
+def test_none_and_unknown(shifted):
+    result, reference = shifted
+    assert match_colour(result, reference, "none") is result
+    with pytest.raises(PatchScalerError, match="unknown colour 'sepia': choose one of wavelet, adain, none"):
+        match_colour(result, reference, "sepia")
+
+
+def test_low_band_by_hand():
+    assert LEVELS == 5 and REACH == 31
+    impulse = torch.zeros(1, 101, 101)
+    impulse[0, 50, 50] = 1
+    out = low_band(impulse)[0]
+    assert out.sum() == pytest.approx(1, abs=1e-5)
+    seen = out.nonzero()
+    assert seen.min() == 50 - REACH and seen.max() == 50 + REACH  # what windows have to read around them
+    assert torch.equal(low_band(torch.ones(3, 7, 5)), torch.ones(3, 7, 5))
+
+
+def test_colours_stay_in_the_mean(tiny, picture):
+    image = picture(64, 96)
+    wanted = np.asarray(image).mean((0, 1))
+    shift = {c: np.abs(tiny.upscale(image, colour=c).array.mean((0, 1)) - wanted).max() for c in ("none", "wavelet")}
+    assert shift["wavelet"] < 0.5 < shift["none"]
+    assert np.abs(tiny.upscale(image).array.mean((0, 1)) - wanted).max() == shift["wavelet"]  # the default
+
+
+# --- ramps ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ramp() -> tuple[np.ndarray, np.ndarray]:
+    """A slow slope of colours as a sky has it: (64, 96, 3) of 16 bits, and the true one at x4 in 0..1."""
+
+    def colour(y, x):
+        return np.stack([0.30 + 0.03 * x / 96 + 0.02 * y / 64, 0.45 + 0.02 * y / 64, 0.70 - 0.03 * x / 96], -1)
+
+    small = colour(*np.mgrid[0:64, 0:96].astype(float))
+    return (small * 65535).round().astype(np.uint16), colour(*((np.mgrid[0:256, 0:384] + 0.5) / 4 - 0.5))
+
+
+@pytest.fixture(scope="module")
+def enlarged(ramp) -> np.ndarray:
+    """By the shipped weights, in the process's own precision."""
+    return PatchScaler.from_pretrained().upscale(ramp[0]).array
+
+
+def test_sixteen_bits_come_out_without_steps(ramp, enlarged):
+    assert enlarged.dtype == np.uint16
+    for channel in range(3):
+        assert len(np.unique(enlarged[..., channel])) > len(np.unique(ramp[0][..., channel]))
+        assert len(np.unique(enlarged[..., channel] >> 8)) < 20  # so many are all that 8 bits would have
+
+
+def test_no_patches_and_no_borders_on_a_ramp(ramp, enlarged):
+    error = (enlarged / 65535 - ramp[1]) * 255
+    inside, border = np.abs(error[8:-8, 8:-8]).max(), error.copy()
+    border[8:-8, 8:-8] = 0
+    assert inside < 0.75  # grey levels of 255
+    assert np.abs(border).max() < inside + 0.25
+    tiles = error.reshape(4, 64, 6, 64, 3).mean((1, 3))  # a patch advances by 64 pixels
+    assert np.abs(tiles - tiles.mean((0, 1))).max() < 0.1
