@@ -4,7 +4,6 @@ Never by tiles or patches: each would be shifted by itself, and the seams would 
 (Wang et al. 2024, 3.4).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -59,10 +58,10 @@ def reach_of(kind: str, towards_coarse: bool, scale: int) -> int:
 
 def low_band(x: Tensor) -> Tensor:
     """(c, H, W) -> what is left after five blurs [1 2 1] (x) [1 2 1] / 16 dilated by 1, 2, 4, 8, 16."""
-    kernel = torch.tensor([0.25, 0.5, 0.25]).to(x)
-    x = x[:, None]  # channels as a batch
     for level in range(LEVELS):
         d = 2**level
-        x = F.conv2d(F.pad(x, (d, d, d, d), mode="replicate"), kernel.view(1, 1, 1, 3), dilation=(1, d))
-        x = F.conv2d(x, kernel.view(1, 1, 3, 1), dilation=(d, 1))
-    return x[:, 0]
+        x = F.pad(x[None], (d, d, d, d), mode="replicate")[0]
+        # Shifted sums: a convolution of one channel takes ten times as long.
+        x = 0.5 * x[..., d:-d] + 0.25 * (x[..., : -2 * d] + x[..., 2 * d :])
+        x = 0.5 * x[:, d:-d] + 0.25 * (x[:, : -2 * d] + x[:, 2 * d :])
+    return x
