@@ -77,7 +77,7 @@ def open_animation(path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: i
             return None
         if max_frames and count > max_frames:
             raise PatchScalerError(
-                f"{path}: {count} frames are more than the limit; allow them with --max-frames {count}"
+                f"{path}: {count} frames are more than the limit of {max_frames}; allow them with --max-frames {count}"
             )
         pixels = count * image.width * image.height
         if max_pixels and pixels > max(FRAME_PIXELS, max_pixels):

@@ -86,7 +86,12 @@ def read_metadata(image: Image.Image, size: tuple[int, int]) -> tuple[Metadata, 
 
 
 def orientation(image: Image.Image) -> int:
-    """How the picture is to be turned (EXIF's 1 to 8); 1 where nothing or nonsense is said."""
+    """How the loaded picture is to be turned (EXIF's 1 to 8); 1 where nothing or nonsense is said."""
+    return 1 if image.format == "TIFF" else stored_orientation(image)  # Pillow turns TIFFs, and their size, itself
+
+
+def stored_orientation(image: Image.Image) -> int:
+    """The same of the pixels as the file has them."""
     try:
         value = image.getexif().get(exif_block.ORIENTATION, 1)
     except Exception:

@@ -165,7 +165,7 @@ def finish(
     """(3, n, W) sRGB in [-1, 1], rows [top, bottom) of the enlarged picture -> (n, W, 1..4) uint8 or uint16.
 
     size: (H, W) of the whole enlarged picture, where `rgb` is a strip of another height than its scale tells.
-    Grey, transparency, depth and colours as `planes` had them; strips put together are the whole, to the bit.
+    Grey, transparency, depth and colours as `planes` had them; strips put together are the whole.
     """
     n, width = rgb.shape[-2:]
     height = n if rows is None else round(planes.rgb.shape[-2] * width / planes.rgb.shape[-1])

@@ -1,5 +1,7 @@
 """Files -> pictures, with one clear line for each that cannot be read."""
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import depth, import_heif, read_deep
 from patchscaler.pictures.jxl import import_jxl, jxl_size
-from patchscaler.pictures.metadata import Metadata, orientation, read_metadata
+from patchscaler.pictures.metadata import Metadata, orientation, read_metadata, stored_orientation
 from patchscaler.pictures.planes import (
     Planes,
     array_planes,
@@ -77,7 +79,7 @@ def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | Non
         kind = image.format or ""
         turn = orientation(image)
         size = (image.height, image.width) if turn >= 5 else image.size
-        deep = depth(image, _head(path)) if bits != 8 else 8
+        deep, stored = depth(image, _head(path)) if bits != 8 else 8, stored_orientation(image)
         metadata, notes = read_metadata(image, size)
         frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1 and kind == "TIFF":
@@ -86,7 +88,7 @@ def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | Non
         if deep > 8:
             pixels = read_deep(path, kind, deep)
             if kind in ("PNG", "TIFF"):  # the others are turned by their decoders
-                pixels = turn_array(pixels, turn)
+                pixels = turn_array(pixels, stored)
             if pixels.shape[1::-1] != size:
                 raise ValueError("two decoders disagree about its size")
         else:
@@ -125,7 +127,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
         _plugins(path, max_pixels)
         with pillow_limit(0), Image.open(path, formats=[n for n in READABLE if n in Image.OPEN]) as image:
             check_pixels(image.width, image.height, max_pixels, str(path))
-            with pillow_limit(max_pixels):
+            with pillow_limit(max_pixels), _quiet(image.format == "TIFF"):
                 yield image
     except PatchScalerError:
         raise
@@ -149,10 +151,27 @@ def pillow_limit(max_pixels: int) -> Iterator[None]:
     Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1 if max_pixels else None  # it refuses from twice as many on
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of damaged metadata, too: what is left out is noted
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+@contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Standard error away, past Python: libtiff writes a line of its own about each damaged strip."""
+    if not wanted:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _head(path: Path) -> bytes:

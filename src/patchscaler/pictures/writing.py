@@ -163,6 +163,8 @@ def save_picture(
         array = np.asarray(to_pil(array))
         array = array[..., None] if array.ndim == 2 else array
     with replacing(path) as temporary:
+        if kind == "TIFF" and array.dtype == np.uint16 and channels == 2:  # which Pillow, for one, cannot read
+            array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], -1)
         options = save_options(kind, array.shape, data, quality, lossless)
         if array.dtype == np.uint16 or kind == "TIFF":
             save_deep(array, temporary, kind, data, options)
