@@ -44,8 +44,9 @@ def find_pictures(folder: Path, recursive: bool, apart_from: Path | None = None)
             found.passed_over.append((place, f"cannot be read ({error.strerror})"))
             return
         for path in entries:
-            inside = path.resolve().is_relative_to(root)
-            if path.name.startswith(".") or path.resolve() == apart:
+            real = Path(os.path.realpath(path))  # `resolve` raises where links go round in a circle
+            inside = real.is_relative_to(root)
+            if path.name.startswith(".") or real == apart:
                 continue
             if path.is_symlink() and not inside:
                 found.passed_over.append((path, "a link that leads out of the folder"))

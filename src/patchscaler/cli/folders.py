@@ -100,13 +100,13 @@ class _FolderRun:
     def all(self, paths: list[Path]) -> None:
         from patchscaler.folders import lots
 
-        inputs = {path.resolve() for path in paths}
+        inputs = {pictures.real_path(path) for path in paths}
         todo = []
         for path in paths:
             name = os.path.relpath(path, self.source)
             if self._is_done(path, name):
                 self.summary.done_before.append(str(path))
-                self.taken.add((self.out / self.status.entries[name].target).resolve())
+                self.taken.add(pictures.real_path(self.out / self.status.entries[name].target))
             else:
                 todo.append(path)
         for lot in lots(self._opened(todo, inputs)):

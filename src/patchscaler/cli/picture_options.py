@@ -1,6 +1,7 @@
 """What `patchscaler upscale` takes and writes: sizes, formats, names, colours, animations (docs/pictures.md)."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -89,6 +90,11 @@ def targets_of(args: argparse.Namespace) -> list[Target]:
     return targets
 
 
+def real_path(path: Path) -> Path:
+    """Links followed; unlike `Path.resolve`, loops of them raise nothing before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def checked(
     source: Path, folder: Path | None, file: Path | None, inputs: set[Path], taken: set[Path], limit: int,
     args: argparse.Namespace,
@@ -110,9 +116,10 @@ def checked(
     if not moving and (args.tileable or not is_large(source, limit, args)):
         picture = load_picture(source, limit, args.bits)
     target = file or name_of(source, folder, transparent, moving, args)
-    if target.resolve() in inputs:
+    place = real_path(target)
+    if place in inputs:
         raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
-    if target.resolve() in taken:
+    if place in taken:
         raise PatchScalerError(f"{source}: another input was written to {target}; rename one")
     writing.check_output(target)
     writing.check_side(target, *wanted(args).size(*size))
@@ -122,7 +129,7 @@ def checked(
         check_animated(target)
     elif picture is not None:
         writing.fit_picture(picture, writing.format_of(target))
-    taken.add(target.resolve())
+    taken.add(place)
     return picture, target
 
 

@@ -57,7 +57,7 @@ def upscale(args: argparse.Namespace) -> int:
     model: Any = None
     failed = 0
     targets = pictures.targets_of(args)
-    inputs, taken = {source.resolve() for source, *_ in targets}, set[Path]()
+    inputs, taken = {pictures.real_path(source) for source, *_ in targets}, set[Path]()
     for source, folder, file in targets:
         try:
             picture, target = pictures.checked(source, folder, file, inputs, taken, limit, args)

@@ -53,6 +53,8 @@ def check_output(path: str | Path, source: str | Path | None = None) -> Path:
     """Before any work is done: can `path` be written? Raises PatchScalerError."""
     path = Path(path)
     check_suffix(path)
+    if len(os.fsencode(path.name)) > 255:
+        raise PatchScalerError(f"{path}: the name is too long; name another with -o")
     if source is not None and path.exists() and Path(source).exists() and os.path.samefile(path, source):
         raise PatchScalerError(f"{path}: output and input are the same file; name another with -o")
     if path.is_dir():
@@ -67,8 +69,6 @@ def check_writable(path: Path) -> Path:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK) or path.is_dir():
         raise PatchScalerError(f"{path}: cannot write there; choose a folder you may write to with -o")
-    if len(os.fsencode(path.name)) > 255:
-        raise PatchScalerError(f"{path}: the name is too long; name another with -o")
     return path
 
 
