@@ -210,7 +210,7 @@ def test_large_pictures_go_through_windows(upscale, source, monkeypatch):
 def test_reports_of_a_folder(upscale, source):
     upscale("--recursive", "--report", source.parent / "rep")
     found = [str(p.parent.relative_to(source.parent / "rep")) for p in (source.parent / "rep").rglob("run.json")]
-    assert sorted(found) == ["-ü b", "a", "sub dir/a"]
+    assert sorted(found) == ["-ü b.png", "a.png", "sub dir/a.jpg"]
 
 
 def test_dry_run_of_a_folder_writes_nothing(model, source, capsys):

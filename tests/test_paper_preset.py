@@ -5,10 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from patchscaler.config import PATCH_DIT_SIZES, TextureConfig, preset
+from patchscaler.dials.boxes import make_change
+from patchscaler.dials.record import options_record, read_options
+from patchscaler.dials.redo import Made, redo
+from patchscaler.errors import PatchScalerError
 from patchscaler.model_folder import build_networks
 from patchscaler.pipeline import PatchScaler
+from patchscaler.streaming import passes
+from patchscaler.streaming.files import upscale_file
 from patchscaler.texture_memory import Origin, build_memory
 
 diffusers = pytest.importorskip("diffusers")
@@ -61,3 +68,33 @@ def test_it_comes_back_from_a_folder(paper, tmp_path):
     groups = replace(paper.config.groups, num_inference_steps=(1, 2, 3))
     a, b = (np.asarray(s.upscale(picture, groups=groups).image, np.int16) for s in (paper, again))
     assert np.abs(a - b).max() <= 1
+
+
+def test_windows_leave_no_seams(paper, picture, tmp_path, monkeypatch):
+    """Group norms and attention see a whole window, so windows do not agree with the whole: they are faded."""
+    picture(96, 352).save(tmp_path / "in.png")
+    groups = replace(paper.config.groups, num_inference_steps=(0, 0, 0), start_times=(0, 0, 0))
+    whole = paper.upscale(Image.open(tmp_path / "in.png"), groups=groups, colour="none").array.astype(int)
+
+    def steps() -> np.ndarray:
+        """From column to column, in what windows made different: largest at seams, where there are any."""
+        made = upscale_file(
+            paper, tmp_path / "in.png", tmp_path / "out.png", window=128, groups=groups, colour="none"
+        )  # fmt: skip
+        assert made.estimate.windows == 3  # cores of 118 pixels: borders at 472 and 944
+        difference = np.asarray(Image.open(tmp_path / "out.png")).astype(int) - whole
+        assert difference.any()
+        return np.abs(np.diff(difference, axis=1)).mean((0, 2))
+
+    across = steps()
+    monkeypatch.setattr(passes, "FADE", 0)
+    cut = steps()
+    assert across[[471, 943]].max() < 1.5 * np.median(across)
+    assert cut[[471, 943]].max() > 2 * np.median(cut)  # what fading is for
+
+
+def test_redo_is_refused(paper, picture):
+    result = paper.upscale(picture(32, 32))
+    made = Made(result.array, read_options(options_record(result.options)), result.groups, result.config)
+    with pytest.raises(PatchScalerError, match="this model's networks see the whole picture at once"):
+        redo(paper, picture(32, 32), made, [make_change((0, 0, 9, 9), "hard")])

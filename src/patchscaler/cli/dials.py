@@ -85,7 +85,7 @@ def report_folder(args: argparse.Namespace, source: Path, several: bool) -> Path
     """Of one picture: DIR itself, or DIR/NAME where there are several."""
     if args.report is None:
         return None
-    return Path(args.report) / source.stem if several else Path(args.report)
+    return Path(args.report) / source.name if several else Path(args.report)
 
 
 def is_large(source: Path, limit: int, args: argparse.Namespace) -> bool:

@@ -163,8 +163,7 @@ class _FolderRun:
         from patchscaler.cli.upscale import upscale_one
 
         with _Outcome(self, path, target):
-            name = Path(os.path.relpath(path, self.source)).with_suffix("")
-            report = Path(self.args.report) / name if self.args.report else None
+            report = Path(self.args.report) / os.path.relpath(path, self.source) if self.args.report else None
             upscale_one(self.model, picture, path, target, self.options, self.args, report)
 
     def _failed(self, path: Path, error: BaseException) -> None:

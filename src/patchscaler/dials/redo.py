@@ -43,6 +43,8 @@ def redo(scaler: PatchScaler, image: Picture, made: Made, changes: list[Change])
     if made.array.shape[:2] != (h * scale, w * scale):
         height, width = made.array.shape[:2]
         raise PatchScalerError(f"the finished picture is {width}x{height}, not {scale} times {w}x{h}: nothing to redo")
+    if not (scaler.grm.exact and scaler.autoencoder.exact):
+        raise PatchScalerError("this model's networks see the whole picture at once: run it whole with the boxes")
     if made.options["period"]:
         raise PatchScalerError("a tileable texture is made from what lies around it, too: run it whole with the boxes")
     if made.options["colour"] == "adain":

@@ -140,7 +140,7 @@ class DiffusersAutoencoder(Autoencoder):
             ) from error
         self.channels, self.factor = config.channels, config.factor
         self.scaling_factor = config.scaling_factor
-        self.reach, self.exact = 16, False  # group norms and an attention see a whole window
+        self.reach, self.exact = 24, False  # group norms and an attention see a whole window
         found = int(self.model.config.latent_channels)
         if found != self.channels:
             raise PatchScalerError(f"'{config.model_id}' has {found} latent channels, not {self.channels}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job
-from patchscaler.streaming.windows import Sizes
+from patchscaler.streaming.windows import FADE, Sizes
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -90,6 +90,7 @@ def window_sizes(scaler: "PatchScaler", width: int, window: int | None, limit: f
     # A finished strip lies in memory across the whole picture; windows within it have the rest.
     row = 3 * 4 * scaler.autoencoder.factor * (width * scaler.config.scale)  # bytes of a row of latents, decoded
     rows = max(1, min(core, room // 4 // row))
+    rows = rows if scaler.autoencoder.exact else max(rows, 2 * FADE)
     around = 2 * (scaler.autoencoder.reach + 9)
     columns = max(around, room // 2 // decoding_bytes(scaler) // (rows + around) - around)
     return Sizes(core, rows, min(columns, max(core, around)))

@@ -22,7 +22,7 @@ from patchscaler.pictures.colour import Statistics, enlarge, reach_of, with_stat
 from patchscaler.pictures.planes import finish
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
-from patchscaler.streaming.windows import Sizes, Span, Window, cut_windows, spans
+from patchscaler.streaming.windows import FADE, Sizes, Span, Window, cut_windows, faded, spans
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -140,17 +140,22 @@ def restore_windows(
     reach = scaler.grm.reach + (0 if scaler.autoencoder.exact else step * scaler.autoencoder.reach)
     windows = cut_windows(*padded, sizes.restore * step, reach, multiple)
     done = folder.progress("restored", len(windows))
+    exact = scaler.grm.exact and scaler.autoencoder.exact
+    fade = 0 if exact else FADE  # latents over which windows are faded into each other
     for n in np.flatnonzero(~done):
-        rows, columns = windows[n].rows, windows[n].columns
+        rows, columns = (s.extended(fade * step) for s in (windows[n].rows, windows[n].columns))
         lr = source.window(slice(rows.low, rows.high), slice(columns.low, columns.high), padded)
         y_0, c = scaler.restore(lr[None].to(scaler.device))  # (C, n, m), (1, n, m)
         core = tuple(slice(s.core.start // step, s.core.stop // step) for s in (rows, columns))
         place = tuple(slice(s.start // step, s.stop // step) for s in (rows, columns))
-        coarse[place] = y_0[:, core[0], core[1]].movedim(0, -1).cpu().numpy()
-        confidence[place] = c[0, core[0], core[1]].cpu().numpy()
+        own = torch.cat([y_0, c])[:, core[0], core[1]].cpu()  # (C + 1, n, m)
+        if fade:
+            there = torch.from_numpy(np.concatenate([coarse[place], confidence[place][..., None]], -1)).movedim(-1, 0)
+            own = faded(there, own, fade * (rows.start > 0), fade * (columns.start > 0))
+        coarse[place], confidence[place] = own[:-1].movedim(0, -1).numpy(), own[-1].numpy()
         done[n] = True
         watch("windows restored", int(done.sum()), len(windows))
-        folder.record()
+        folder.record(now=fade > 0)  # faded twice is not faded once
     folder.record(now=True)
     grid = make_grid(height, width, options.groups.latent_patch_size, options.groups.overlap)
     job = scaler.new_job(
@@ -219,25 +224,33 @@ def decode_windows(
     statistics = None
     if options.colour == "adain":  # of the whole picture, so they are needed before the first strip is finished
         statistics = _statistics(scaler, job, store, source, windows, options, folder)
+    fade = 0 if scaler.autoencoder.exact else FADE
+    carry = folder.array("carry", (3, fade * f, width), np.float32)  # what a strip has to say of the next one's top
     for n in np.flatnonzero(~done):
         rows = strips[n]
         top, bottom = rows.start * f, min(rows.stop * f, height)
-        strip = torch.zeros(3, bottom - top, width)
+        strip = torch.zeros(3, min(rows.extended(fade).stop * f, height) - top, width)
         for columns in across:
             left, right = columns.start * f, min(columns.stop * f, width)
-            window = Window(rows, columns)
+            window = Window(rows.extended(fade), columns.extended(fade))
             image, plain, _ = _decode_window(scaler, job, store, source, window, options, folder)
             if statistics:
                 image, plain = with_statistics(image, *statistics), with_statistics(plain, *statistics)
-            strip[:, :, left:right] = image
+            place = strip[:, :, left : left + image.shape[2]]
+            place[:] = faded(place, image, 0, fade * f * (left > 0))
             if options.invention:
-                cells = cell_moments(image, plain, f).numpy()  # (4, n, m)
+                core = slice(bottom - top), slice(right - left)
+                cells = cell_moments(image[:, core[0], core[1]], plain[:, core[0], core[1]], f).numpy()  # (4, n, m)
                 bottom_cell, right_cell = rows.start + cells.shape[1], columns.start + cells.shape[2]
                 folder.arrays["moments"][:, rows.start : bottom_cell, columns.start : right_cell] = cells
-        picture[top:bottom] = finish_strip(strip, source, top, scale)
+        if fade:
+            head = slice(min(fade * f, strip.shape[1]) if n else 0)
+            strip[:, head] = faded(torch.from_numpy(carry[:, head]), strip[:, head], fade * f, 0)
+            carry[:, : strip.shape[1] - (bottom - top)] = strip[:, bottom - top :].numpy()
+        picture[top:bottom] = finish_strip(strip[:, : bottom - top], source, top, scale)
         done[n] = True
         watch("strips decoded", int(done.sum()), len(strips))
-        folder.record()
+        folder.record(now=fade > 0)
     folder.record(now=True)
     return picture
 

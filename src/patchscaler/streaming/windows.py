@@ -1,9 +1,14 @@
 """Windows of a large picture: each answers for its core and reads as much around it as its network can see."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
+
+FADE = 8  # latents over which windows are faded into each other, where their networks see a whole window at once
 
 
 @dataclass(frozen=True)
@@ -14,6 +19,10 @@ class Span:
     stop: int
     low: int
     high: int
+
+    def extended(self, by: int) -> "Span":
+        """A core that reaches `by` further into what was read, to be faded into the next one."""
+        return replace(self, stop=min(self.stop + by, self.high))
 
     @property
     def core(self) -> slice:
@@ -56,3 +65,15 @@ def cut_windows(height: int, width: int, core: int, reach: int, multiple: int = 
     """Square cores of at most `core`, row by row."""
     sides = (spans(side, core, reach, multiple) for side in (height, width))
     return [Window(rows, columns) for rows, columns in itertools.product(*sides)]
+
+
+def faded(stored: Tensor, own: Tensor, above: int, left: int) -> Tensor:
+    """(c, n, m) both -> `own`, over its first `above` rows and `left` columns faded in from `stored`.
+
+    For networks that see a whole window at once, whose windows never quite agree.
+    """
+    weight = own.new_ones(own.shape[1:])
+    for axis, length in ((0, min(above, own.shape[1])), (1, min(left, own.shape[2]))):
+        ramp = (torch.arange(length) + 0.5) / max(1, length)
+        weight.narrow(axis, 0, length).mul_(ramp[:, None] if axis == 0 else ramp)
+    return stored + weight * (own - stored)
