@@ -282,6 +282,18 @@ def test_interrupted_before_anything_is_done_leaves_nothing(tiny, photo, monkeyp
     assert left(source.parent) == ["in.png"]
 
 
+def test_intermediate_data_that_vanishes_is_an_error_like_others(tiny, photo):
+    source = photo(97, 141)
+
+    def clean_up(name: str, done: int, total: int) -> None:
+        if name == "patch-steps":
+            for file in source.parent.glob(".out.png*/coarse"):
+                file.unlink()
+
+    with pytest.raises(FileNotFoundError, match="coarse"):
+        upscale_file(tiny, source, source.with_name("out.png"), window=40, max_patches=4, watch=clean_up)
+
+
 def test_two_runs_at_once(tmp_path):
     first = JobFolder(tmp_path / "out.png", "k" * 64, {})
     with pytest.raises(PatchScalerError, match="another run is making this picture"):

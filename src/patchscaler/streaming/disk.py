@@ -4,6 +4,7 @@ Its name holds a hash of everything that decides about the pixels, so that the s
 and another one does not. Work is recorded as done only after it was written.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -141,7 +142,9 @@ class JobFolder:
         return DiskArray(kept, result.shape, result.dtype)
 
     def bytes_taken(self) -> int:
-        return sum(file.stat().st_size for file in self.path.glob("*"))
+        with contextlib.suppress(OSError):  # somebody cleans up under our feet
+            return sum(file.stat().st_size for file in self.path.glob("*"))
+        return 0
 
     def close(self) -> None:
         """Let others in; what is recorded stays for the next run."""
