@@ -79,6 +79,17 @@ def tiny() -> PatchScaler:
 
 
 @pytest.fixture
+def photo(tmp_path: Path) -> Callable[..., Path]:
+    """`photo(height, width, mode="RGB")` -> a PNG of this size, alone in its folder."""
+
+    def make(height: int, width: int, mode: str = "RGB") -> Path:
+        smooth_picture(height, width).convert(mode).save(tmp_path / "in.png")
+        return tmp_path / "in.png"
+
+    return make
+
+
+@pytest.fixture
 def small_pictures(tmp_path: Path) -> Path:
     """A folder of two small pictures, a.png and b.png."""
     folder = tmp_path / "small"

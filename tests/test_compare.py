@@ -33,13 +33,6 @@ def hr(tmp_path, picture):
     return folder
 
 
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.save_pretrained(folder, half=False)
-    return folder
-
-
 @pytest.fixture
 def no_child(monkeypatch):
     """Peak memory without processes: what each was asked is kept."""
@@ -55,17 +48,17 @@ def no_child(monkeypatch):
     return asked
 
 
-def settings(model) -> Settings:
-    return Settings(device="cpu", dtype="float32", model=str(model))
+def settings(model_folder) -> Settings:
+    return Settings(device="cpu", dtype="float32", model=str(model_folder))
 
 
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def test_quality_and_cost_side_by_side(hr, model, tmp_path, no_child):
+def test_quality_and_cost_side_by_side(hr, model_folder, tmp_path, no_child):
     pairs, _ = load_pairs(hr=hr, degradation="bicubic")
     specs = parse_specs("ours,bicubic,lanczos,spandrel:no.pth")
-    found = compare(specs, pairs, METRICS, tmp_path / "out", settings(model))
+    found = compare(specs, pairs, METRICS, tmp_path / "out", settings(model_folder))
     assert [e.method for e in found.evaluations] == ["ours", "bicubic", "lanczos"]
     assert list(found.unavailable) == ["spandrel:no"]
     bicubic = next(e for e in found.evaluations if e.method == "bicubic")
@@ -77,7 +70,7 @@ def test_quality_and_cost_side_by_side(hr, model, tmp_path, no_child):
     assert ours.seconds > 0 and ours.warm_up > 0
     # Memory is asked for the largest picture, with the settings of the run.
     assert [(spec, shape) for spec, shape, _ in no_child] == [(m, (32, 40, 3)) for m in ("ours", "bicubic", "lanczos")]
-    assert no_child[0][2]["model"] == str(model)
+    assert no_child[0][2]["model"] == str(model_folder)
     assert ours.peak_mib == 123 and ours.cuda_mib is None
     assert found.costs["lanczos"].memory_failure == "it burst"
     text = terminal(found)
@@ -151,10 +144,10 @@ def test_largest_input(hr):
 
 
 @pytest.mark.slow
-def test_peak_memory_of_a_method_in_a_process_of_its_own(model, picture):
+def test_peak_memory_of_a_method_in_a_process_of_its_own(model_folder, picture):
     from dataclasses import asdict
 
-    child = comparing.method_cost("ours:steps=0,0,0", np.asarray(picture(16, 16)), asdict(settings(model)))
+    child = comparing.method_cost("ours:steps=0,0,0", np.asarray(picture(16, 16)), asdict(settings(model_folder)))
     assert child.peak_mib > 100 and child.seconds > 0
     with pytest.raises(PatchScalerError, match="no such folder"):
         comparing.method_cost("ours:model=nowhere", np.asarray(picture(16, 16)), {})
@@ -190,16 +183,16 @@ def test_the_random_crop_depends_on_the_name_alone():
 # --- the command ----------------------------------------------------------------------------------
 
 
-def command(hr, model, tmp_path, *more):
-    base = ["compare", "--hr", hr, "--degradation", "bicubic", "-o", tmp_path / "out", "--model", model]
+def command(hr, model_folder, tmp_path, *more):
+    base = ["compare", "--hr", hr, "--degradation", "bicubic", "-o", tmp_path / "out", "--model", model_folder]
     return main([str(a) for a in [*base, "--device", "cpu", "--dtype", "float32", "--metrics", "psnr-y", *more]])
 
 
-def test_the_command_writes_all_its_reports(hr, model, tmp_path, capsys, no_child):
+def test_the_command_writes_all_its_reports(hr, model_folder, tmp_path, capsys, no_child):
     files = {kind: tmp_path / f"c.{kind}" for kind in ("json", "csv", "html")}
     options = [part for kind, file in files.items() for part in (f"--{kind}", file)]
     methods = "ours,ours:steps=0,0,0,name=coarse,bicubic"
-    assert command(hr, model, tmp_path, "--methods", methods, *options) == 0
+    assert command(hr, model_folder, tmp_path, "--methods", methods, *options) == 0
     first = capsys.readouterr().out.splitlines()[0].split()
     assert first[:4] == ["method", "n", "psnr-y", "↑"] and "s/picture" in first and "evaluations" in first
     record = json.loads(files["json"].read_text())
@@ -218,26 +211,26 @@ def test_the_command_writes_all_its_reports(hr, model, tmp_path, capsys, no_chil
     assert "at random" in strips[1] and 'src="http' not in page and "href" not in page
 
 
-def test_exit_codes(hr, model, tmp_path, capsys, no_child, monkeypatch):
+def test_exit_codes(hr, model_folder, tmp_path, capsys, no_child, monkeypatch):
     # What nobody asked for by name may be missing ...
     monkeypatch.setattr("patchscaler.evaluation.specs.DEFAULT_METHODS", "bicubic,realsr-jpeg")
-    assert command(hr, model, tmp_path) == 0
+    assert command(hr, model_folder, tmp_path) == 0
     assert "unavailable: realsr-jpeg: " in capsys.readouterr().out
     # ... what was asked for, not.
-    assert command(hr, model, tmp_path, "--methods", f"bicubic,realsr-jpeg:{tmp_path}") == 1
+    assert command(hr, model_folder, tmp_path, "--methods", f"bicubic,realsr-jpeg:{tmp_path}") == 1
     out = capsys.readouterr()
     assert "bicubic" in out.out and "asked for but unavailable: realsr-jpeg" in out.err
-    assert command(hr, model, tmp_path, "--methods", "lanczos") == 1
+    assert command(hr, model_folder, tmp_path, "--methods", "lanczos") == 1
     assert "peak memory could not be measured: lanczos" in capsys.readouterr().err
     (hr / "broken.png").write_bytes(b"no picture")
-    assert command(hr, model, tmp_path, "--methods", "bicubic") == 1
+    assert command(hr, model_folder, tmp_path, "--methods", "bicubic") == 1
     out = capsys.readouterr()
     assert "broken" in out.out and "1 failed, listed above" in out.err
 
 
-def test_what_users_do_wrong(hr, model, tmp_path, capsys):
+def test_what_users_do_wrong(hr, model_folder, tmp_path, capsys):
     def fails(*more):
-        assert command(hr, model, tmp_path, *more) == 1
+        assert command(hr, model_folder, tmp_path, *more) == 1
         error = capsys.readouterr().err
         assert error.startswith("patchscaler: ") and error.count("\n") == 1, error
         return error
@@ -258,8 +251,8 @@ def test_what_users_do_wrong(hr, model, tmp_path, capsys):
     assert "holds no pictures" in fails("--hr", empty)
 
 
-def test_list_methods(model, capsys):
-    assert main(["compare", "--list-methods", "--model", str(model), "--device", "cpu"]) == 0
+def test_list_methods(model_folder, capsys):
+    assert main(["compare", "--list-methods", "--model", str(model_folder), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     for words in ("ours", "realsr-jpeg", "spandrel:FILE", "folder:NAME=DIR", "options: tile, tile_overlap, name"):
         assert words in out

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from common import save
 from golden.pictures import made
 from PIL import Image
 
@@ -18,13 +19,6 @@ from patchscaler.evaluation.pairs import Pair, degraded, find_partner, load_pair
 from patchscaler.evaluation.run import evaluate
 
 QUICK = ("psnr-y", "ssim-y", "sharpness")
-
-
-def save(folder, **pictures):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
-    return folder
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from common import save
 from golden.pictures import blurred, made
 from PIL import Image
 
@@ -23,13 +24,6 @@ from patchscaler.evaluation.summary import common_means
 
 QUICK = ("psnr-y", "ssim-y", "sharpness")
 ENTRY = re.compile(r'<figure><img src="data:image/(png|jpeg);base64,([^"]+)" alt="([^"]*)">')
-
-
-def save(folder, **pictures):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
-    return folder
 
 
 @pytest.fixture

@@ -30,13 +30,6 @@ from patchscaler.evaluation.specs import (
 CPU = Settings(device="cpu", dtype="float32", threads=1)
 
 
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.save_pretrained(folder, half=False)
-    return folder
-
-
 @pytest.fixture
 def lr(picture):
     return np.array(picture(24, 36))
@@ -109,22 +102,22 @@ def test_the_default_needs_no_files_of_the_users():
 # --- ours, resampling, finished pictures ----------------------------------------------------------
 
 
-def test_ours_is_the_pipeline(tiny, model, lr):
-    method = make(f"ours:model={model}")
+def test_ours_is_the_pipeline(tiny, model_folder, lr):
+    method = make(f"ours:model={model_folder}")
     expected = np.asarray(tiny.upscale(lr).image)
     assert (method.upscale(lr) == expected).all()
     assert method.cost["evaluations_total"] == tiny.upscale(lr).cost["evaluations_total"]
 
 
-def test_ours_takes_options(tiny, model, lr):
-    coarse = make(f"ours:model={model},steps=0,0,0")
+def test_ours_takes_options(tiny, model_folder, lr):
+    coarse = make(f"ours:model={model_folder},steps=0,0,0")
     assert (coarse.upscale(lr) == np.asarray(tiny.upscale(lr, coarse=True).coarse)).all()
     assert coarse.describe()["groups"]["num_inference_steps"] == (0, 0, 0)
-    other = make(f"ours:model={model},seed=5,thresholds=1,1")
+    other = make(f"ours:model={model_folder},seed=5,thresholds=1,1")
     assert other.describe()["options"]["seed"] == 5 and other.describe()["weights"] == coarse.describe()["weights"]
-    assert (other.upscale(lr) != make(f"ours:model={model},thresholds=1,1").upscale(lr)).any()
+    assert (other.upscale(lr) != make(f"ours:model={model_folder},thresholds=1,1").upscale(lr)).any()
     with pytest.raises(PatchScalerError, match="give 3 numbers"):
-        make(f"ours:model={model},steps=1,2")
+        make(f"ours:model={model_folder},steps=1,2")
     with pytest.raises(PatchScalerError, match="no such folder"):
         make("ours:model=nowhere")
 

@@ -2,14 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from common import COARSE_ONLY, left, read
 from PIL import Image
 
-from patchscaler.config import GRMConfig, GroupConfig, preset
+from patchscaler.config import GRMConfig, preset
 from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
 from patchscaler.model_folder import build_networks
@@ -17,28 +17,6 @@ from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 from patchscaler.streaming.passes import NoiseTiles
 from patchscaler.streaming.windows import cut_windows, spans
-
-COARSE_ONLY = GroupConfig(start_times=(0, 0, 0), num_inference_steps=(0, 0, 0))
-
-
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(int)
-
-
-@pytest.fixture
-def photo(tmp_path, picture):
-    """`photo(h, w)` -> a PNG of this size, alone in its folder."""
-
-    def make(height: int, width: int, mode: str = "RGB") -> Path:
-        picture(height, width).convert(mode).save(tmp_path / "in.png")
-        return tmp_path / "in.png"
-
-    return make
-
-
-def left(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
-
 
 # --- cutting --------------------------------------------------------------------------------------
 

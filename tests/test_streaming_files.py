@@ -9,37 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import left, read
 from PIL import Image
 
-from patchscaler.config import GroupConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.metadata import Metadata
 from patchscaler.streaming import cost, files
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.files import FileOptions, upscale_file
-
-COARSE_ONLY = GroupConfig(start_times=(0, 0, 0), num_inference_steps=(0, 0, 0))
-
-
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(int)
-
-
-@pytest.fixture
-def photo(tmp_path, picture):
-    """`photo(h, w)` -> a PNG of this size, alone in its folder."""
-
-    def make(height: int, width: int, mode: str = "RGB") -> Path:
-        picture(height, width).convert(mode).save(tmp_path / "in.png")
-        return tmp_path / "in.png"
-
-    return make
-
-
-def left(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
-
 
 # --- files ----------------------------------------------------------------------------------------
 
