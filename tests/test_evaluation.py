@@ -10,6 +10,7 @@ from golden.pictures import made
 from PIL import Image
 
 from patchscaler.data.degradation import degrade
+from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import run as running
 from patchscaler.evaluation.environment import environment
@@ -17,6 +18,8 @@ from patchscaler.evaluation.methods import PatchScalerMethod, ResultFolder
 from patchscaler.evaluation.metrics import Metric, get_metric
 from patchscaler.evaluation.pairs import Pair, degraded, find_partner, load_pairs
 from patchscaler.evaluation.run import evaluate
+from patchscaler.pipeline import PatchScaler
+from patchscaler.texture_memory import TextureMemory
 
 QUICK = ("psnr-y", "ssim-y", "sharpness")
 
@@ -273,17 +276,33 @@ def test_finished_pictures_are_scored_where_they_lie(hr, tmp_path):
 def test_ours_is_a_method(tiny, hr, tmp_path):
     folder = tmp_path / "model"
     tiny.save_pretrained(folder)
-    method = PatchScalerMethod(tiny, folder, seed=3)
+    tiny = PatchScaler.from_pretrained(folder, device="cpu", dtype="float32")
+    method = PatchScalerMethod(tiny, seed=3)
     pairs, _ = load_pairs(hr=hr, degradation="mild", limit=1)
     evaluation = evaluate(method, pairs, ["psnr-y"], tmp_path / "out")
     wanted = tiny.upscale(pairs[0].lr, seed=3)
     assert np.array_equal(np.asarray(Image.open(evaluation.rows[0].file)), np.asarray(wanted.image.convert("RGB")))
     assert evaluation.rows[0].cost["evaluations"] == wanted.cost["evaluations"]
     described = evaluation.description
-    assert described["options"]["seed"] == 3 and len(described["weights"]) == len(described["code"]) == 64
+    assert described["options"]["seed"] == 3 and len(described["configuration"]) == len(described["code"]) == 64
+    assert described["weights"] == weights_id(weights_of(tiny))
     json.dumps(described)
-    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
-    assert PatchScalerMethod(tiny, folder, seed=3).describe()["weights"] != described["weights"]
+
+
+def test_what_decides_about_our_pictures_is_in_the_description(tiny, tmp_path):
+    """Or a run would take results of another model, or of another texture memory, for its own."""
+    folder, other = tmp_path / "model", tmp_path / "mine.safetensors"
+    tiny.save_pretrained(folder)
+    memory = TextureMemory.load(folder / "memory.safetensors", tiny.autoencoder)
+    memory.keys = memory.keys.flip(0)
+    memory.save(other)
+    load = lambda **options: PatchScaler.from_pretrained(folder, device="cpu", **options)  # noqa: E731
+    first, mine = (PatchScalerMethod(load(**o)).describe() for o in ({}, {"memory": other}))
+    assert first["weights"] != mine["weights"] and first["configuration"] == mine["configuration"]
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"sampler": "ddim"', '"sampler": "dpm++"'))
+    again = PatchScalerMethod(load()).describe()
+    assert again["weights"] == first["weights"] and again["configuration"] != first["configuration"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(hr, tmp_path):

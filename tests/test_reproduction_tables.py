@@ -70,7 +70,7 @@ def test_order_is_spearmans():
 
 def test_table_4_runs_the_papers_settings_and_the_models_own(tiny, small_pictures, tmp_path):
     source = open_source(str(small_pictures), limit=1)
-    report = ablations.table4(tiny, tmp_path, source, measuring(tmp_path, "niqe", "musiq-koniq"))
+    report = ablations.table4(tiny, source, measuring(tmp_path, "niqe", "musiq-koniq"))
     rows = {row.label: row for row in report.rows}
     assert len(rows) == len(report.rows) >= 9 + 3
     literal = rows["T 400/700/1000 N 8/14/20"]
@@ -98,7 +98,7 @@ def test_a_models_own_rows_of_table_4():
 def test_table_5_has_a_random_prompt_and_none(tiny, small_pictures, tmp_path):
     source = open_source(str(small_pictures), limit=1)
     text = text_entry(None, "b", "c")
-    report = ablations.table5(tiny, tmp_path, source, measuring(tmp_path, "niqe"), text)
+    report = ablations.table5(tiny, source, measuring(tmp_path, "niqe"), text)
     rows = {row.label: row for row in report.rows}
     assert rows["text prompt"].paper["MUSIQ"] == 66.79 and "train diffusion --prompt text" in rows["text prompt"].note
     assert rows["texture prompt"].paper["MUSIQ"] == 68.27 and not rows["no prompt"].paper
@@ -120,7 +120,7 @@ def test_a_random_memory_draws_by_the_patch_and_not_by_the_batch(tiny):
 
 def test_table_6_says_how_the_thresholds_part_the_patches(tiny, small_pictures, tmp_path):
     source = open_source(str(small_pictures))
-    report = ablations.table6(tiny, tmp_path, source, measuring(tmp_path, "niqe"))
+    report = ablations.table6(tiny, source, measuring(tmp_path, "niqe"))
     rows = {row.label: row for row in report.rows}
     first = rows["gamma 0.95 0.75"]
     assert first.paper["seconds"] == 3.41 and first.here["simple"] + first.here["medium"] + first.here["hard"] == (

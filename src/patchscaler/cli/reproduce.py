@@ -80,15 +80,14 @@ def methods_table(args: argparse.Namespace) -> int:
 
 
 def ablation(args: argparse.Namespace) -> int:
-    from patchscaler.model_folder import find_model
     from patchscaler.reproduction import ablations
 
     source, measuring = one_source(args), measuring_of(args)
-    model, folder = load_model(args), find_model(args.model)
+    model = load_model(args)
     if args.experiment == "table4":
-        return done(args, ablations.table4(model, folder, source, measuring, args.seed))
+        return done(args, ablations.table4(model, source, measuring, args.seed))
     if args.experiment == "table6":
-        return done(args, ablations.table6(model, folder, source, measuring, args.seed))
+        return done(args, ablations.table6(model, source, measuring, args.seed))
     from patchscaler.reproduction.text_method import text_entry
     from patchscaler.text_models import CAPTIONER, TEXT_ENCODER
 
@@ -96,7 +95,7 @@ def ablation(args: argparse.Namespace) -> int:
         args.text_model, args.captioner or CAPTIONER, args.text_encoder or TEXT_ENCODER,
         device=args.device, dtype=args.dtype, autoencoder=args.autoencoder, seed=args.seed,
     )  # fmt: skip
-    return done(args, ablations.table5(model, folder, source, measuring, text, args.seed))
+    return done(args, ablations.table5(model, source, measuring, text, args.seed))
 
 
 def measuring_of(args: argparse.Namespace) -> Any:

@@ -12,7 +12,7 @@ from patchscaler.cost.memory import method_cost
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import Method, ResultFolder
 from patchscaler.evaluation.pairs import Failure, Pair
-from patchscaler.evaluation.run import Evaluation, evaluate
+from patchscaler.evaluation.run import Evaluation, evaluate, resolve_metrics
 from patchscaler.evaluation.specs import Settings, Spec, build_methods
 
 Progress = Callable[[str, int, int, str], None]  # method, pictures done, in all, name of the last
@@ -71,16 +71,19 @@ class Timed:
 
 def compare(
     specs: Sequence[Spec], pairs: Sequence[Pair], metrics: Sequence[Any], out: str | Path, settings: Settings, *,
-    memory: bool = True, progress: Progress | None = None, **options: Any,
+    memory: bool = True, progress: Progress | None = None, crop_border: int = 0,
+    niqe_parameters: str | Path | None = None, failures: Sequence[Failure] = (), device: str = "cpu",
 ) -> Comparison:  # fmt: skip
     """Every method over every pair. memory: also ask a process of its own for each method's peak.
 
-    options: those of `evaluate` (crop_border, failures ...). What was done in `out` before is not done again,
+    crop_border, niqe_parameters, failures, device: as for `evaluate`. What was done in `out` before is not done again,
     and keeps the seconds it had. Raises PatchScalerError where no method at all is to be had.
     """
     methods, unavailable = build_methods(specs, settings)
     if not methods:
         raise PatchScalerError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
+    # Their networks are built once, and not for every method.
+    found, missing = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
     evaluations: list[Evaluation] = []
     costs: dict[str, MethodCost] = {}
     for method in methods:
@@ -90,7 +93,7 @@ def compare(
             if progress:
                 progress(method_name, done, total, name)
 
-        evaluation = evaluate(timed, pairs, metrics, out, progress=show, **options)
+        evaluation = evaluate(timed, pairs, found, out, failures=failures, unavailable=missing, progress=show)
         for row in evaluation.rows:
             row.seconds = row.cost.get("warm_seconds", row.seconds)
         evaluations.append(evaluation)
@@ -122,8 +125,9 @@ def largest_input(pairs: Sequence[Pair]) -> np.ndarray | None:
     """The small picture of most pixels, (h, w, 3) uint8; None where there are only finished ones."""
     largest: np.ndarray | None = None
     for pair in pairs:
-        if pair.has_lr and (largest is None or pair.lr.size > largest.size):
-            largest = pair.lr
+        lr = pair.lr if pair.has_lr else None  # made anew each time it is asked for
+        if lr is not None and (largest is None or lr.size > largest.size):
+            largest = lr
     return largest
 
 

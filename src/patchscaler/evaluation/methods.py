@@ -30,8 +30,8 @@ class Method(Protocol):
 class PatchScalerMethod:
     """Ours. options: those of `PatchScaler.upscale` (seed, groups, prompt ...)."""
 
-    def __init__(self, scaler: Any, folder: str | Path | None = None, name: str = "patchscaler", **options: Any):
-        self.scaler, self.folder, self.name = scaler, folder, name
+    def __init__(self, scaler: Any, name: str = "patchscaler", **options: Any):
+        self.scaler, self.name = scaler, name
         self.options: dict[str, Any] = {"max_pixels": 0} | options
         self.cost: dict[str, Any] = {}  # of the last picture: patches and evaluations per group, seconds
 
@@ -41,12 +41,15 @@ class PatchScalerMethod:
         return to_rgb(result.image)
 
     def describe(self) -> dict[str, Any]:
+        from patchscaler.dials.record import weights_id, weights_of
+
         groups = self.options.get("groups") or self.scaler.config.groups
         plain = {k: v for k, v in self.options.items() if k not in ("groups", "progress")}
         return {
             "version": __version__, "model": self.scaler.config.name,
-            "code": code_hash("*.py", "models/*.py", "pictures/*.py"),
-            "weights": _hash_folder(self.folder) if self.folder else "not from a folder", "groups": vars(groups),
+            "code": code_hash("*.py", "models/*.py", "pictures/*.py", "dials/*.py"),
+            "weights": weights_id(weights_of(self.scaler)), "groups": vars(groups),  # the memory's and all networks'
+            "configuration": hashlib.sha256(self.scaler.config.to_json().encode()).hexdigest(),
             "options": plain, "device": str(self.scaler.device), "dtype": str(self.scaler.dtype),
             "licence": "Apache-2.0", "source": "https://arxiv.org/abs/2405.17158",
         }  # fmt: skip
@@ -98,12 +101,4 @@ def code_hash(*patterns: str) -> str:
     for pattern in patterns:
         for file in sorted(root.glob(pattern)):
             digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _hash_folder(folder: str | Path) -> str:
-    """SHA-256 over the names and contents of a folder's weights and configuration."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).iterdir() if p.suffix in (".safetensors", ".json")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

@@ -102,15 +102,16 @@ def resolve_metrics(
 def evaluate(
     method: Method | ResultFolder, pairs: Sequence[Pair], metrics: Sequence[str | Metric], out: str | Path, *,
     crop_border: int = 0, device: str = "cpu", niqe_parameters: str | Path | None = None,
-    failures: Sequence[Failure] = (), progress: Progress | None = None,
+    failures: Sequence[Failure] = (), unavailable: dict[str, str] | None = None, progress: Progress | None = None,
 ) -> Evaluation:  # fmt: skip
     """Enlarge each pair's LR, save it as out/METHOD/NAME.png, score it.
 
     metrics: names, or Metrics; crop_border, device (of their networks) and niqe_parameters go with names.
-    failures: what `load_pairs` could not use, passed on.
+    failures, unavailable: what `load_pairs` could not use and `resolve_metrics` could not have, passed on.
     A picture or a score that fails is listed and the rest goes on.
     """
-    resolved, unavailable = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
+    resolved, missing = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
+    unavailable = (unavailable or {}) | missing
     folder = Path(out) / "".join(c if c.isalnum() or c in "-_." else "_" for c in method.name)
     records = Records(folder / "records.jsonl")
     description = method.describe()

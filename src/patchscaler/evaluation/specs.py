@@ -156,7 +156,6 @@ def build_methods(specs: Sequence[Spec], settings: Settings) -> tuple[list[AnyMe
 
 def _ours(spec: Spec, settings: Settings) -> AnyMethod:
     from patchscaler.cli.upscale import group_settings
-    from patchscaler.model_folder import find_model
     from patchscaler.pipeline import PatchScaler
 
     options = dict(spec.options)
@@ -168,7 +167,7 @@ def _ours(spec: Spec, settings: Settings) -> AnyMethod:
     names = ("preset", "steps", "start_times", "thresholds", "shares", "overlap", "sampler")
     sampling = SimpleNamespace(**{name: options.pop(name, None) for name in names})
     options["groups"] = group_settings(sampling)(scaler.config.groups)  # type: ignore[arg-type]
-    return PatchScalerMethod(scaler, find_model(source), **({"seed": settings.seed} | options))
+    return PatchScalerMethod(scaler, **({"seed": settings.seed} | options))
 
 
 def _resize(spec: Spec, settings: Settings) -> AnyMethod:
@@ -218,7 +217,7 @@ _TILES: dict[str, Callable[[str], Any]] = {"tile": int, "tile_overlap": int}
 _OURS: dict[str, Callable[[str], Any]] = {
     "model": str, "memory": str, "autoencoder": str, "dtype": str, "seed": int, "prompt": _yes, "preset": str,
     "steps": str, "start_times": str, "thresholds": str, "shares": str, "overlap": int, "sampler": str,
-    "memory_limit": float,
+    "memory_limit": float, "colour": str, "budget": str, "fidelity": float,
 }  # fmt: skip
 _REALESRGAN = "Real-ESRGAN, weights from a package"
 KINDS = {

@@ -8,7 +8,6 @@ times and steps in the place of 400/700/1000 and 8/14/20.
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -75,20 +74,20 @@ def _three(values: Sequence[int]) -> Three:
     return values[0], values[1], values[2]
 
 
-def table4(model: PatchScaler, folder: Path, source: Source, measuring: Measuring, seed: int = 0) -> Report:
+def table4(model: PatchScaler, source: Source, measuring: Measuring, seed: int = 0) -> Report:
     report = Report("table4", "Table 4: start times T and steps N of simple, medium and hard patches", COLUMNS)
     stored = model.config.groups
     entries = []
     for setting in TABLE_4:
         label = setting_name(setting.times, setting.steps)
         groups = replace(stored, start_times=setting.times, num_inference_steps=setting.steps)
-        entries.append(Entry(label, setting.scores, _ours(model, folder, label, groups=groups, seed=seed)))
+        entries.append(Entry(label, setting.scores, PatchScalerMethod(model, label, groups=groups, seed=seed)))
     if not is_paper_scale(stored):
         for times, steps in own_settings(stored):
             label = f"own: {setting_name(times, steps)}"
             groups = replace(stored, start_times=times, num_inference_steps=steps)
             note = "as shipped" if (times, steps) == (stored.start_times, stored.num_inference_steps) else ""
-            entries.append(Entry(label, {}, _ours(model, folder, label, groups=groups, seed=seed), note=note))
+            entries.append(Entry(label, {}, PatchScalerMethod(model, label, groups=groups, seed=seed), note=note))
     measure(report, entries, source, measuring, one_model=True)
     report.differs = _differs(model, source)
     report.differs.append(
@@ -127,7 +126,7 @@ def with_random_memory(model: PatchScaler) -> PatchScaler:
 
 
 def table5(
-    model: PatchScaler, folder: Path, source: Source, measuring: Measuring, text: Entry | None = None, seed: int = 0
+    model: PatchScaler, source: Source, measuring: Measuring, text: Entry | None = None, seed: int = 0
 ) -> Report:
     """text: the row of the text prompt, with its method or the reason why there is none."""
     report = Report("table5", "Table 5: prompts", COLUMNS)
@@ -143,7 +142,7 @@ def table5(
             rows.insert(1, ("random prompt", with_random_memory(model), True))
         for name, scaler, prompt in rows:
             label = name + suffix
-            method = _ours(scaler, folder, label, groups=groups, prompt=prompt, seed=seed)
+            method = PatchScalerMethod(scaler, label, groups=groups, prompt=prompt, seed=seed)
             entries.append(Entry(label, TABLE_5.get(label, {}), method))
     measure(report, entries, source, measuring, one_model=True)
     report.differs = [
@@ -165,14 +164,14 @@ def shares_of(thresholds: tuple[float, float]) -> tuple[float, float]:
     return simple, easy
 
 
-def table6(model: PatchScaler, folder: Path, source: Source, measuring: Measuring, seed: int = 0) -> Report:
+def table6(model: PatchScaler, source: Source, measuring: Measuring, seed: int = 0) -> Report:
     report = Report("table6", "Table 6: thresholds of the groups", COLUMNS | dict.fromkeys(GROUP_NAMES, 2))
     stored = model.config.groups
     literal = replace(stored, start_times=DEFAULT_TIMES, num_inference_steps=DEFAULT_STEPS)
     entries = []
     for thresholds, scores in TABLE_6.items():
         label = "gamma {:.2f} {:.2f}".format(*thresholds)
-        method = _ours(model, folder, label, groups=replace(literal, thresholds=thresholds), seed=seed)
+        method = PatchScalerMethod(model, label, groups=replace(literal, thresholds=thresholds), seed=seed)
         entries.append(Entry(label, scores, method))
     own = [("own default", stored.thresholds, "as shipped")]
     if stored.calibration:
@@ -181,7 +180,7 @@ def table6(model: PatchScaler, folder: Path, source: Source, measuring: Measurin
             label = "own, shares of gamma {:.2f} {:.2f}".format(*thresholds)
             own.append((label, thresholds_from_table(stored.calibration, shares), "{:.0%}, {:.0%}".format(*shares)))
     for label, thresholds, note in own:
-        method = _ours(model, folder, label, groups=replace(stored, thresholds=thresholds), seed=seed)
+        method = PatchScalerMethod(model, label, groups=replace(stored, thresholds=thresholds), seed=seed)
         note = f"gamma {thresholds[0]:.3f} {thresholds[1]:.3f}, {note}"
         entries.append(Entry(label, {}, method, note=note))
     measure(report, entries, source, measuring, one_model=True)
@@ -194,10 +193,6 @@ def table6(model: PatchScaler, folder: Path, source: Source, measuring: Measurin
         *order_lines(report.rows, (*NO_REFERENCE, "seconds")),
     ]
     return report
-
-
-def _ours(model: PatchScaler, folder: Path, name: str, **options: object) -> PatchScalerMethod:
-    return PatchScalerMethod(model, folder, name, **options)
 
 
 def _differs(model: PatchScaler, source: Source) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 
 from patchscaler.config import GROUP_NAMES
 from patchscaler.errors import PatchScalerError
-from patchscaler.evaluation.run import Evaluation, evaluate
+from patchscaler.evaluation.run import Evaluation, evaluate, resolve_metrics
 from patchscaler.evaluation.specs import AnyMethod, Settings, build_method, parse_specs
 from patchscaler.evaluation.summary import common_means, method_line, notes
 from patchscaler.reproduction.paper import METRICS, NO_REFERENCE, TABLE_1, TABLE_2, Scores
@@ -68,6 +68,7 @@ def measure(
     """
     metrics = measuring.metrics or [m for m in DEFAULT_METRICS if source.has_originals or m not in NEED_ORIGINALS]
     report.title += f"; {source.name}, {len(source.pairs)} pictures"
+    found, missing = resolve_metrics(metrics, device=measuring.device)  # once: their networks serve all rows
     evaluations: list[Evaluation] = []
     measured: list[Entry] = []
     for entry in entries:
@@ -79,17 +80,17 @@ def measure(
 
         evaluations.append(
             evaluate(
-                entry.method, source.pairs, metrics, measuring.out / report.name / source.name,
-                device=measuring.device, failures=source.failures, progress=say,
+                entry.method, source.pairs, found, measuring.out / report.name / source.name,
+                failures=source.failures, unavailable=missing, progress=say,
             )
         )  # fmt: skip
         measured.append(entry)
     if not evaluations:
         raise PatchScalerError(f"{report.name}: no row can be measured here; {entries[0].label}: {entries[0].reason}")
     means, _ = common_means(evaluations)
-    found = {id(entry): here_of(e, mean) for entry, e, mean in zip(measured, evaluations, means, strict=True)}
+    scores = {id(entry): here_of(e, mean) for entry, e, mean in zip(measured, evaluations, means, strict=True)}
     for entry in entries:
-        here, note = found.get(id(entry), {}), entry.note
+        here, note = scores.get(id(entry), {}), entry.note
         if entry.method is None and entry.reason:
             note = f"not here: {entry.reason}"
         report.rows.append(Row(prefix + entry.label, entry.paper, here, note))
@@ -99,7 +100,7 @@ def measure(
     report.protocol += [line for line in lines if not line.startswith("failed: ") and line not in report.protocol]
     report.data.append(source.described | {"hash of pixels": evaluations[0].data["hash"]})
     report.details.setdefault("methods", {}).update(
-        {prefix + entry.label: entry.method.describe() for entry in measured if entry.method}
+        {prefix + entry.label: e.description for entry, e in zip(measured, evaluations, strict=True)}
     )
 
 

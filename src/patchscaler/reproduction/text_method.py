@@ -10,9 +10,8 @@ from torch import Tensor
 
 from patchscaler.config import GroupConfig
 from patchscaler.errors import PatchScalerError
-from patchscaler.evaluation.methods import PatchScalerMethod
+from patchscaler.evaluation.methods import PatchScalerMethod, code_hash
 from patchscaler.evaluation.pairs import to_rgb
-from patchscaler.model_folder import find_model
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.pipeline import PatchScaler
@@ -37,7 +36,7 @@ class TextPrompted:
                 f"{folder}: this model was trained {trained}, the text encoder gives {encoder.width}; "
                 "train it with 'patchscaler train diffusion --prompt text'"
             )
-        self.model, self.folder, self.captioner, self.encoder = model, folder, captioner, encoder
+        self.model, self.captioner, self.encoder = model, captioner, encoder
         self.groups, self.seed = groups, seed
         self.cost: dict[str, Any] = {}  # of the last picture: its caption
 
@@ -62,8 +61,9 @@ class TextPrompted:
         return prompt_of
 
     def describe(self) -> dict[str, Any]:
-        ours = PatchScalerMethod(self.model, self.folder, seed=self.seed, groups=self.groups).describe()
-        return ours | {"captioner": self.captioner.name, "text encoder": self.encoder.name}
+        ours = PatchScalerMethod(self.model, seed=self.seed, groups=self.groups).describe()
+        own = code_hash("reproduction/chain.py", "reproduction/text_method.py", "text_models.py")
+        return ours | {"code of the prompt": own, "captioner": self.captioner.name, "text encoder": self.encoder.name}
 
 
 def text_entry(
@@ -78,7 +78,7 @@ def text_entry(
     try:
         model = PatchScaler.from_pretrained(folder, device=device, dtype=dtype, autoencoder=autoencoder)
         helpers = Captioner(captioner, str(model.device)), TextEncoder(encoder, str(model.device))
-        entry.method = TextPrompted(model, find_model(folder), *helpers, seed=seed)
+        entry.method = TextPrompted(model, folder, *helpers, seed=seed)
     except PatchScalerError as error:
         entry.reason = str(error)
     return entry
