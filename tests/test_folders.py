@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchscaler import folders
 from patchscaler.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.folders import STATUS, Status, find_pictures, lots
@@ -97,6 +96,13 @@ def test_lots_keep_their_limits():
 
 
 # --- the whole ------------------------------------------------------------------------------------
+
+
+def test_what_lies_beside_a_picture_counts_as_not_done(upscale, source):
+    first = upscale("-q")[1]
+    again, report = upscale("-q")[1], upscale("-q", "--report", source.parent / "rep")[1]
+    assert first["done"] and len(again["done_before"]) == len(first["done"]) and not report["done_before"]
+    assert (source.parent / "rep" / "a.png" / "run.json").exists()
 
 
 def test_a_folder(upscale, source, model):
@@ -271,4 +277,3 @@ def test_an_empty_folder(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     assert main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(model)]) == 0
     assert "0 enlarged, 0 done before" in capsys.readouterr().out
-    assert folders.LOT_PICTURES > 1

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from patchscaler.checkpoints import file_hash
 from patchscaler.cli import main
 from patchscaler.config import GROUP_NAMES
 from patchscaler.dials.boxes import make_change
 from patchscaler.dials.invention import cell_moments, invention
 from patchscaler.dials.record import (
-    hash_of,
     make_record,
     options_record,
     provenance,
@@ -135,8 +135,8 @@ def test_options_survive_json(tiny):
 
 def test_hashes_are_those_of_the_files(scaler, model, tiny):
     weights = weights_of(scaler)
-    assert weights["patch_dit"] == hash_of(model / "patch_dit.safetensors")
-    assert weights["memory"] == hash_of(model / "memory.safetensors") and set(weights) == {*scaler.networks, "memory"}
+    assert weights["patch_dit"] == file_hash(model / "patch_dit.safetensors")
+    assert weights["memory"] == file_hash(model / "memory.safetensors") and set(weights) == {*scaler.networks, "memory"}
     assert weights_id(weights) == weights_id(weights_of(scaler)) != weights_id(weights_of(tiny))
     assert len(weights_of(tiny)["grm"]) == 64  # never in a file: of its numbers
 
@@ -263,11 +263,11 @@ def pixels(path: Path) -> np.ndarray:
 def test_report_by_command(upscale, photo, window):
     assert upscale("--report", photo.parent / "rep", "--window", window, "-q") == 0
     record = read_report(photo.parent / "rep")
-    assert record["input"] == {"name": "photo.png", "sha256": hash_of(photo), "width": 96, "height": 64}
-    assert record["output"]["sha256"] == hash_of(photo.with_name("out.png"))
+    assert record["input"] == {"name": "photo.png", "sha256": file_hash(photo), "width": 96, "height": 64}
+    assert record["output"]["sha256"] == file_hash(photo.with_name("out.png"))
     assert record["output"]["width"] == 384 and sum(record["cost"]["patches"].values()) == 15
     facts = read_provenance(load_picture(photo.with_name("out.png")).metadata.xmp)
-    assert facts["Weights"] == record["model"]["id"] and facts["Input"] == hash_of(photo)
+    assert facts["Weights"] == record["model"]["id"] and facts["Input"] == file_hash(photo)
     assert json.loads(facts["Options"]) == record["options"]
 
 
@@ -316,10 +316,53 @@ def test_redo_by_command(upscale, photo, report, capsys):
         record = read_report(photo.parent / "rep")
         groups = record["patches"]["groups"]
         assert record["cost"]["patches"] == {n: groups.count(g) for g, n in enumerate(GROUP_NAMES)}
-        assert record["output"]["sha256"] == hash_of(photo.with_name("out.png"))
+        assert record["output"]["sha256"] == file_hash(photo.with_name("out.png"))
     # And once more: the picture goes on telling what it is.
     assert upscale("--redo", "0,0,64,64", "--redo-seed", 8, *more, "-q") == 0
     assert (pixels(photo.with_name("out.png")) != after).any()
+
+
+def test_redo_keeps_the_depth_of_the_run(upscale, photo):
+    """Sixteen bits in, eight out: the box is made again in eight."""
+    deep = np.linspace(0, 65535, 64 * 96).reshape(64, 96).astype(np.uint16)
+    Image.fromarray(deep).save(photo)
+    boxes = ("--redo", "8,8,10,10", "--group", "hard")
+    assert upscale("--bits", 8, *boxes, "-q", out="whole.png") == 0  # no earlier run: boxes of a new one
+    assert upscale("--bits", 8, "-q") == 0 and upscale(*boxes, "-q") == 0
+    assert load_picture(photo.with_name("out.png")).bits == 8
+    assert np.abs(pixels(photo.with_name("out.png")) - pixels(photo.with_name("whole.png"))).max() <= 1
+
+
+def test_redo_of_a_picture_above_the_limit_of_memory(upscale, photo, monkeypatch):
+    assert upscale("-q") == 0
+    kept = PatchScaler.options.__kwdefaults__ | {"max_pixels": 100}
+    monkeypatch.setattr(PatchScaler.options, "__kwdefaults__", kept)
+    assert upscale("--redo", "8,8,10,10", "--group", "hard", "-q") == 0
+
+
+def test_windows_cannot_save_difficulty(upscale, photo, capsys):
+    assert upscale("--window", 40, "--save-difficulty") == 1
+    assert "--save-difficulty and --save-coarse are not to be had; take --report" in capsys.readouterr().err
+    assert [p.name for p in photo.parent.iterdir()] == ["photo.png"]
+
+
+def test_dry_run_of_a_size_that_takes_two_passes(upscale, capsys):
+    assert upscale("--dry-run", "--width", 768) == 0
+    assert "768x512" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [("--redo", "8,8,9,9", "--group", "hard"), ("--budget", "20s")])
+@pytest.mark.parametrize("window", ["0", "40"])
+def test_what_is_said_of_one_enlargement_is_refused_for_two(upscale, photo, option, window, capsys):
+    assert upscale("--scale", 8, "--window", window, *option) == 1
+    assert "for one enlargement, and this size takes 2" in capsys.readouterr().err
+    assert [p.name for p in photo.parent.iterdir()] == ["photo.png"]
+
+
+def test_what_tiles_or_moves_keeps_the_limit_of_memory(upscale, photo, monkeypatch, capsys):
+    monkeypatch.setattr("patchscaler.pictures.reading.MAX_PIXELS", 6143)
+    assert upscale("--tileable") == 1 and "96x64 is more than the limit" in capsys.readouterr().err
+    assert upscale("-q") == 0  # others can be made in windows
 
 
 def test_redo_without_an_earlier_run_is_a_run_with_boxes(upscale, photo, scaler, capsys):

@@ -87,7 +87,7 @@ def test_without_context_windows_would_show(tiny, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [
-    {"colour": "wavelet"}, {"colour": "adain"}, {"fidelity": 0.4}, {"fidelity": 0.4, "colour": "wavelet"},
+    {"colour": "none"}, {"colour": "adain"}, {"fidelity": 0.4}, {"fidelity": 0.4, "colour": "none"},
     {"budget": 0.3}, {"seed": 9, "prompt": False}, {"fidelity": 1.0},
 ])  # fmt: skip
 def test_options_work_in_windows(tiny, photo, options):

@@ -136,14 +136,6 @@ def test_a_disk_that_fills_up_while_space_is_reserved(tiny, photo, monkeypatch):
     assert left(source.parent) == ["in.png"]
 
 
-def test_when_windows_are_cut(tiny, monkeypatch):
-    monkeypatch.setattr(cost, "free_memory", lambda: 64 * 10**9)
-    assert not cost.needs_windows(tiny, 1000, 1000, "auto") and cost.needs_windows(tiny, 1001, 1000, "auto")
-    assert cost.needs_windows(tiny, 10, 10, 32) and not cost.needs_windows(tiny, 9000, 9000, 0)
-    monkeypatch.setattr(cost, "free_memory", lambda: 10**8)
-    assert cost.needs_windows(tiny, 1000, 1000, "auto")
-
-
 def test_windows_follow_the_memory_limit(tiny):
     sizes = [cost.window_sizes(tiny, 5000, None, limit) for limit in (64, 256, 1024)]
     assert [s.restore for s in sizes] == sorted(s.restore for s in sizes) and sizes[0].restore < sizes[2].restore

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.jobs import Picture, Result
+from patchscaler.jobs import Picture, Result, check_passes
 from patchscaler.pictures.planes import Planes, array_planes, to_pil, to_planes
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
 from patchscaler.pictures.sizes import Wanted, passes, resized
@@ -45,9 +45,11 @@ def enlarge(
     check_pixels(width, height, options.pop("max_pixels", MAX_PIXELS), "the picture")
     options["max_pixels"] = 0  # the limit is for what comes in, not for what lies between passes or around tiles
     wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
+    sizes = passes((width, height), wanted.size(width, height), scaler.config.scale)
+    check_passes(len(sizes), scaler.options(**options))
     results: list[Result] = []
     array = np.empty(0)
-    for size in passes((width, height), wanted.size(width, height), scaler.config.scale):
+    for size in sizes:
         if results:
             planes = array_planes(array, planes.icc_profile)
         result = _one_tile(scaler, planes, options) if tileable else scaler.upscale(planes, **options)

@@ -14,6 +14,7 @@ from patchscaler.config import GROUP_NAMES, GroupConfig
 from patchscaler.devices import synchronise
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget
+from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import steps_of
 from patchscaler.patches import PatchGrid
 from patchscaler.pictures.planes import Planes, to_pil
@@ -42,6 +43,14 @@ class Options:
     invention: bool
     assigned: np.ndarray | None  # (M,) groups of an earlier run
     asked: GroupConfig  # `groups` before fidelity moved their starts
+
+
+def check_passes(count: int, options: Options) -> None:
+    """Raises PatchScalerError for what is said of one enlargement and would be done in each of several."""
+    seconds = options.budget is not None and options.budget.seconds is not None
+    if count > 1 and (options.changes or seconds):
+        what = "boxes are" if options.changes else "a budget in seconds is"
+        raise PatchScalerError(f"{what} for one enlargement, and this size takes {count}; ask for x4 or less first")
 
 
 @dataclass

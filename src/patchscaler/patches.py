@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,3 +82,16 @@ def blend_window(size: int, overlap: int) -> Tensor:
     edge = torch.minimum(i, size - i)  # distance to the nearer edge, .5 at the first latent
     ramp = torch.sin(torch.pi / 2 * (edge / overlap).clamp(max=1)) ** 2 if overlap else torch.ones(size)
     return (ramp[:, None] * ramp[None, :]).float().clamp_min(1e-4)
+
+
+def blended(values: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """(M, ...) numbers of each patch -> (H, W, ...), weighted as latents are where patches are fused."""
+    window = blend_window(grid.size, grid.overlap).numpy()
+    total = np.zeros((grid.height, grid.width, *values.shape[1:]), np.float32)
+    weight = np.zeros((grid.height, grid.width), np.float32)
+    window_of_each = window.reshape(*window.shape, *(1,) * (values.ndim - 1))
+    for value, (y, x) in zip(values, grid.corners(), strict=True):
+        place = (slice(y, y + grid.size), slice(x, x + grid.size))
+        total[place] += window_of_each * value
+        weight[place] += window
+    return total / weight.reshape(*weight.shape, *(1,) * (values.ndim - 1))

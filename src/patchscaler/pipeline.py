@@ -121,7 +121,8 @@ class PatchScaler:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise PatchScalerError("not enough memory for this picture; cut it into parts, or free some") from error
+            mend = "make it in windows (--window, `upscale_file`), or free some"
+            raise PatchScalerError(f"not enough memory for this picture; {mend}") from error
 
     def options(
         self, *, seed: int = 0, groups: GroupConfig | None = None, origin: tuple[int, int] = (0, 0),

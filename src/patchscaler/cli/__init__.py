@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(training: bool) -> argparse.ArgumentParser:
     # The stages' options are read only when they are asked for: they import torch.
-    parser = argparse.ArgumentParser(prog="patchscaler", description="Enlarge pictures four times.")
+    parser = argparse.ArgumentParser(prog="patchscaler", description="Enlarge pictures, x4 by default.")
     parser.add_argument("--version", action="version", version=f"patchscaler {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     upscale.add_parser(commands)

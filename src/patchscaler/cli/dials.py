@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +87,12 @@ def report_folder(args: argparse.Namespace, source: Path, several: bool) -> Path
     return Path(args.report) / source.name if several else Path(args.report)
 
 
-def is_large(source: Path, limit: int, args: argparse.Namespace) -> bool:
-    """Is this picture to be made in windows? Only its header is read. Raises PatchScalerError for what is none."""
-    from patchscaler.pictures.reading import opened
+def is_large(size: tuple[int, int], args: argparse.Namespace) -> bool:
+    """Is a picture of this size to be made in windows?"""
     from patchscaler.streaming.cost import IN_MEMORY
 
     window = window_of(args)
-    with opened(source, limit) as image:
-        return args.pyramid or (image.width * image.height > IN_MEMORY if window == "auto" else window != 0)
+    return bool(args.pyramid or (size[0] * size[1] > IN_MEMORY if window == "auto" else window != 0))
 
 
 # --- pictures in memory ---------------------------------------------------------------------------
@@ -103,22 +100,24 @@ def is_large(source: Path, limit: int, args: argparse.Namespace) -> bool:
 
 def facts(model: Any, options: Any, source: Path) -> dict[str, str]:
     """What the output's metadata says of its making."""
-    from patchscaler.dials.record import hash_of, provenance, weights_of
+    from patchscaler.checkpoints import file_hash
+    from patchscaler.dials.record import provenance, weights_of
 
     if isinstance(options, dict):
         options = model.options(**options)
-    return provenance(model, options, weights_of(model), hash_of(source))
+    return provenance(model, options, weights_of(model), file_hash(source))
 
 
 def report(
     folder: Path, model: Any, result: Any, source: Path, target: Path, before: tuple[int, int], after: tuple[int, int]
 ) -> None:
     """before, after: (width, height) of input and output; the last pass may have enlarged to more than `after`."""
-    from patchscaler.dials.record import hash_of, make_record, weights_of
+    from patchscaler.checkpoints import file_hash
+    from patchscaler.dials.record import make_record, weights_of
     from patchscaler.dials.report import write_report
 
-    taken = {"name": source.name, "sha256": hash_of(source), "width": before[0], "height": before[1]}
-    made = {"name": target.name, "sha256": hash_of(target), "width": after[0], "height": after[1]}
+    taken = {"name": source.name, "sha256": file_hash(source), "width": before[0], "height": before[1]}
+    made = {"name": target.name, "sha256": file_hash(target), "width": after[0], "height": after[1]}
     record = make_record(model, result, taken, made, result.array.shape[1::-1], weights_of(model))
     write_report(folder, result, record, result.confidence, result.moments)
 
@@ -177,10 +176,10 @@ def stream(
 
     window = window_of(args)
     watch, began = Watch(source.name, args.quiet), time.perf_counter()
-    files = FileOptions(quality=args.quality, pyramid=args.pyramid, report=report, provenance=not args.no_provenance)
-    for extra in ("lossless", "bits"):  # options of other groups, where they exist
-        if getattr(args, extra, None):
-            files = replace(files, **{extra: getattr(args, extra)})
+    files = FileOptions(
+        quality=args.quality, lossless=args.lossless, pyramid=args.pyramid, bits=args.bits, report=report,
+        provenance=not args.no_provenance,
+    )  # fmt: skip
     made = upscale_file(
         model, source, target, wanted=wanted, window=window if isinstance(window, int) and window else None,
         memory_limit=args.memory_limit, dry_run=args.dry_run, watch=watch, files=files, **options,

@@ -78,7 +78,7 @@ def _key(model: Any, options: dict[str, Any], args: argparse.Namespace) -> str:
     from patchscaler.dials.record import options_record, weights_of
 
     files = {n: getattr(args, n) for n in ("format", "quality", "lossless", "suffix", "bits", "tileable", "pyramid",
-                                           "no_provenance")}  # fmt: skip
+                                           "no_provenance", "report", "save_difficulty", "save_coarse")}  # fmt: skip
     about = [
         __version__, options_record(model.options(**options)), weights_of(model), files,
         [args.scale, args.width, args.height, args.megapixels],
@@ -132,9 +132,8 @@ class _FolderRun:
                 self._failed(path, error)
                 continue
             alone = not isinstance(picture, Picture) or pictures.alone(self.args) or self.args.tileable
-            fits = isinstance(picture, Picture) and pictures.wanted(self.args).size(picture.width, picture.height) == (
-                picture.width * self.model.config.scale, picture.height * self.model.config.scale
-            )  # fmt: skip
+            wanted = pictures.wanted(self.args)
+            fits = isinstance(picture, Picture) and pictures.is_one_pass(picture, self.model, wanted)
             size = picture.width * picture.height if fits and not alone else 1 << 60  # a lot of its own
             yield size, (path, picture, target)
 

@@ -102,19 +102,31 @@ def checked(
     """-> the picture or animation, None where it is to be made in windows; where it goes. Raises PatchScalerError."""
     from patchscaler.cli.dials import is_large
     from patchscaler.pictures import writing
-    from patchscaler.pictures.animation import MAX_FRAMES, check_animated, open_animation
+    from patchscaler.pictures.animation import ANIMATED, MAX_FRAMES, check_animated, open_animation
     from patchscaler.pictures.planes import has_alpha
-    from patchscaler.pictures.reading import load_picture, opened, orientation
+    from patchscaler.pictures.reading import MAX_PIXELS, check_pixels, load_picture, opened, orientation
 
-    picture: Any = open_animation(source, limit, MAX_FRAMES if args.max_frames is None else args.max_frames)
+    with opened(source, limit) as image:
+        size = (image.height, image.width) if orientation(image) >= 5 else (image.width, image.height)
+        transparent = has_alpha(image)
+        may_move = image.format in ANIMATED and getattr(image, "is_animated", False)
+    # What moves or tiles is made whole, so it keeps the limit of pictures in memory unless one is asked for.
+    whole = MAX_PIXELS if args.max_pixels is None else limit
+    picture: Any = None
+    if may_move:
+        picture = open_animation(source, whole, MAX_FRAMES if args.max_frames is None else args.max_frames)
     moving = picture is not None
     if moving and alone(args):
         raise PatchScalerError(f"{source}: moves, and animations go with none of {ALONE}")
-    with opened(source, limit) as image:
-        size = image.size[:: -1 if orientation(image) >= 5 else 1]
-        transparent = has_alpha(image)
-    if not moving and (args.tileable or not is_large(source, limit, args)):
+    if args.tileable:
+        check_pixels(*size, whole, str(source))
+    if not moving and (args.tileable or not is_large(size, args)):
         picture = load_picture(source, limit, args.bits)
+    elif not moving and (args.save_difficulty or args.save_coarse):
+        raise PatchScalerError(
+            f"{source}: is made in windows, where --save-difficulty and --save-coarse are not to be had; "
+            "take --report, or make it whole with --window 0"
+        )
     target = file or name_of(source, folder, transparent, moving, args)
     place = real_path(target)
     if place in inputs:
@@ -131,6 +143,13 @@ def checked(
         writing.fit_picture(picture, writing.format_of(target))
     taken.add(place)
     return picture, target
+
+
+def is_one_pass(picture: Any, model: Any, wanted: Any) -> bool:
+    """Does one enlargement give the size that is wanted, and nothing more?"""
+    height, width = picture.planes.rgb.shape[-2:]
+    scale = model.config.scale
+    return bool(wanted.size(width, height) == (scale * width, scale * height))
 
 
 def name_of(source: Path, folder: Path | None, transparent: bool, moving: bool, args: argparse.Namespace) -> Path:

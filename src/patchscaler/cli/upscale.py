@@ -105,7 +105,7 @@ def upscale_one(
     if isinstance(picture, Animation):
         facts = {} if args.no_provenance else dials.facts(model, options, source)
         pictures.upscale_animation(model, picture, target, options, args, facts)
-    elif picture is None or (args.dry_run and wanted.size(1000, 1000) != (4000, 4000)):  # only files know passes
+    elif picture is None or (args.dry_run and not pictures.is_one_pass(picture, model, wanted)):  # files know passes
         dials.stream(model, source, target, wanted, options, args, report)
     elif args.dry_run:
         dials.dry_run(model, picture.planes, source, options)

@@ -18,8 +18,6 @@ from patchscaler.pipeline import PatchScaler
 Row = dict[str, Any]
 Others = dict[str, Callable[[np.ndarray], Any]]  # other methods by name
 UNIFORM = (1.0, 1.0)  # thresholds that no confidence is above: every patch is hard
-SIZES = (128, 256, 512, 1024)
-OVERLAPS = (8, 4, 2, 0)
 
 
 def uniform_groups(model: PatchScaler) -> GroupConfig:

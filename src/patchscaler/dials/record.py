@@ -78,15 +78,6 @@ def weights_id(weights: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def hash_of(path: str | Path) -> str:
-    """SHA-256 of a file of any size."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def options_record(options: "Options") -> dict[str, Any]:
     """The arguments of `PatchScaler.upscale` that decide about the picture, as JSON holds them."""
     return {

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from patchscaler.dials.invention import invention
 from patchscaler.dials.record import Run
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import steps_of
-from patchscaler.patches import PatchGrid, blend_window
+from patchscaler.patches import blended
+from patchscaler.pictures.writing import replacing
 
 RECORD, MAPS = "run.json", "maps.npz"
 LONGEST = 2048  # pixels of a map's longer side
@@ -63,12 +63,8 @@ def write_report(
 
 def _whole(path: Path, data: bytes) -> Path:
     """All or nothing."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -104,17 +100,6 @@ def steps_map(run: Run) -> np.ndarray:
     steps = steps_of(torch.from_numpy(run.groups), run.config).numpy().astype(np.float32)
     most = max(1, *run.config.num_inference_steps)
     return blended(steps / most, run.grid)
-
-
-def blended(values: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """(M,) one number a patch -> (H, W), weighted as latents are where patches are fused."""
-    window = blend_window(grid.size, grid.overlap).numpy()
-    total, weight = (np.zeros((grid.height, grid.width), np.float32) for _ in range(2))
-    for value, (y, x) in zip(values, grid.corners(), strict=True):
-        place = (slice(y, y + grid.size), slice(x, x + grid.size))
-        total[place] += window * value
-        weight[place] += window
-    return total / weight
 
 
 def draw(values: np.ndarray, size: tuple[int, int], factor: int) -> Image.Image:

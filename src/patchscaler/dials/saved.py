@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from patchscaler.checkpoints import file_hash
 from patchscaler.config import GROUP_NAMES
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.record import (
     group_config,
-    hash_of,
     make_record,
     provenance,
     read_options,
@@ -27,7 +27,7 @@ from patchscaler.jobs import Options, Picture
 from patchscaler.patches import make_grid
 from patchscaler.pictures.planes import Planes
 from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import format_of, save_picture
+from patchscaler.pictures.writing import fit_picture, format_of, save_picture
 from patchscaler.pipeline import PatchScaler
 
 EXACT = ("PNG", "TIFF", "BMP")  # formats whose pixels are those that were written
@@ -64,10 +64,16 @@ def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
 
 def check_saved(saved: Saved, scaler: PatchScaler, source: str | Path) -> None:
     """Raises PatchScalerError where the earlier run was of another picture, or with other weights."""
-    if saved.input != hash_of(source):
+    if saved.input != file_hash(source):
         raise PatchScalerError(f"{source}: the earlier run was of another picture, or it was changed since")
     if saved.weights != weights_id(weights_of(scaler)):
         raise PatchScalerError("the earlier run was made with other weights or another texture memory; give the same")
+
+
+def pixels_of(output: str | Path) -> np.ndarray:
+    """(h, w, c) of a finished file."""
+    array = np.asarray(load_picture(output, 0).pixels)
+    return array[..., None] if array.ndim == 2 else array
 
 
 def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Path, report: Path | None) -> Made:
@@ -77,14 +83,12 @@ def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Pat
     """
     if format_of(output) not in EXACT:
         raise PatchScalerError(f"{output}: its format keeps pixels only about; redo works on .png, .tif and .bmp")
-    pixels = load_picture(output, 0).pixels
-    array = np.asarray(pixels)
-    array = array[..., None] if array.ndim == 2 else array
+    array = pixels_of(output)
     if saved.record is None or report is None:
         budget = saved.options["budget"]
         if budget is not None and budget.seconds is not None:
             raise PatchScalerError(f"{output}: made with a budget in seconds; to redo it, its --report is needed")
-        return Made(array, saved.options, *scaler.groups_of(image, **saved.options))
+        return Made(array, saved.options, *scaler.groups_of(image, max_pixels=0, **saved.options))
     try:
         patches = saved.record["patches"]
         textures = np.full((len(patches["textures"]), max(1, scaler.top_k)), -1)
@@ -108,7 +112,9 @@ def redo_file(
     if saved is None or not Path(output).is_file():
         return None
     check_saved(saved, scaler, source)
-    picture = load_picture(source, 0)
+    # As the run was given it: in the depth and the colours that the output could hold.
+    picture = load_picture(source, 0, 8 * pixels_of(output).dtype.itemsize)
+    fit_picture(picture, format_of(output))
     report = report if saved.record is not None else None
     made = redo(scaler, picture.planes, made_of(saved, scaler, picture.planes, output, report), list(changes))
     options = scaler.options(**made.options)
@@ -119,7 +125,7 @@ def redo_file(
     if report is not None and saved.record is not None and made.textures is not None:
         record = saved.record
         run = Redone(scaler, picture.planes, made, options, np.array(record["patches"]["scores"]))
-        taken, written = record["input"], record["output"] | {"sha256": hash_of(output)}
+        taken, written = record["input"], record["output"] | {"sha256": file_hash(output)}
         record = make_record(scaler, run, taken, written, made.array.shape[1::-1], record["model"]["weights"])
         write_report(report, run, record, read_maps(report)[0], made.moments)
     return made

@@ -46,7 +46,7 @@ def bounded_confidence(logits: Tensor, floor: float) -> Tensor:
 class GRM(nn.Module):
     """Interface: `forward(lr, autoencoder)`, so that both kinds serve the same pipeline.
 
-    A large picture is restored in windows (`windows.py`) that start at multiples of `multiple` and read
+    A large picture is restored in windows (`streaming/windows.py`) that start at multiples of `multiple` and read
     `reach` LR pixels more on every side. Where `exact`, the windows' cores are then what the whole gives.
     """
 

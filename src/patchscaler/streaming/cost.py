@@ -117,15 +117,6 @@ def free_memory() -> int | None:
     return min(found, default=None)
 
 
-def needs_windows(scaler: "PatchScaler", height: int, width: int, window: str | int) -> bool:
-    """`auto`: above IN_MEMORY pixels, or where less than twice what it takes is free."""
-    if window != "auto":
-        return bool(window)
-    free = free_memory()
-    tight = free is not None and 2 * in_memory_bytes(scaler, height, width) > free
-    return height * width > IN_MEMORY or tight
-
-
 def check_memory(needed: int, what: str) -> None:
     free = free_memory()
     if free is not None and needed > free:

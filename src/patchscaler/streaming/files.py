@@ -1,4 +1,4 @@
-"""A picture file of any size -> another four times as large: checks, three passes, the file, all or nothing."""
+"""A picture file of any size -> another, larger one: checks, three passes, the file, all or nothing."""
 
 import contextlib
 import hashlib
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from patchscaler.checkpoints import file_hash
 from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
-from patchscaler.dials.record import hash_of, make_record, options_record, provenance, weights_of
+from patchscaler.dials.record import make_record, options_record, provenance, weights_of
 from patchscaler.dials.report import write_report
 from patchscaler.dials.speed import seconds_of_decoding, seconds_per_evaluation
 from patchscaler.errors import PatchScalerError
-from patchscaler.jobs import Job, Options
+from patchscaler.jobs import Job, Options, check_passes
 from patchscaler.patches import PatchGrid
 from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.planes import has_alpha
@@ -127,6 +128,7 @@ class _FileRun:
         self.channels = (1 if grey else 3) + transparent
         self.final = wanted.size(*self.size)
         self.passes = passes(self.size, self.final, scaler.config.scale)
+        check_passes(len(self.passes), options)
         check_side(target, *self.final)
         check_alpha(target, transparent)
         check_quality(target, files.quality, files.lossless)
@@ -136,7 +138,7 @@ class _FileRun:
         check_disk(self._disk(-1, 8, 0), target.parent)
         assigned = options.assigned
         self.about: dict[str, Any] = {
-            "format": FORMAT, "input": hash_of(source), "weights": weights_of(scaler),
+            "format": FORMAT, "input": file_hash(source), "weights": weights_of(scaler),
             "options": options_record(options), "invention": options.invention, "windows": asdict(self.sizes),
             "assigned": None if assigned is None else hashlib.sha256(assigned.tobytes()).hexdigest(),
             "numbers": f"{scaler.device.type} {scaler.dtype}", "bits": files.bits, "output": target.name,
@@ -218,7 +220,7 @@ class _FileRun:
     def _report(self, report: Path, streamed: Streamed, folder: JobFolder) -> None:
         taken = {"name": self.source.name, "sha256": self.about["input"], "width": self.size[0], "height": self.size[1]}
         made = {
-            "name": self.target.name, "sha256": hash_of(self.target), "width": self.final[0], "height": self.final[1]
+            "name": self.target.name, "sha256": file_hash(self.target), "width": self.final[0], "height": self.final[1]
         }  # fmt: skip
         w, h = self._input(-1)
         sampled = (w * self.scaler.config.scale, h * self.scaler.config.scale)

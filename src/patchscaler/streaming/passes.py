@@ -176,7 +176,7 @@ def scores_by_rows(confidence: DiskArray, grid: PatchGrid) -> Tensor:
 
 
 def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder, spent: float = 0.0) -> None:
-    """Groups as `PatchScaler.assign` gives them, kept: a budget in seconds would come out otherwise next time."""
+    """Groups as `assignment.assign` gives them, kept: a budget in seconds would come out otherwise next time."""
     file = folder.path / f"{folder.prefix}groups.json"
     if not file.exists():
         assign(scaler, job, options, spent)
