@@ -26,14 +26,14 @@ from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups
 from patchscaler.grouping import check_groups, patch_confidence
-from patchscaler.jobs import Clock, Counter, Job, Options, Picture, Progress, Result
+from patchscaler.jobs import Clock, Counter, Job, Latents, Options, Picture, Progress, Result
 from patchscaler.model_folder import build_networks, find_model, read_config
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.grm import GRM
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.noise import noise_field
-from patchscaler.patches import Canvas, make_grid
+from patchscaler.patches import Canvas, PatchGrid, make_grid
 from patchscaler.pictures.colour import DEFAULT, match_colour
 from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
@@ -254,7 +254,7 @@ class PatchScaler:
                     prompt, entries = self.texture_prompt(y_0)
                 clock.lap("prompt")
                 if sampled:
-                    noise, denoise = noise_of(chunk).to(self.device), self._denoiser(y_0, prompt)
+                    noise, denoise = noise_of(chunk).to(self.device), self.denoiser(y_0, prompt)
                     y_0 = sample_groups(denoise, y_0, noise, groups[chunk], config, self.diffusion, count)
                 clock.lap("sampling")
             except (RuntimeError, MemoryError) as error:
@@ -297,9 +297,11 @@ class PatchScaler:
             plain = match_colour(plain, lr, options.colour)
         return match_colour(image, lr, options.colour), plain
 
-    def new_job(self, planes: Planes, size: tuple[int, int], *parts: Any) -> Job:
-        """parts: coarse, noise, confidence, grid, scores, config, canvas."""
-        coarse, noise, confidence, grid, scores, config, canvas = parts
+    def new_job(
+        self, planes: Planes, size: tuple[int, int], coarse: Latents, noise: Latents, confidence: Tensor,
+        grid: PatchGrid, scores: Tensor, config: GroupConfig, canvas: Any,
+    ) -> Job:  # fmt: skip
+        """A job whose patches are all still to be sampled; see `Job` for the shapes."""
         textures = np.full((len(grid), max(1, self.top_k)), -1, np.int64)
         groups, todo = torch.zeros(len(grid), dtype=torch.long), torch.ones(len(grid), dtype=torch.bool)
         return Job(planes, size, coarse, noise, confidence, grid, scores, groups, config, canvas, textures, todo)
@@ -324,7 +326,9 @@ class PatchScaler:
         floats += c.head_width * (self.config.groups.latent_patch_size * self.autoencoder.factor) ** 2  # four maps
         return max(1, int(mebibytes * 2**20 / (4 * floats)))
 
-    def _denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Patch-DiT as `sample_groups` calls it: (x_t, t, rows of y_0) -> x_0."""
+
         def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
             rows = index.to(y_0.device)
             everything = len(rows) == len(y_0)

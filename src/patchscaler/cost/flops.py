@@ -51,7 +51,7 @@ def network_flops(model: PatchScaler, height: int, width: int, prompt: bool = Tr
     """For LR pictures of (height, width), sides that need no padding. prompt: as in `upscale`."""
     lr = torch.zeros(1, 3, height, width, device=model.device)
     latents: list[Tensor] = []
-    with precision(model):
+    with model.autocast():
         coarse = count_flops(lambda: latents.append(model.grm(lr, model.autoencoder)[0]))
     decode = count_flops(lambda: model.autoencoder.decode(latents[0].float()))
     v = model.config.groups.latent_patch_size
@@ -62,11 +62,6 @@ def network_flops(model: PatchScaler, height: int, width: int, prompt: bool = Tr
     if prompt and model.memory:
         texture = count_flops(lambda: found.append(model.texture_prompt(patch)[0]))
         # The search is a product of the query with every key: counted with the rest.
-    with precision(model):
+    with model.autocast():
         evaluation = count_flops(lambda: model.patch_dit(patch, t, patch, found[-1]))
     return NetworkFlops(coarse, decode, texture, evaluation)
-
-
-def precision(model: PatchScaler) -> torch.autocast:
-    """What the pipeline runs its large networks in."""
-    return torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32)

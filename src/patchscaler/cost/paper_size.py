@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from patchscaler.config import GROUP_NAMES, GroupConfig
-from patchscaler.cost.flops import NetworkFlops, network_flops, precision
+from patchscaler.cost.flops import NetworkFlops, network_flops
 from patchscaler.cost.measure import measure_picture
 from patchscaler.cost.paper_networks import PAPER_METHODS, Part, autoencoder_flops, paper_model
 from patchscaler.cost.pictures import synthetic_photo
@@ -56,7 +56,7 @@ def assumptions(shares: tuple[float, float]) -> list[str]:
 def groups_with_shares(model: PatchScaler, picture: np.ndarray, shares: tuple[float, float]) -> GroupConfig:
     """Thresholds on this model's confidence of this picture that part its patches by these shares."""
     lr = to_planes(picture).rgb[None].to(model.device)  # (1, 3, h, w)
-    with precision(model):
+    with model.autocast():
         _, confidence = model.grm(lr, model.autoencoder)
     groups = model.config.groups
     height, width = confidence.shape[-2:]
@@ -175,7 +175,7 @@ def _stage_seconds(model: PatchScaler, runs: int, probe: int, batch: int) -> dic
     lr = to_planes(synthetic_photo(probe)).rgb[None].to(device)  # (1, 3, h, w)
 
     def coarse() -> Any:
-        with precision(model):
+        with model.autocast():
             return model.grm(lr, model.autoencoder)[0].float()
 
     latents = coarse()  # (1, C, H, W)
@@ -184,7 +184,7 @@ def _stage_seconds(model: PatchScaler, runs: int, probe: int, batch: int) -> dic
     prompt = model.texture_prompt(y_0)[0]
 
     def evaluate() -> Any:
-        with precision(model):
+        with model.autocast():
             return model.patch_dit(y_0, t, y_0, prompt)
 
     functions = {

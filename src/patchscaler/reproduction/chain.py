@@ -48,12 +48,8 @@ def restore(model: PatchScaler, picture: Picture, groups: GroupConfig | None = N
     config = check_groups(groups or model.config.groups)
     planes = to_planes(picture)
     height, width = planes.rgb.shape[-2:]
-    step = max(1, model.autoencoder.factor // model.config.scale)  # small pixels that make a latent
-    padded = [max(config.latent_patch_size * step, -(-side // step) * step) for side in (height, width)]
-    lr = reflect_pad(planes.rgb, *padded)[None].to(model.device)  # (1, 3, h, w)
-    with autocast(model):
-        latents, confidence = model.grm(lr, model.autoencoder)
-    latents, confidence = latents[0].float(), confidence[0].float()  # (C, H, W), (1, H, W)
+    lr = reflect_pad(planes.rgb, *model.padded_size(height, width))[None].to(model.device)  # (1, 3, h, w)
+    latents, confidence = model.restore(lr)  # (C, H, W), (1, H, W)
     grid = make_grid(latents.shape[-2], latents.shape[-1], config.latent_patch_size, config.overlap)
     noise = noise_field(seed, len(latents), 0, 0, grid.height, grid.width).to(model.device)
     scores = patch_confidence(confidence, grid).cpu()
@@ -81,7 +77,7 @@ def refine(
         places = index[chunk]
         y_0 = restored.coarse[places]
         prompt = prompt_of(y_0, places) if prompt_of else None
-        denoise = denoiser(model, y_0, prompt)
+        denoise = model.denoiser(y_0, prompt)
         out[chunk] = sample_groups(
             denoise, y_0, restored.noise[places], restored.groups[places], restored.config, model.diffusion
         )
@@ -93,24 +89,10 @@ def texture_prompts(model: PatchScaler) -> PromptOf:
     return lambda y_0, places: model.texture_prompt(y_0)[0]
 
 
-def denoiser(model: PatchScaler, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Patch-DiT as `sample_groups` calls it: (x_t, t, rows of y_0) -> x_0."""
-
-    def denoise(x_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        rows = rows.to(y_0.device)
-        with autocast(model):
-            output = model.patch_dit(x_t, t, y_0[rows], prompt.select(rows) if prompt else None)  # (n, C, V, V)
-        return model.diffusion.to_x_0(output.float(), x_t, t, y_0[rows])
-
-    return denoise
-
-
 @torch.inference_mode()
 def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image:
     """(M, C, V, V) -> the picture."""
-    latents = merge(patches, restored.grid)[None]  # (1, C, H, W)
-    h, w = (side * model.config.scale for side in restored.size)
-    image = model.autoencoder.decode(latents)[0, :, :h, :w]  # (3, 4h, 4w)
+    image = model.decode(merge(patches, restored.grid), restored.size)  # (3, 4h, 4w)
     image = match_colour(image, restored.planes.rgb.to(image), DEFAULT)
     return to_pil(finish(image, restored.planes))
 
@@ -122,8 +104,3 @@ def patch_pictures(model: PatchScaler, patches: Tensor | Sequence[Tensor]) -> li
     x = model.autoencoder.decode(latents).clamp(-1, 1)  # (n, 3, 8V, 8V)
     arrays = ((x + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
     return [Image.fromarray(np.ascontiguousarray(a)) for a in arrays]
-
-
-def autocast(model: PatchScaler) -> torch.autocast:
-    """Precision of the two large networks, as in the pipeline."""
-    return torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32)

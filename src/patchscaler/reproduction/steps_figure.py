@@ -17,7 +17,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.pairs import Failure
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduction.chain import Restored, denoiser, patch_pictures, restore
+from patchscaler.reproduction.chain import Restored, patch_pictures, restore
 from patchscaler.reproduction.figures import FRAMES, WEIGHTS, draw, finished
 from patchscaler.reproduction.pictures import Source
 from patchscaler.reproduction.report import Report, Row
@@ -96,7 +96,7 @@ def after_each_step(
     """The network's x_0 after each of `shown` steps of one run, decoded; the last one is the result."""
     clean: list[Tensor] = []  # x_0 of each step, (n, C, V, V)
     y_0 = restored.coarse[index]
-    denoise = denoiser(model, y_0, _prompt(model, y_0))
+    denoise = model.denoiser(y_0, _prompt(model, y_0))
     every = torch.arange(len(y_0))
 
     def recorded(x_t: Tensor, t: Tensor) -> Tensor:

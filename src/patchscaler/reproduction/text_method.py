@@ -15,7 +15,7 @@ from patchscaler.evaluation.pairs import to_rgb
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduction.chain import autocast, fuse, refine, restore
+from patchscaler.reproduction.chain import fuse, refine, restore
 from patchscaler.reproduction.paper import TABLE_5
 from patchscaler.reproduction.quality import Entry
 from patchscaler.text_models import Captioner, TextEncoder
@@ -54,7 +54,7 @@ class TextPrompted:
 
         @torch.inference_mode()
         def prompt_of(y_0: Tensor, places: Tensor) -> Prompt:
-            with autocast(self.model):
+            with self.model.autocast():
                 context = projection(tokens.to(self.model.device)).expand(len(y_0), -1, -1)  # (n, L, D)
                 return self.model.patch_dit.prepare(context)
 
