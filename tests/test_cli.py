@@ -224,6 +224,8 @@ def test_bad_models(model, photo, tmp_path_factory, capsys):
     weights = broken / "grm.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
+    assert "grm.safetensors: not the file that was saved" in upscale(broken)
+    (broken / "SHA256SUMS").unlink()
     assert "grm.safetensors: corrupt" in upscale(broken)
     weights.write_bytes((broken / "classifier.safetensors").read_bytes())
     assert "weights do not fit the configuration" in upscale(broken)

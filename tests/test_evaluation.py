@@ -9,6 +9,7 @@ from common import save
 from golden.pictures import made
 from PIL import Image
 
+from patchscaler.checksums import renew_sums
 from patchscaler.data.degradation import degrade
 from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.errors import PatchScalerError
@@ -301,6 +302,7 @@ def test_what_decides_about_our_pictures_is_in_the_description(tiny, tmp_path):
     assert first["weights"] != mine["weights"] and first["configuration"] == mine["configuration"]
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"sampler": "ddim"', '"sampler": "dpm++"'))
+    renew_sums(folder)
     again = PatchScalerMethod(load()).describe()
     assert again["weights"] == first["weights"] and again["configuration"] != first["configuration"]
 

@@ -1,4 +1,8 @@
-"""Where a model lies and what is in its folder: config.json, one safetensors file a network, the memory."""
+"""Where a model lies and what is in its folder, on disk as on a hub:
+
+config.json, one safetensors file a network, memory.safetensors, README.md (the model card), SHA256SUMS, and, where
+the autoencoder is a diffusers one, a copy of it in autoencoder/, so that the folder needs nobody else's.
+"""
 
 import json
 from dataclasses import replace
@@ -6,38 +10,35 @@ from pathlib import Path
 
 from torch import nn
 
+from patchscaler.checkpoints import file_hash, save_module
+from patchscaler.checksums import write_sums, write_text
 from patchscaler.config import AutoencoderConfig, ModelConfig
 from patchscaler.errors import PatchScalerError
+from patchscaler.hub import fetch, is_hub_id
+from patchscaler.model_card import MARK, model_card
 from patchscaler.models.autoencoder import build_autoencoder
 from patchscaler.models.grm import build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.texture_memory import TextureMemory
 
 SHIPPED = Path(__file__).parent / "weights"
+AUTOENCODER = "autoencoder"  # folder of the copy of a diffusers autoencoder
 AUTOENCODER_CLASSES = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
 
 
-def find_model(source: str | Path) -> Path:
-    """Shipped name, folder, or hub id -> folder. Raises PatchScalerError."""
+def find_model(source: str | Path, offline: bool = False) -> Path:
+    """Shipped name, folder, or hub id (owner/name, or owner/name@revision) -> folder. Raises PatchScalerError."""
     if (SHIPPED / str(source) / "config.json").is_file():
         return SHIPPED / str(source)
     path = Path(source)
     if path.is_dir():
         return path
-    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
+    if not is_hub_id(str(source)):
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
         raise PatchScalerError(f"model '{source}': no such folder, and the shipped ones are {names}")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise PatchScalerError(f"model '{source}' is on a hub: pip install 'patchscaler[hub]'") from error
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # network and hub errors have no common base class
-        raise PatchScalerError(
-            f"model '{source}' cannot be fetched ({type(error).__name__}); download its folder and give that"
-        ) from error
+    return fetch(str(source), offline)
 
 
 def read_config(folder: Path, autoencoder: str | Path | None = None) -> ModelConfig:
@@ -67,12 +68,24 @@ def with_autoencoder(config: ModelConfig, folder: Path) -> ModelConfig:
     return replace(config, autoencoder=changed)
 
 
-def build_networks(config: ModelConfig) -> dict[str, nn.Module]:
-    """The five networks of a configuration, freshly initialised (a diffusers autoencoder is loaded)."""
-    autoencoder = build_autoencoder(config.autoencoder)
-    c, v = autoencoder.channels, config.groups.latent_patch_size
+def autoencoder_files(folder: Path) -> list[str]:
+    """Of the autoencoder's copy in a model folder, by their names in it; none where there is no copy."""
+    if not (folder / AUTOENCODER / "config.json").is_file():
+        return []
+    return sorted(f"{AUTOENCODER}/{file.name}" for file in (folder / AUTOENCODER).iterdir() if file.is_file())
+
+
+def build_networks(
+    config: ModelConfig, autoencoder: str | Path | None = None, offline: bool = False
+) -> dict[str, nn.Module]:
+    """The five networks of a configuration, freshly initialised (a diffusers autoencoder is loaded).
+
+    autoencoder: where that one is, in place of what the configuration names. offline: nothing is fetched.
+    """
+    first = build_autoencoder(config.autoencoder, autoencoder, offline)
+    c, v = first.channels, config.groups.latent_patch_size
     networks: dict[str, nn.Module] = {
-        "autoencoder": autoencoder,
+        "autoencoder": first,
         "grm": build_grm(config.grm, c),
         "classifier": TextureClassifier(config.texture, c),
     }
@@ -81,3 +94,30 @@ def build_networks(config: ModelConfig) -> dict[str, nn.Module]:
     else:
         networks["texture_encoder"] = TextureEncoder(config.patch_dit, c, v)
     return networks | {"patch_dit": PatchDiT(config.patch_dit, c, v)}
+
+
+def write_model(
+    folder: Path, config: ModelConfig, networks: dict[str, nn.Module], memory: TextureMemory | None,
+    half: bool = True, licence: str = "unknown", copy_autoencoder: bool = True,
+) -> None:  # fmt: skip
+    """The whole folder, its sums last: one that was not written to the end does not load as if it had been."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for name, network in networks.items():
+        if name != "autoencoder" or config.autoencoder.kind == "pca":
+            names.append(f"{name}.safetensors")
+            save_module(folder / names[-1], network, {"network": name}, half)
+        elif copy_autoencoder:
+            network.model.save_pretrained(folder / AUTOENCODER)  # type: ignore[operator, union-attr]
+            names += autoencoder_files(folder)
+    if memory:
+        memory.key_model = file_hash(folder / "classifier.safetensors")
+        memory.save(folder / "memory.safetensors")
+        names.append("memory.safetensors")
+    else:
+        config = replace(config, texture=replace(config.texture, memory_size=0))
+    write_text(folder / "config.json", config.to_json() + "\n")
+    card = folder / "README.md"
+    if not card.is_file() or MARK in card.read_text(encoding="utf-8", errors="replace"):
+        write_text(card, model_card(config, networks, memory, licence))
+    write_sums(folder, [*names, "config.json"])

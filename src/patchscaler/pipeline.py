@@ -6,7 +6,6 @@ LR picture -> GRM: coarse latents and confidence -> patches -> groups by confide
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from patchscaler.assignment import assign
-from patchscaler.checkpoints import file_hash, load_module, save_module
+from patchscaler.checkpoints import file_hash, load_module
+from patchscaler.checksums import check_sums
 from patchscaler.config import GroupConfig, ModelConfig
 from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
 from patchscaler.dials.boxes import Change
@@ -27,7 +27,14 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups
 from patchscaler.grouping import check_groups, patch_confidence
 from patchscaler.jobs import Clock, Counter, Job, Latents, Options, Picture, Progress, Result
-from patchscaler.model_folder import build_networks, find_model, read_config
+from patchscaler.model_folder import (
+    AUTOENCODER,
+    autoencoder_files,
+    build_networks,
+    find_model,
+    read_config,
+    write_model,
+)
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.grm import GRM
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
@@ -64,24 +71,29 @@ class PatchScaler:
     @classmethod
     def from_pretrained(
         cls, source: str | Path = "compact", *, device: str = "auto", dtype: str = "auto",
-        memory: str | Path | None = None, autoencoder: str | Path | None = None,
+        memory: str | Path | None = None, autoencoder: str | Path | None = None, offline: bool = False,
     ) -> "PatchScaler":  # fmt: skip
-        """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra).
+        """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may follow).
 
         device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the two large networks.
-        memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder.
-        Raises PatchScalerError for anything missing, corrupt or not fitting.
+        memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder. offline: fetch
+        nothing, as HF_HUB_OFFLINE=1. Raises PatchScalerError for anything missing, corrupt, changed or not fitting.
         """
-        folder = find_model(source)
+        folder = find_model(source, offline)
+        check_sums(folder, ["config.json"])
         config = read_config(folder, autoencoder)
         where = choose_device(device)
-        networks = build_networks(config)
+        copy = [] if autoencoder or config.autoencoder.kind == "pca" else autoencoder_files(folder)
+        check_sums(folder, copy)
+        networks = build_networks(config, folder / AUTOENCODER if copy else None, offline)
         for name, network in networks.items():
             if name != "autoencoder" or config.autoencoder.kind == "pca":
+                check_sums(folder, [f"{name}.safetensors"])
                 load_module(folder / f"{name}.safetensors", network)
         networks["autoencoder"].to(where)  # it encodes the memory
         textures, memory_file = None, Path(memory) if memory else folder / "memory.safetensors"
         if memory or config.texture.memory_size:
+            check_sums(folder, [] if memory else [memory_file.name])
             key_model = file_hash(folder / "classifier.safetensors")
             textures = TextureMemory.load(memory_file, _autoencoder(networks), key_model)
         scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
@@ -89,20 +101,15 @@ class PatchScaler:
         scaler.files |= {"memory": memory_file} if textures else {}
         return scaler
 
-    def save_pretrained(self, folder: str | Path, half: bool = True) -> None:
-        """config.json, one safetensors file a network, memory.safetensors."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, network in self.networks.items():
-            if name != "autoencoder" or self.config.autoencoder.kind == "pca":
-                save_module(folder / f"{name}.safetensors", network, {"network": name}, half)
-        config = self.config
-        if self.memory:
-            self.memory.key_model = file_hash(folder / "classifier.safetensors")
-            self.memory.save(folder / "memory.safetensors")
-        else:
-            config = replace(config, texture=replace(config.texture, memory_size=0))
-        (folder / "config.json").write_text(config.to_json() + "\n", encoding="utf-8")
+    def save_pretrained(
+        self, folder: str | Path, half: bool = True, *, licence: str = "unknown", copy_autoencoder: bool = True
+    ) -> None:
+        """A folder that `from_pretrained` and a hub take: see `model_folder`.
+
+        half: floats in half precision. licence: of the weights, for the model card. copy_autoencoder: False only
+        names a diffusers autoencoder, which then has to be had when the model is loaded.
+        """
+        write_model(Path(folder), self.config, self.networks, self.memory, half, licence, copy_autoencoder)
 
     # --- the main path ----------------------------------------------------------------------------
 

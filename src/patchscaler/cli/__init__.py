@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from patchscaler._version import __version__
-from patchscaler.cli import compare, data, evaluate, measure, memory, reproduce, upscale
+from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, upscale
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -36,6 +36,7 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     upscale.add_parser(commands)
     memory.add_parsers(commands)
+    export.add_parser(commands)
     compare.add_parser(commands)
     measure.add_parsers(commands)
     evaluate.add_parser(commands)

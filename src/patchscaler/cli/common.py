@@ -1,13 +1,24 @@
 """What several commands share: the options that choose a model, and loading it."""
 
 import argparse
+import os
 from typing import Any
 
 from patchscaler.errors import PatchScalerError
 
 
+class _Offline(argparse.Action):
+    """Set before the hub's package is imported, which reads it once; so every part of the command keeps to it."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        namespace.offline = True
+
+
 def model_options(parser: Any) -> None:
-    parser.add_argument("--model", default="compact", help="shipped name, folder, or hub id (default: compact)")
+    parser.add_argument("--model", default="compact", help="shipped name, folder, or hub id, OWNER/NAME or "
+                        "OWNER/NAME@REVISION (default: compact)")  # fmt: skip
+    parser.add_argument("--offline", action=_Offline, nargs=0, default=False, help="fetch nothing from a hub")
     parser.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps, cpu")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")

@@ -30,6 +30,9 @@ def add_parsers(commands: Any) -> None:
 
     info = commands.add_parser("info", help="what is installed: model, sizes, hashes, device")
     info.set_defaults(function=model_info)
+    sums = info.add_mutually_exclusive_group()
+    sums.add_argument("--verify", action="store_true", help="compare every file of the model with its SHA256SUMS")
+    sums.add_argument("--write-sums", action="store_true", help="new SHA256SUMS for a model changed on purpose")
     model_options(info)
 
 
@@ -66,7 +69,24 @@ def memory_info(args: argparse.Namespace) -> int:
     return 0
 
 
+def verify_model(args: argparse.Namespace) -> int:
+    """A line a file; 1 where one is not as it was saved."""
+    from patchscaler.checksums import renew_sums, verify
+    from patchscaler.model_folder import find_model, read_config
+
+    folder = find_model(args.model)
+    if args.write_sums:
+        read_config(folder)  # a folder without a model gets no sums
+        renew_sums(folder)
+    states = verify(folder)
+    for name, state in states.items():
+        print(f"{state:8s} {name}")
+    return int(set(states.values()) != {"ok"})
+
+
 def model_info(args: argparse.Namespace) -> int:
+    if args.verify or args.write_sums:
+        return verify_model(args)
     import torch
 
     from patchscaler.checkpoints import file_hash

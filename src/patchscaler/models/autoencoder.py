@@ -8,6 +8,7 @@ Diffusion's.
 
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from patchscaler.config import AutoencoderConfig
 from patchscaler.errors import PatchScalerError
+from patchscaler.hub import is_offline
 
 
 class Autoencoder(nn.Module):
@@ -118,10 +120,14 @@ class DecoderCorrection(nn.Module):
 
 
 class DiffusersAutoencoder(Autoencoder):
-    """Stable Diffusion's AutoencoderKL, or AutoencoderTiny, from a hub id at a pinned commit or a folder."""
+    """Stable Diffusion's AutoencoderKL, or AutoencoderTiny, from a hub id at a pinned commit or a folder.
 
-    def __init__(self, config: AutoencoderConfig):
+    source: a folder in place of what the configuration names. offline: read the hub's local cache only.
+    """
+
+    def __init__(self, config: AutoencoderConfig, source: str | Path | None = None, offline: bool = False):
         super().__init__()
+        name, revision = (str(source), None) if source else (config.model_id, config.revision or None)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -132,10 +138,10 @@ class DiffusersAutoencoder(Autoencoder):
             ) from error
         cls = {"kl": AutoencoderKL, "tiny": AutoencoderTiny}[config.kind]
         try:
-            self.model = cls.from_pretrained(config.model_id, revision=config.revision or None)
+            self.model = cls.from_pretrained(name, revision=revision, local_files_only=offline or is_offline())
         except Exception as error:  # hub, network, file and format errors have no common base class
             raise PatchScalerError(
-                f"autoencoder '{config.model_id}' cannot be loaded ({type(error).__name__}): "
+                f"autoencoder '{name}' cannot be loaded ({type(error).__name__}): "
                 "give the path of a local copy with --autoencoder, or go online once"
             ) from error
         self.channels, self.factor = config.channels, config.factor
@@ -143,7 +149,7 @@ class DiffusersAutoencoder(Autoencoder):
         self.reach, self.exact = 24, False  # group norms and an attention see a whole window
         found = int(self.model.config.latent_channels)
         if found != self.channels:
-            raise PatchScalerError(f"'{config.model_id}' has {found} latent channels, not {self.channels}")
+            raise PatchScalerError(f"'{name}' has {found} latent channels, not {self.channels}")
         self.requires_grad_(False).eval()
 
     def encode(self, images: Tensor) -> Tensor:
@@ -155,10 +161,12 @@ class DiffusersAutoencoder(Autoencoder):
         return self.model.decode(latents / self.scaling_factor).sample
 
 
-def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
-    """Raises PatchScalerError for an unknown kind, a missing extra or a missing model."""
+def build_autoencoder(
+    config: AutoencoderConfig, source: str | Path | None = None, offline: bool = False
+) -> Autoencoder:
+    """source, offline: as in `DiffusersAutoencoder`. Raises PatchScalerError: unknown kind, missing extra or model."""
     if config.kind == "pca":
         return PCAAutoencoder(config)
     if config.kind in ("kl", "tiny"):
-        return DiffusersAutoencoder(config)
+        return DiffusersAutoencoder(config, source, offline)
     raise PatchScalerError(f"unknown autoencoder '{config.kind}': choose pca, kl or tiny")
