@@ -341,3 +341,12 @@ def test_palettes_of_greys_are_grey():
     assert to_planes(image).grey
     image.putpalette([255, 0, 0] + [0] * 765)
     assert not to_planes(image).grey
+
+
+def test_progress_counts_all_passes(tiny, picture):
+    """Two passes, of 16x16 and of 24x24 pixels: the first is 256 parts of 832."""
+    seen: list[tuple[int, int]] = []
+    enlarge(tiny, picture(16, 16), 6.0, budget="best", progress=lambda done, total: seen.append((done, total)))
+    shares = [done / total for done, total in seen]
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert any(abs(share - 256 / 832) < 0.03 for share in shares)

@@ -1,5 +1,6 @@
 """A picture in memory -> any size: passes of x4, reduced behind each; textures that tile stay tileable."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.jobs import Picture, Result, check_passes
+from patchscaler.jobs import Picture, Progress, Result, check_passes
 from patchscaler.pictures.planes import Planes, array_planes, to_pil, to_planes
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
 from patchscaler.pictures.sizes import Wanted, passes, resized
@@ -49,15 +50,28 @@ def enlarge(
     check_passes(len(sizes), scaler.options(**options))
     results: list[Result] = []
     array = np.empty(0)
-    for size in sizes:
+    report = options.pop("progress", None)
+    areas = [w * h for w, h in [(width, height), *sizes[:-1]]]
+    for number, size in enumerate(sizes):
         if results:
             planes = array_planes(array, planes.icc_profile)
+        options["progress"] = over_passes(report, areas, number) if report else None
         result = _one_tile(scaler, planes, options) if tileable else scaler.upscale(planes, **options)
         results.append(result)
         array = result.array
         if array.shape[1::-1] != size:
             array = _resized_tile(array, size) if tileable else resized(array, size[::-1])
     return Enlarged(array, results, planes.icc_profile)
+
+
+def over_passes(progress: Progress, areas: Sequence[int], number: int) -> Progress:
+    """One pass's patch-steps -> those of all passes, the others' taken to be as dense. areas: of the passes' inputs."""
+    before, whole, own = sum(areas[:number]), sum(areas), areas[number]
+
+    def report(done: int, total: int) -> None:
+        progress(round((before * total + own * done) / own), round(whole * total / own))
+
+    return report
 
 
 # --- tiles ----------------------------------------------------------------------------------------
