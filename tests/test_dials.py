@@ -298,7 +298,9 @@ def test_redo_computes_little_more_than_the_box(tiny, picture, monkeypatch):
     first = tiny.upscale(image)
     pixels, real = [], tiny.grm.forward
     monkeypatch.setattr(tiny.grm, "forward", lambda lr, *args: pixels.append(lr[0, 0].numel()) or real(lr, *args))
-    redo(tiny, image, made(first), [make_change((0, 0, 4, 4), "hard")])
+    told = []
+    redo(tiny, image, made(first), [make_change((0, 0, 4, 4), "hard")], lambda *step: told.append(step))
+    assert told and told[-1][0] == told[-1][1] > 0
     assert pixels == [pytest.approx(70 * 70, rel=0.2)]  # 97 x 141 for the whole
 
 

@@ -16,7 +16,7 @@ from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.invention import cell_moments
 from patchscaler.errors import PatchScalerError
 from patchscaler.grouping import patch_confidence
-from patchscaler.jobs import Clock, Counter, Job, Options, Picture
+from patchscaler.jobs import Clock, Counter, Job, Options, Picture, Progress
 from patchscaler.patches import Canvas, PatchGrid, make_grid
 from patchscaler.pictures.colour import reach_of
 from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_planes
@@ -35,8 +35,13 @@ class Made:
     moments: np.ndarray | None = None  # (4, H, W) of `dials.invention`
 
 
-def redo(scaler: PatchScaler, image: Picture, made: Made, changes: list[Change]) -> Made:
-    """The picture with these boxes made again. Raises PatchScalerError where picture and run do not fit together."""
+def redo(
+    scaler: PatchScaler, image: Picture, made: Made, changes: list[Change], progress: Progress | None = None
+) -> Made:
+    """The picture with these boxes made again. progress: of each box by itself.
+
+    Raises PatchScalerError where picture and run do not fit together.
+    """
     planes = to_planes(image)
     h, w = planes.rgb.shape[-2:]
     scale = scaler.config.scale
@@ -60,14 +65,15 @@ def redo(scaler: PatchScaler, image: Picture, made: Made, changes: list[Change])
     )  # fmt: skip
     for change in changes:
         out.options["changes"] = (*out.options["changes"], change)
-        _redo_box(scaler, planes, padded, grid, out, change)
+        _redo_box(scaler, planes, padded, grid, out, change, progress)
     return out
 
 
 @torch.inference_mode()
 def _redo_box(
-    scaler: PatchScaler, planes: Planes, padded: tuple[int, int], grid: PatchGrid, out: Made, change: Change
-) -> None:
+    scaler: PatchScaler, planes: Planes, padded: tuple[int, int], grid: PatchGrid, out: Made, change: Change,
+    progress: Progress | None,
+) -> None:  # fmt: skip
     h, w = planes.rgb.shape[-2:]
     step, f = scaler.step, scaler.autoencoder.factor
     options = scaler.options(**(out.options | {"invention": out.moments is not None, "max_pixels": 0}))
@@ -81,7 +87,7 @@ def _redo_box(
     limits = (grid.height, grid.width)
     around = [(max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)]
     job, area, index = _job_of(scaler, planes, padded, grid, out, options, around)
-    scaler.sample([job], options, Clock(scaler.device), Counter([job], None))
+    scaler.sample([job], options, Clock(scaler.device), Counter([job], progress))
     if out.textures is not None:
         out.textures[index] = job.textures[:, : out.textures.shape[1]]
 

@@ -23,7 +23,7 @@ from patchscaler.dials.record import (
 from patchscaler.dials.redo import Made, redo
 from patchscaler.dials.report import RECORD, read_maps, read_report, write_report
 from patchscaler.errors import PatchScalerError
-from patchscaler.jobs import Options, Picture
+from patchscaler.jobs import Options, Picture, Progress
 from patchscaler.patches import make_grid
 from patchscaler.pictures.planes import Planes
 from patchscaler.pictures.reading import load_picture
@@ -102,11 +102,11 @@ def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Pat
 
 def redo_file(
     scaler: PatchScaler, source: str | Path, output: str | Path, changes: Sequence[Change],
-    report: Path | None = None, with_provenance: bool = True,
+    report: Path | None = None, with_provenance: bool = True, progress: Progress | None = None,
 ) -> Made | None:  # fmt: skip
     """Boxes of the finished file `output` made again in it; its report, where there is one, follows.
 
-    None where nothing is known of an earlier run. Raises PatchScalerError; the file then is as it was.
+    progress: of each box by itself. None where nothing is known of an earlier run. Raises PatchScalerError; the file then is as it was.
     """
     saved = find_saved(report, output)
     if saved is None or not Path(output).is_file():
@@ -116,7 +116,8 @@ def redo_file(
     picture = load_picture(source, 0, 8 * pixels_of(output).dtype.itemsize)
     fit_picture(picture, format_of(output))
     report = report if saved.record is not None else None
-    made = redo(scaler, picture.planes, made_of(saved, scaler, picture.planes, output, report), list(changes))
+    before = made_of(saved, scaler, picture.planes, output, report)
+    made = redo(scaler, picture.planes, before, list(changes), progress)
     options = scaler.options(**made.options)
     metadata = picture.metadata
     if with_provenance:
