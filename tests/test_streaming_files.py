@@ -164,6 +164,7 @@ def test_progress_reaches_the_end_of_every_stage(tiny, photo):
         tiny, source, source.with_name("out.png"), window=40, watch=lambda *a: seen.setdefault(a[0], []).append(a[1:])
     )
     assert list(seen) == ["windows restored", "patch-steps", "strips decoded", "file written"]
+    assert all(seen[stage][0][0] == 0 for stage in list(seen)[1:])  # told when it begins
     for calls in seen.values():
         assert calls[-1][0] == calls[-1][1] and [d for d, _ in calls] == sorted(d for d, _ in calls)
 

@@ -197,7 +197,10 @@ def sample_patches(scaler: "PatchScaler", job: Job, options: Options, folder: Jo
         folder.write(ready, b"")
     store = PatchStore(job, folder, scaler.autoencoder.channels)
     job.canvas, job.todo = store, store.todo
-    scaler.sample([job], options, Clock(scaler.device), Counter([job], options.progress))
+    count = Counter([job], options.progress)
+    if count.done < count.total:
+        count(0)  # the stage begins
+    scaler.sample([job], options, Clock(scaler.device), count)
     folder.record(now=True)
     return store
 
@@ -225,6 +228,8 @@ def decode_windows(
     if options.colour == "adain":  # of the whole picture, so they are needed before the first strip is finished
         statistics = _statistics(scaler, job, store, source, windows, options, folder)
     fade = 0 if scaler.autoencoder.exact else FADE
+    if not done.all():
+        watch("strips decoded", int(done.sum()), len(strips))
     carry = folder.array("carry", (3, fade * f, width), np.float32)  # what a strip has to say of the next one's top
     for n in np.flatnonzero(~done):
         rows = strips[n]
