@@ -1,0 +1,214 @@
+"""The page: fields and handlers. Each handler calls `Service` and turns what it yields into what is shown."""
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from patchscaler.config import GROUP_NAMES
+from patchscaler.dials.boxes import make_change
+from patchscaler.errors import PatchScalerError
+from patchscaler.web.api import add_api, path_of
+from patchscaler.web.guard import Page
+from patchscaler.web.jobs import Job, Step
+from patchscaler.web.limits import read_dials, whole
+from patchscaler.web.service import Service
+from patchscaler.web.widgets import STATIC, said, status, told, viewed, viewer
+
+MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # of every event that computes
+# Fields hand on what was sent, as it was sent: only `Service`, which knows the limits, opens files.
+WORK: dict[str, Any] = MODEL | {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
+LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+AS_IT_WAS = "as it was"
+BUDGETS = [("the model's own", ""), ("fast", "fast"), ("balanced", "balanced"), ("best", "best"),
+           ("40 % of full sampling", "40%"), ("20 seconds", "20s")]  # fmt: skip
+CSS = """
+.gradio-container { max-width: 1280px !important; }
+.ps-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.ps-table caption { text-align: left; padding: 4px 0; }
+.ps-table th, .ps-table td { text-align: right; padding: 4px 10px; }
+.ps-table tr { border-bottom: 1px solid var(--border-color-primary); }
+.ps-table th:first-child { text-align: left; }
+"""
+ABOUT = """
+Sky is passed on, foliage gets diffusion steps: the work follows the picture. The networks enlarge four times; other
+scales are reached by further passes and reduction.
+
+**Dials.** *Fidelity* goes from 0, all that the diffusion invents, to 1, the restored picture and nothing invented.
+*Budget* bounds the work: a share of full sampling (`40%`), seconds (`20s`) or a name. Another *seed* invents other fine
+texture; the same one gives the same picture.
+
+**What it does not do well.** Fine texture stays soft, and blurred pictures stay softer than other upscalers leave them.
+Faces and text are not treated specially: small letters stay unreadable. What looks like detail may be made up; the maps
+of invention show where.
+
+**Your pictures** are kept in a private folder of this server, removed when you leave the page and after {keep} at the
+latest. Nothing is sent elsewhere. Taken here: {limits}.
+"""
+
+
+def build(service: Service) -> Page:
+    """The page and its API, not yet served."""
+    with Page(title="PatchScaler", analytics_enabled=False) as page:
+        page.upload_folder = service.folder.path
+        gr.Markdown("# PatchScaler\nAn upscaler whose compute follows the picture.")
+        add_api(service, MODEL)
+        with gr.Tab("One picture"):
+            _one(service)
+        with gr.Tab("Several"):
+            _several(service)
+        with gr.Tab("About"):
+            keep = f"{service.limits.keep / 60:.0f} minutes"
+            gr.Markdown(ABOUT.format(keep=keep, limits=service.limits.text()))
+        page.unload(_leaving(service))
+    page.queue(max_size=service.limits.queue, default_concurrency_limit=4)
+    service.folder.pin()
+    return page
+
+
+def _dials() -> list[gr.components.Component]:
+    """Scale, fidelity, budget, seed."""
+    return [
+        gr.Slider(1, 8, 4, step=0.5, label="Scale", info="times as wide and as high; 1 restores only"),
+        gr.Slider(0, 1, 0, step=0.05, label="Fidelity", info="0: all texture is invented freely. 1: nothing is"),
+        gr.Dropdown(
+            BUDGETS, value="", label="Budget", allow_custom_value=True,
+            info="how much work: a name, a share (40%) or seconds (20s)",
+        ),
+        gr.Number(0, label="Seed", precision=0, info="another number invents other fine texture"),
+    ]  # fmt: skip
+
+
+# --- one picture ----------------------------------------------------------------------------------
+
+
+def _one(service: Service) -> None:
+    job = gr.State(None)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            drop = gr.Image(
+                label="Picture: drop, paste or choose one", type="filepath", sources=["upload", "clipboard"], height=260
+            )
+            dials = _dials()
+            with gr.Row():
+                start = gr.Button("Enlarge", variant="primary")
+                stop = gr.Button("Stop")
+            gr.Examples([[str(STATIC / "cat.jpg")], [str(STATIC / "damaged.jpg")]], drop, label="Examples")
+        with gr.Column(scale=5, min_width=300):
+            line, view = status(), viewer()
+            file = gr.File(label="Result", interactive=False, height=90)
+            cost = gr.HTML(apply_default_css=False)
+            with gr.Accordion("Make a box again", open=False):
+                gr.Markdown("Of a picture enlarged four times. Press *Draw a box* above and drag over the picture, or "
+                            "give the box here, in pixels of the small picture.")  # fmt: skip
+                with gr.Row():
+                    box = [gr.Number(value, label=name, precision=0, minimum=0, min_width=80) for name, value in
+                           (("Left", None), ("Top", None), ("Width", None), ("Height", None))]  # fmt: skip
+                group = gr.Radio([AS_IT_WAS, *GROUP_NAMES], value="hard", label="Work",
+                                 info="simple: restored only. hard: the most work")  # fmt: skip
+                other = gr.Number(None, label="Other seed", precision=0, info="empty: the one it was made with")
+                again = gr.Button("Make the box again")
+
+    def enlarge(upload: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request) -> Iterator[Any]:
+        try:
+            if not upload:
+                raise PatchScalerError("choose a picture first")
+            upload = path_of(upload)
+            dials = read_dials(scale, fidelity, budget, seed)
+            yield from shown(service.enlarge(str(request.session_hash), upload, dials))
+        except PatchScalerError as error:
+            yield said(str(error), failed=True), *[gr.skip()] * 4
+
+    def redo(
+        earlier: Job | None, x: Any, y: Any, width: Any, height: Any, group: Any, seed: Any, request: gr.Request
+    ) -> Iterator[Any]:
+        try:
+            if earlier is None:
+                raise PatchScalerError("enlarge a picture first")
+            if None in (x, y, width, height):
+                raise PatchScalerError("draw a box first")
+            place = [whole("box", number) for number in (x, y, width, height)]
+            change = make_change(
+                place, None if group == AS_IT_WAS else group, None if seed is None else whole("seed", seed)
+            )
+            yield from shown(service.redo(str(request.session_hash), earlier, change))
+        except PatchScalerError as error:
+            yield said(str(error), failed=True), *[gr.skip()] * 4
+
+    outputs = [line, view, file, cost, job]
+    events = [
+        start.click(enlarge, [drop, *dials], outputs, **WORK),
+        again.click(redo, [job, *box, group, other], outputs, **WORK),
+    ]
+    stop.click(lambda: said("Stopped"), None, line, cancels=events, **LIGHT)
+    view.box(_drawn, None, box, **LIGHT)
+
+
+def shown(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
+    """Of a job that goes on, and of its result: status, viewer, file, cost, state."""
+    for step in steps:
+        if isinstance(step, Step):
+            yield told(step), *[gr.skip()] * 4
+        else:
+            width, height = step.record["output"]["width"], step.record["output"]["height"]
+            text = f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} in {step.seconds:.1f} s"  # noqa: RUF001
+            yield said(text), viewed(step), str(step.result), table(step), step
+
+
+def table(job: Job) -> str:
+    """The cost of each group."""
+    total = job.record["cost"]["evaluations_total"]
+    rows = "".join(
+        f'<tr><th scope="row">{group}</th><td>{patches}</td><td>{work}</td></tr>' for group, patches, work in job.cost()
+    )
+    return (
+        f'<table class="ps-table"><caption>{total} network evaluations, {job.share():.0%} of full sampling</caption>'
+        f'<tr><th scope="col">patches that were</th><th scope="col">count</th><th scope="col">evaluations</th></tr>'
+        f"{rows}</table>"
+    )
+
+
+def _drawn(event: gr.EventData) -> tuple[int, ...]:
+    data = event._data if isinstance(event._data, dict) else {}
+    return tuple(whole("box", data.get(name)) for name in ("x", "y", "width", "height"))
+
+
+# --- several --------------------------------------------------------------------------------------
+
+
+def _several(service: Service) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            files = gr.File(label=f"Pictures: drop up to {service.limits.files}", file_count="multiple", height=220)
+            dials = _dials()
+            with gr.Row():
+                start = gr.Button("Enlarge all", variant="primary")
+                stop = gr.Button("Stop")
+        with gr.Column(scale=5, min_width=300):
+            line = status()
+            file = gr.File(label="Results in a zip", interactive=False, height=90)
+            failures = gr.HTML()
+
+    def enlarge(uploads: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request) -> Iterator[Any]:
+        try:
+            dials = read_dials(scale, fidelity, budget, seed)
+            for step in service.zip(str(request.session_hash), [path_of(file) for file in uploads or []], dials):
+                if isinstance(step, Step):
+                    yield told(step), gr.skip(), gr.skip()
+                else:
+                    text = f"{step.summary.lines()[0].capitalize()} in {step.seconds:.1f} s"
+                    lines = "".join(f"<li>{escape(line.strip())}</li>" for line in step.summary.lines()[1:])
+                    yield said(text), str(step.file), f"<ul>{lines}</ul>" if lines else ""
+        except PatchScalerError as error:
+            yield said(str(error), failed=True), gr.skip(), gr.skip()
+
+    event = start.click(enlarge, [files, *dials], [line, file, failures], **WORK)
+    stop.click(lambda: said("Stopped"), None, line, cancels=[event], **LIGHT)
+
+
+def _leaving(service: Service) -> Any:
+    def leave(request: gr.Request) -> None:
+        service.folder.left(str(request.session_hash))
+
+    return leave
