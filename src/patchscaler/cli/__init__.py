@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from patchscaler._version import __version__
-from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, upscale
+from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, upscale, web
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -42,6 +42,7 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     evaluate.add_parser(commands)
     data.add_parser(commands)
     reproduce.add_parser(commands)
+    web.add_parser(commands)
     if training:
         from patchscaler.training.commands import add_parser
 
