@@ -3,6 +3,7 @@
 import io
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,11 +73,11 @@ def _is_grey(image: Image.Image, profile: bytes | None) -> bool:
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode[0] == "I" or (not profile and _grey_palette(image))
 
 
-def fitting_profile(pixels: Image.Image | np.ndarray, profile: bytes | None) -> bytes | None:
-    """The profile, where it is one of these pixels' colours: grey or RGB."""
+def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
+    """The profile, where it is one of these pixels' colours: grey or RGB. pixels: an image, or shaped (h, w, 1..4)."""
     if not profile or (isinstance(pixels, Image.Image) and pixels.mode in ("CMYK", "LAB", "HSV")):
         return None
-    grey = pixels.shape[2] < 3 if isinstance(pixels, np.ndarray) else _is_grey(pixels, profile)
+    grey = _is_grey(pixels, profile) if isinstance(pixels, Image.Image) else pixels.shape[2] < 3
     return profile if profile_kind(profile) == ("GRAY" if grey else "RGB") else None
 
 

@@ -23,6 +23,7 @@ from patchscaler.pictures.planes import (
     has_alpha,
     to_planes,
 )
+from patchscaler.pictures.rows import Rows, rows_of, told_of
 
 MAX_PIXELS = 4_000_000  # of the input; sixteen times as many come out, and take about 6 GB on the way
 READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF", "JXL")  # Pillow's names
@@ -37,7 +38,7 @@ TURNS = {
 class Picture:
     """One picture, upright, and all that its file says of it."""
 
-    pixels: Image.Image | np.ndarray  # (h, w, 1..4) uint16 where there are more than 8 bits of colour
+    pixels: Image.Image | np.ndarray | Rows  # (h, w, 1..4) uint16 where there are more than 8 bits of colour
     bits: int  # 8 or 16, of the result
     metadata: Metadata
     format: str  # one of READABLE
@@ -54,38 +55,43 @@ class Picture:
 
     @property
     def has_alpha(self) -> bool:
-        if isinstance(self.pixels, np.ndarray):
+        if not isinstance(self.pixels, Image.Image):
             return self.pixels.shape[2] in (2, 4)
         return has_alpha(self.pixels)
 
     @property
     def planes(self) -> Planes:
         """As the pipeline wants it; computed anew at each call."""
-        if isinstance(self.pixels, np.ndarray):
-            planes = array_planes(self.pixels, self.metadata.icc_profile)
+        if not isinstance(self.pixels, Image.Image):
+            planes = array_planes(self.pixels[:], self.metadata.icc_profile)
         else:
             planes = to_planes(self.pixels)
         planes.bits = self.bits
         return planes
 
 
-def load_picture(path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> Picture:
-    """Read, check and turn upright. bits: 8 or 16 where the file's own depth is not wanted.
+def load_picture(
+    path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None, by_rows: bool = False
+) -> Picture:
+    """Read, check and turn upright. bits: 8 or 16 where the file's own depth is not wanted. by_rows: a large file's
+    pixels may stay in the file (`Rows`).
 
     Raises PatchScalerError naming the file and the mend.
     """
     path = Path(path)
     with opened(path, max_pixels) as image:
-        kind = image.format or ""
-        turn = orientation(image)
+        kind, told = image.format or "", told_of(path, image) if by_rows else image
+        turn = orientation(told)
         size = (image.height, image.width) if turn >= 5 else image.size
-        deep, stored = depth(image, _head(path)) if bits != 8 else 8, stored_orientation(image)
-        metadata, notes = read_metadata(image, size)
+        deep, stored = depth(image, _head(path)) if bits != 8 else 8, stored_orientation(told)
+        metadata, notes = read_metadata(told, size)
         frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1 and kind == "TIFF":
             notes.append(f"holds {frames} pages; only the first is enlarged")
-        pixels: Image.Image | np.ndarray
-        if deep > 8:
+        pixels: Image.Image | np.ndarray | Rows
+        if by_rows and bits != 8 and (rows := rows_of(path, told, deep, max(turn, stored))):
+            pixels = rows
+        elif deep > 8:
             pixels = read_deep(path, kind, deep)
             if kind in ("PNG", "TIFF"):  # the others are turned by their decoders
                 pixels = turn_array(pixels, stored)

@@ -51,8 +51,13 @@ MARKER = 65_533  # bytes of a JPEG segment
 
 def check_output(path: str | Path, source: str | Path | None = None) -> Path:
     """Before any work is done: can `path` be written? Raises PatchScalerError."""
+    check_suffix(Path(path))
+    return check_place(path, source)
+
+
+def check_place(path: str | Path, source: str | Path | None = None) -> Path:
+    """The same of files that are no pictures."""
     path = Path(path)
-    check_suffix(path)
     if len(os.fsencode(path.name)) > 255:
         raise PatchScalerError(f"{path}: the name is too long; name another with -o")
     if source is not None and path.exists() and Path(source).exists() and os.path.samefile(path, source):

@@ -23,6 +23,7 @@ from patchscaler.patches import PatchGrid
 from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.planes import has_alpha
 from patchscaler.pictures.reading import load_picture, opened, orientation
+from patchscaler.pictures.rows import told_of
 from patchscaler.pictures.sizes import Wanted, passes, resized
 from patchscaler.pictures.writing import check_alpha, check_output, check_quality, check_side, fit_picture, format_of
 from patchscaler.streaming.cost import (
@@ -122,7 +123,7 @@ class _FileRun:
         self.memory = BASE + int(1.5 * limit * 2**20)
         check_output(target, source)
         with opened(source, options.max_pixels) as image:
-            turned = orientation(image) >= 5
+            turned = orientation(told_of(source, image)) >= 5
             self.size = (image.height, image.width) if turned else (image.width, image.height)  # (w, h)
             transparent, grey = has_alpha(image), image.mode in ("1", "L", "LA", "La", "I;16", "I;16B")
         self.channels = (1 if grey else 3) + transparent
@@ -156,7 +157,8 @@ class _FileRun:
 
     @torch.inference_mode()
     def make(self, folder: JobFolder, dry_run: bool) -> Streamed:
-        picture = load_picture(self.source, self.options.max_pixels, self.files.bits)
+        by_rows = format_of(self.target) in ("PNG", "TIFF", "JPEG")  # the others have whole pictures converted
+        picture = load_picture(self.source, self.options.max_pixels, self.files.bits, by_rows)
         fit_picture(picture, format_of(self.target))
         metadata, notes, bits = picture.metadata, picture.notes, picture.bits
         first, finished = folder.finished()

@@ -8,9 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.pictures.planes import Planes, array_planes, reflect_index, to_planes
+from patchscaler.pictures.rows import Rows
 from patchscaler.streaming.disk import DiskArray, JobFolder
 
-Pixels = Image.Image | np.ndarray | DiskArray
+Pixels = Image.Image | np.ndarray | Rows | DiskArray
 ROWS = 256  # of a strip; a power of two, on whose squares `bleed` works: strips see what the whole sees
 
 
