@@ -13,6 +13,7 @@ from typing import Any
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.writing import FORMATS
+from patchscaler.video.clip import is_video
 
 STATUS = ".patchscaler.jsonl"
 SUFFIXES = {*FORMATS, ".jfif", ".jpe", ".mpo", ".hif"}
@@ -27,10 +28,11 @@ class Found:
     passed_over: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def find_pictures(folder: Path, recursive: bool, apart_from: Path | None = None) -> Found:
+def find_pictures(folder: Path, recursive: bool, apart_from: Path | None = None, videos: bool = False) -> Found:
     """Sorted by path. Hidden files, other folders and links that lead out of the folder are passed over.
 
-    apart_from: the folder of results, should it lie inside. Raises PatchScalerError for a folder that cannot be read.
+    apart_from: the folder of results, should it lie inside. videos: find them too.
+    Raises PatchScalerError for a folder that cannot be read.
     """
     found, root = Found(), folder.resolve()
     apart = None if apart_from is None else apart_from.resolve()
@@ -57,7 +59,9 @@ def find_pictures(folder: Path, recursive: bool, apart_from: Path | None = None)
                     walk(path)
                 else:
                     found.passed_over.append((path, "a folder; --recursive goes into it"))
-            elif path.suffix.lower() not in SUFFIXES:
+            elif is_video(path) and not videos:
+                found.passed_over.append((path, "a video; --videos takes it too"))
+            elif path.suffix.lower() not in SUFFIXES and not is_video(path):
                 found.passed_over.append((path, "not named like a picture"))
             elif not path.is_file():
                 found.passed_over.append((path, "not a file"))

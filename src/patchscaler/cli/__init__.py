@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from patchscaler._version import __version__
-from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, upscale, web
+from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, upscale, video, web
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -40,6 +40,7 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     compare.add_parser(commands)
     measure.add_parsers(commands)
     evaluate.add_parser(commands)
+    video.add_parser(commands)
     data.add_parser(commands)
     reproduce.add_parser(commands)
     web.add_parser(commands)

@@ -50,7 +50,7 @@ def upscale_folder(args: argparse.Namespace, limit: int, options_of: Callable[[A
     from patchscaler.pictures.writing import check_writable
 
     source, out = Path(args.inputs[0]), Path(args.output)
-    found, summary = find_pictures(source, args.recursive, out), Summary()
+    found, summary = find_pictures(source, args.recursive, out, args.videos), Summary()
     check_writable(out / "picture.png")
     summary.passed_over = [{"source": str(path), "reason": reason} for path, reason in found.passed_over]
     model = load_model(args, args.memory)
@@ -78,7 +78,8 @@ def _key(model: Any, options: dict[str, Any], args: argparse.Namespace) -> str:
     from patchscaler.dials.record import options_record, weights_of
 
     files = {n: getattr(args, n) for n in ("format", "quality", "lossless", "suffix", "bits", "tileable", "pyramid",
-                                           "no_provenance", "report", "save_difficulty", "save_coarse")}  # fmt: skip
+                                           "no_provenance", "report", "save_difficulty", "save_coarse",
+                                           "codec", "crf", "no_audio")}  # fmt: skip
     about = [
         __version__, options_record(model.options(**options)), weights_of(model), files,
         [args.scale, args.width, args.height, args.megapixels],

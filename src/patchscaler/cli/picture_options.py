@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from patchscaler.cli import video
 from patchscaler.errors import PatchScalerError
 
 SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}  # --format NAME -> suffix, where it is not .NAME
@@ -40,7 +41,7 @@ def check_options(args: argparse.Namespace) -> None:
     wanted(args)
     if args.suffix and ("/" in args.suffix or "\0" in args.suffix):
         raise PatchScalerError(f"--suffix {args.suffix}: a piece of a file's name, without /")
-    if args.format:
+    if args.format and not video.is_format(args.format):
         from patchscaler.pictures.writing import check_suffix
 
         check_suffix(Path(f"--format {args.format}{suffix_of(args.format)}"))
@@ -99,7 +100,12 @@ def checked(
     source: Path, folder: Path | None, file: Path | None, inputs: set[Path], taken: set[Path], limit: int,
     args: argparse.Namespace,
 ) -> tuple[Any, Path]:  # fmt: skip
-    """-> the picture or animation, None where it is to be made in windows; where it goes. Raises PatchScalerError."""
+    """-> the picture, animation or clip, None where it is to be made in windows; where it goes.
+
+    Raises PatchScalerError.
+    """
+    if video.is_video(source):
+        return video.checked(source, folder, file, inputs, taken, limit, args)
     from patchscaler.cli.dials import is_large
     from patchscaler.pictures import writing
     from patchscaler.pictures.animation import ANIMATED, MAX_FRAMES, check_animated, open_animation
@@ -128,11 +134,7 @@ def checked(
             "take --report, or make it whole with --window 0"
         )
     target = file or name_of(source, folder, transparent, moving, args)
-    place = real_path(target)
-    if place in inputs:
-        raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
-    if place in taken:
-        raise PatchScalerError(f"{source}: another input was written to {target}; rename one")
+    claim(source, target, inputs, taken)
     writing.check_output(target)
     writing.check_side(target, *wanted(args).size(*size))
     writing.check_alpha(target, transparent)
@@ -141,8 +143,17 @@ def checked(
         check_animated(target)
     elif picture is not None:
         writing.fit_picture(picture, writing.format_of(target))
-    taken.add(place)
+    taken.add(real_path(target))
     return picture, target
+
+
+def claim(source: Path, target: Path, inputs: set[Path], taken: set[Path]) -> None:
+    """Raises PatchScalerError where the target is an input, or another one's target."""
+    place = real_path(target)
+    if place in inputs:
+        raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
+    if place in taken:
+        raise PatchScalerError(f"{source}: another input was written to {target}; rename one")
 
 
 def is_one_pass(picture: Any, model: Any, wanted: Any) -> bool:
@@ -156,6 +167,8 @@ def name_of(source: Path, folder: Path | None, transparent: bool, moving: bool, 
     """The output's, where none was given: the input's name, a suffix, and a format that holds the picture."""
     from patchscaler.pictures.writing import ANIMATED, FORMATS, NO_ALPHA
 
+    if video.is_video(source):
+        return video.name_of(source, folder, args)
     suffix = suffix_of(args.format) if args.format else source.suffix.lower()
     if not args.format:
         kind = FORMATS.get(suffix)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli import dials, folders
+from patchscaler.cli import dials, folders, video
 from patchscaler.cli import picture_options as pictures
 from patchscaler.cli.common import load_model, model_options, numbers
 from patchscaler.errors import PatchScalerError
@@ -15,7 +15,7 @@ from patchscaler.errors import PatchScalerError
 def add_parser(commands: Any) -> None:
     up = commands.add_parser("upscale", help="enlarge pictures", description="Enlarge pictures, x4 by default.")
     up.set_defaults(function=upscale)
-    up.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, or one folder of them")
+    up.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures and videos, or one folder of them")
     up.add_argument("-o", "--output", metavar="OUT", help="file, or folder for several (default: NAME_x4.png beside)")
     up.add_argument("--seed", type=int, default=0, help="another number invents other fine texture")
     up.add_argument("--shares", metavar="S,E", help="S of the patches left as restored, up to E refined briefly, the "
@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> None:
     pictures.picture_options(up)
     dials.add_options(up)
     folders.add_options(up)
+    video.add_options(up)
     fine = up.add_argument_group("for those who know the paper")
     fine.add_argument("--preset", help="start times and steps of a preset (compact, paper) with the same weights")
     fine.add_argument("--steps", metavar="N1,N2,N3", help="steps of simple, medium, hard patches; 0: coarse as it is")
@@ -51,6 +52,7 @@ def upscale(args: argparse.Namespace) -> int:
         raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0")
     pictures.check_options(args)
     dials.check_options(args)
+    video.check_options(args)
     settings = group_settings(args)
     if folders.is_one(args):
         return folders.upscale_folder(args, limit, lambda model: _options(model, settings, limit, args))
@@ -100,9 +102,12 @@ def upscale_one(
     """picture: of `picture_options.checked`; None is made in windows."""
     from patchscaler.enlarge import enlarge
     from patchscaler.pictures.animation import Animation
+    from patchscaler.video.clip import Clip
 
     wanted = pictures.wanted(args)
-    if isinstance(picture, Animation):
+    if isinstance(picture, Clip):
+        video.upscale(model, picture, target, options, args)
+    elif isinstance(picture, Animation):
         facts = {} if args.no_provenance else dials.facts(model, options, source)
         pictures.upscale_animation(model, picture, target, options, args, facts)
     elif picture is None or (args.dry_run and not pictures.is_one_pass(picture, model, wanted)):  # files know passes
