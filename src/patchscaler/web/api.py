@@ -105,7 +105,13 @@ def _answers(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
 
 
 def _progress(step: Step) -> dict[str, Any]:
-    told = {"stage": step.stage, "done": step.done, "total": step.total, "seconds_left": step.left}
+    told = {
+        "stage": step.stage,
+        "done": step.done,
+        "total": step.total,
+        "seconds_left": step.left,
+        "of_all": step.whole,
+    }
     return told | ({"picture": step.picture} if step.picture else {})
 
 

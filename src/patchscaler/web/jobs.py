@@ -21,7 +21,8 @@ class Step:
     stage: str  # as `upscale_file` names them, or "waiting", "redo", "views"
     done: int
     total: int
-    left: float | None = None  # seconds, of this stage
+    left: float | None = None  # seconds
+    whole: bool = False  # they are of all stages, not of this one alone
     picture: str = ""  # of several: '2 of 5, name'
 
 
@@ -66,16 +67,34 @@ class Gone(Exception):  # noqa: N818 (nothing went wrong)
 
 
 @dataclass
+class Pace:
+    """How long the stages of earlier jobs took: seconds for a pixel of the input."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def learn(self, taken: dict[str, float], pixels: int) -> None:
+        """The newest job counts as much as all before."""
+        for stage, seconds in taken.items():
+            rate = seconds / pixels
+            self.seconds[stage] = (self.seconds.get(stage, rate) + rate) / 2
+
+    def expected(self, pixels: int) -> dict[str, float]:
+        return {stage: rate * pixels for stage, rate in self.seconds.items()}
+
+
+@dataclass
 class Watched:
-    """Work calls it and is stopped by it; whoever waits reads `step`."""
+    """Work calls it and is stopped by it; whoever waits asks for `step`."""
 
     limit: float  # seconds, 0 for none
     picture: str = ""
-    step: Step = Step("waiting", 0, 1)
-    began: float = field(default_factory=time.perf_counter)
     left: bool = False  # the visitor has
+    began: float = field(default_factory=time.perf_counter)
+    expected: dict[str, float] = field(default_factory=dict)  # seconds of each stage, in their order, where known
+    taken: dict[str, float] = field(default_factory=dict)  # of those that are over
     finished: threading.Event = field(default_factory=threading.Event)
-    _stage: tuple[str, float, int] = ("", 0.0, 0)  # name, when it began, what was done then
+    _stage: tuple[str, float, int] = ("waiting", 0.0, 0)  # its name, when it began, what was done then
+    _last: tuple[float, int, int] = (0.0, 0, 1)  # when something was done, what, of how much
 
     @property
     def late(self) -> bool:
@@ -98,9 +117,28 @@ class Watched:
                 f"it took longer than the {self.limit:g} seconds allowed here; take a smaller picture, a smaller "
                 "scale, or less budget"
             )
-        now = time.perf_counter()
-        if stage != self._stage[0] or done < self._stage[2]:
+        now, (before, since, first) = time.perf_counter(), self._stage
+        if stage != before or done < first:
+            self.taken[before] = now - since
             self._stage = (stage, now, done)
-        fresh = done - self._stage[2]
-        left = (now - self._stage[1]) / fresh * (total - done) if fresh else None
-        self.step = Step(stage, done, total, left, self.picture)
+        self._last = (now, done, total)
+
+    def end(self) -> dict[str, float]:
+        """-> seconds of each stage."""
+        stage, since, _ = self._stage
+        taken = self.taken | {stage: time.perf_counter() - since}
+        return {name: seconds for name, seconds in taken.items() if name != "waiting"}
+
+    def step(self) -> Step:
+        """How far it is at this moment."""
+        (stage, since, first), (last, done, total), now = self._stage, self._last, time.perf_counter()
+        left = None
+        if first < done < total:
+            left = (last - since) / (done - first) * (total - done) - (now - last)
+        elif stage in self.expected:
+            left = self.expected[stage] - (now - since)
+        stages = list(self.expected)
+        if left is None or stage not in stages:
+            return Step(stage, done, total, None if left is None else max(0.0, left), False, self.picture)
+        later = sum(self.expected[name] for name in stages[stages.index(stage) + 1 :])
+        return Step(stage, done, total, max(0.0, left) + later, True, self.picture)

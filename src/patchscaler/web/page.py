@@ -25,6 +25,7 @@ BUDGETS = [("the model's own", ""), ("fast", "fast"), ("balanced", "balanced"), 
            ("40 % of full sampling", "40%"), ("20 seconds", "20s")]  # fmt: skip
 CSS = """
 .gradio-container { max-width: 1280px !important; }
+footer .divider { display: none; }
 .ps-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .ps-table caption { text-align: left; padding: 4px 0; }
 .ps-table th, .ps-table td { text-align: right; padding: 4px 10px; }
@@ -67,6 +68,16 @@ def build(service: Service) -> Page:
     return page
 
 
+def theme() -> gr.themes.Base:
+    """Gradio's, with fonts of the reader's own machine and small text that can be read (4.5:1 and more)."""
+    return gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"]).set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700", block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
+    )  # fmt: skip
+
+
 def _dials() -> list[gr.components.Component]:
     """Scale, fidelity, budget, seed."""
     return [
@@ -92,12 +103,13 @@ def _one(service: Service) -> None:
             )
             dials = _dials()
             with gr.Row():
-                start = gr.Button("Enlarge", variant="primary")
-                stop = gr.Button("Stop")
+                start = gr.Button("Enlarge", variant="primary", min_width=100)
+                stop = gr.Button("Stop", min_width=100)
+            line = status()
             gr.Examples([[str(STATIC / "cat.jpg")], [str(STATIC / "damaged.jpg")]], drop, label="Examples")
         with gr.Column(scale=5, min_width=300):
-            line, view = status(), viewer()
-            file = gr.File(label="Result", interactive=False, height=90)
+            view = viewer()
+            file = gr.File(label="Result", interactive=False, visible=False)
             cost = gr.HTML(apply_default_css=False)
             with gr.Accordion("Make a box again", open=False):
                 gr.Markdown("Of a picture enlarged four times. Press *Draw a box* above and drag over the picture, or "
@@ -107,7 +119,7 @@ def _one(service: Service) -> None:
                            (("Left", None), ("Top", None), ("Width", None), ("Height", None))]  # fmt: skip
                 group = gr.Radio([AS_IT_WAS, *GROUP_NAMES], value="hard", label="Work",
                                  info="simple: restored only. hard: the most work")  # fmt: skip
-                other = gr.Number(None, label="Other seed", precision=0, info="empty: the one it was made with")
+                other = gr.Textbox("", label="Other seed", max_lines=1, info="empty: the one it was made with")
                 again = gr.Button("Make the box again")
 
     def enlarge(upload: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request) -> Iterator[Any]:
@@ -126,12 +138,10 @@ def _one(service: Service) -> None:
         try:
             if earlier is None:
                 raise PatchScalerError("enlarge a picture first")
-            if None in (x, y, width, height):
+            if not width or not height:
                 raise PatchScalerError("draw a box first")
-            place = [whole("box", number) for number in (x, y, width, height)]
-            change = make_change(
-                place, None if group == AS_IT_WAS else group, None if seed is None else whole("seed", seed)
-            )
+            place = [whole("box", number or 0) for number in (x, y, width, height)]
+            change = make_change(place, None if group == AS_IT_WAS else group, seed_of(seed))
             yield from shown(service.redo(str(request.session_hash), earlier, change))
         except PatchScalerError as error:
             yield said(str(error), failed=True), *[gr.skip()] * 4
@@ -153,7 +163,18 @@ def shown(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
         else:
             width, height = step.record["output"]["width"], step.record["output"]["height"]
             text = f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} in {step.seconds:.1f} s"  # noqa: RUF001
-            yield said(text), viewed(step), str(step.result), table(step), step
+            yield said(text), viewed(step), gr.File(str(step.result), visible=True), table(step), step
+
+
+def seed_of(text: Any) -> int | None:
+    """A seed that may be left out. Raises PatchScalerError."""
+    word = str(text or "").strip()
+    if not word:
+        return None
+    try:
+        return whole("seed", int(word))
+    except ValueError as error:
+        raise PatchScalerError("seed: give a whole number, or nothing") from error
 
 
 def table(job: Job) -> str:
@@ -183,11 +204,13 @@ def _several(service: Service) -> None:
             files = gr.File(label=f"Pictures: drop up to {service.limits.files}", file_count="multiple", height=220)
             dials = _dials()
             with gr.Row():
-                start = gr.Button("Enlarge all", variant="primary")
-                stop = gr.Button("Stop")
-        with gr.Column(scale=5, min_width=300):
+                start = gr.Button("Enlarge all", variant="primary", min_width=100)
+                stop = gr.Button("Stop", min_width=100)
             line = status()
-            file = gr.File(label="Results in a zip", interactive=False, height=90)
+        with gr.Column(scale=5, min_width=300):
+            gr.Markdown("Several pictures with the same dials, and one zip of what came out. "
+                        "A picture that fails is named; the others go on.")  # fmt: skip
+            file = gr.File(label="Results in a zip", interactive=False, visible=False)
             failures = gr.HTML()
 
     def enlarge(uploads: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request) -> Iterator[Any]:
@@ -199,7 +222,7 @@ def _several(service: Service) -> None:
                 else:
                     text = f"{step.summary.lines()[0].capitalize()} in {step.seconds:.1f} s"
                     lines = "".join(f"<li>{escape(line.strip())}</li>" for line in step.summary.lines()[1:])
-                    yield said(text), str(step.file), f"<ul>{lines}</ul>" if lines else ""
+                    yield said(text), gr.File(str(step.file), visible=True), f"<ul>{lines}</ul>" if lines else ""
         except PatchScalerError as error:
             yield said(str(error), failed=True), gr.skip(), gr.skip()
 

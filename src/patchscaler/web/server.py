@@ -74,11 +74,10 @@ def launch(
     """-> the running page, its address. Close the page and the service's folder when done."""
     os.environ["GRADIO_TEMP_DIR"] = str(service.folder.path)  # read when fields are made and files are asked for
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(service.folder.path / "examples")
-    import gradio as gr
     from starlette.middleware import Middleware
 
     from patchscaler.web.guard import Bounded
-    from patchscaler.web.page import CSS, build
+    from patchscaler.web.page import CSS, build, theme
 
     limits = service.limits
     page = build(service)
@@ -86,8 +85,8 @@ def launch(
         _, address, shared = page.launch(
             server_name=host, server_port=port, share=share, auth=check, inbrowser=browser, prevent_thread_lock=True,
             quiet=True, show_error=False, max_file_size=limits.file_bytes or None, ssr_mode=False, run_history=False,
-            enable_monitoring=False, footer_links=["api", "settings"], css=CSS,
-            theme=gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"]),
+            enable_monitoring=False, footer_links=["api"], css=CSS,
+            theme=theme(),
             app_kwargs={"middleware": [Middleware(Bounded, folder=service.folder, limits=limits)]},
         )  # fmt: skip
     except OSError as error:

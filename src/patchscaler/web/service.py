@@ -21,7 +21,7 @@ from patchscaler.pictures.sizes import Wanted
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import FileOptions, upscale_file
 from patchscaler.web.folder import Folder
-from patchscaler.web.jobs import Gone, Job, Step, Watched, Zip
+from patchscaler.web.jobs import Gone, Job, Pace, Step, Watched, Zip
 from patchscaler.web.limits import ENLARGED, Dials, Limits, check_picture
 from patchscaler.web.views import make_views
 
@@ -37,6 +37,7 @@ class Service:
         self.scaler, self.limits = scaler, limits or Limits()
         self.folder = Folder(self.limits.keep, parent)
         self.lock = threading.Lock()
+        self.pace = Pace()
 
     # --- jobs: iterators of Steps, the result last; PatchScalerErrors in words for a page -------------
 
@@ -44,9 +45,14 @@ class Service:
         """One picture."""
 
         def work(folder: Path, watch: Watched) -> Job:
-            source, size = self._taken(folder, upload, visitor, dials.wanted)
+            source, (width, height) = self._taken(folder, upload, visitor, dials.wanted)
+            one_pass = dials.wanted.scale == self.scaler.config.scale and dials.budget is None
+            watch.expected = self.pace.expected(width * height) if one_pass else {}
             result = self._made(folder, source, dials, watch, folder / "out" / "report")
-            return self._finished(folder, source, result, size, watch)
+            job = self._finished(folder, source, result, (width, height), watch)
+            if one_pass:
+                self.pace.learn(watch.end(), width * height)
+            return job
 
         return self._run(visitor, work)
 
@@ -167,7 +173,7 @@ class Service:
         threading.Thread(target=run, name="patchscaler-job", daemon=True).start()
         try:
             while not watch.finished.wait(0.25):
-                yield watch.step
+                yield watch.step()
         finally:
             watch.left = True
         result = outcome[0]

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
+from patchscaler.streaming.cost import duration
 from patchscaler.web.jobs import Job, Step
 
 STATIC = Path(__file__).parent / "static"
@@ -51,12 +52,12 @@ def told(step: Step) -> dict[str, Any]:
     number, name = STAGES.get(step.stage, (0, "making the box again"))
     stage = f"Step {number} of 4: {name}" if number else name.capitalize()
     count = f"{step.done} of {step.total} patch-steps" if step.stage in ("patch-steps", "redo") and step.done else ""
-    if step.left is not None and step.done < step.total:
-        count += f"{', ' if count else ''}about {step.left:.0f} s left"
+    if step.left is not None:
+        count += f"{', ' if count else ''}about {duration(step.left)} left{'' if step.whole else ' of this step'}"
     share = step.done / step.total if step.total > 1 else None
     return {"stage": f"{step.picture}: {stage}" if step.picture else stage, "count": count, "share": share}
 
 
 def said(text: str, failed: bool = False) -> dict[str, Any]:
     """What a status shows when nothing goes on."""
-    return {"stage": text, "count": "", "share": None, "failed": failed}
+    return {"stage": f"Not done: {text}" if failed else text, "count": "", "share": None, "failed": failed}

@@ -7,7 +7,7 @@ const NAMES = {
   invention_low: ["invention, colours", "Invention: how far colours and large shapes left the plain restoration; dark: not at all."],
   invention_high: ["invention, texture", "Invention: how much fine texture is made up; dark: none."],
 };
-let zoom = 1, cut = 0.5, drawing = false, start = null, box = null, shown = null;
+let zoom = 1, cut = 0.5, drawing = false, start = null, box = null, shown = null, scrolled = { left: 0, top: 0 };
 const $ = (name) => element.querySelector(".ps-" + name);
 const size = () => ({ w: shown.width, h: shown.height });  // of the small picture
 
@@ -19,7 +19,7 @@ function layout() {
   const width = Math.round(base * zoom), height = Math.round((width * h) / w);
   canvas.style.width = width + "px";
   canvas.style.height = height + "px";
-  canvas.classList.toggle("pixels", width * devicePixelRatio > 2.01 * shown.full);
+  canvas.classList.toggle("pixels", width * devicePixelRatio > 3.5 * shown.full);
   stage.classList.toggle("zoomed", zoom > 1);
   stage.classList.toggle("drawing", drawing);
   $("zoom").textContent = zoom === 1 ? "fit" : Math.round((100 * width * devicePixelRatio) / shown.full) + " %";
@@ -69,7 +69,9 @@ function show() {
   if (same && value[chosen]) choice.value = chosen;
   if (!same) { zoom = 1; box = null; }
   map();
+  const { left, top } = same ? scrolled : { left: 0, top: 0 };
   layout();
+  $("stage").scrollTo(left, top);  // a new picture of the same thing is looked at in the same place
 }
 
 function map() {
@@ -145,7 +147,12 @@ for (const end of ["pointerup", "pointercancel"]) {
     start = null;
   });
 }
-element.addEventListener("scroll", () => { if (shown) slide(); }, true);
+element.addEventListener("scroll", () => {
+  const stage = $("stage");
+  if (!shown || !$("canvas").clientWidth) return;
+  scrolled = { left: stage.scrollLeft, top: stage.scrollTop };
+  slide();
+}, true);
 new ResizeObserver(layout).observe(element);
 watch("value", show);
 show();

@@ -1,0 +1,451 @@
+"""The page's jobs without the page: limits, the folder, work that is watched, stopped and cleared up behind."""
+
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchscaler.cli import main
+from patchscaler.dials.boxes import make_change
+from patchscaler.errors import PatchScalerError
+from patchscaler.web import service as service_module
+from patchscaler.web.folder import IN_USE, Folder
+from patchscaler.web.jobs import Gone, Pace, Step, Watched
+from patchscaler.web.limits import Dials, Limits, read_dials
+from patchscaler.web.server import check_open, read_passwords
+from patchscaler.web.service import Service
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+
+
+@pytest.fixture
+def service(tiny, tmp_path):
+    one = Service(tiny, Limits(max_pixels=20_000, seconds=60, files=3), tmp_path)
+    yield one
+    one.folder.close()
+
+
+def upload(service: Service, image: Image.Image | bytes, name: str = "in.png", place: str = "a") -> Path:
+    """As Gradio leaves it: a folder named after the content, the file in it."""
+    path = service.folder.path / place / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(image) if isinstance(image, bytes) else image.save(path)
+    return path
+
+
+def result_of(steps):
+    return list(steps)[-1]
+
+
+def jobs(service: Service) -> list[Path]:
+    """Folders of jobs, which are those with long random names."""
+    return [path for path in service.folder.path.iterdir() if len(path.name) == 32]
+
+
+def waited(condition, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+# --- what may be asked for ------------------------------------------------------------------------
+
+
+def test_dials_are_read():
+    dials = read_dials(2, 0.5, " 40% ", 7)
+    assert dials.wanted.scale == 2 and dials.keywords()["budget"].share == pytest.approx(0.4)
+    assert (dials.fidelity, dials.seed) == (0.5, 7)
+    assert read_dials(4, 0, "", 0) == read_dials(4.0, 0.0, None, 0) == Dials()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (("4", 0, "", 0), "scale: give a number"), ((float("nan"), 0, "", 0), "scale: give a number"),
+        ((True, 0, "", 0), "scale"), ((0, 0, "", 0), "take more than 0"), ((4, None, "", 0), "fidelity"),
+        ((4, 0, "much", 0), "budget much"), ((4, 0, ["fast"], 0), "budget"), ((4, 0, {"a": 1}, 0), "budget"),
+        ((4, 0, "", 0.5), "seed: give a whole number"), ((4, 0, "", 2**60), "seed"), ((4, 0, "", None), "seed"),
+    ],
+)  # fmt: skip
+def test_dials_that_cannot_be(values, text):
+    with pytest.raises(PatchScalerError, match=text):
+        read_dials(*values)
+
+
+def test_limits_are_told():
+    assert Limits().text() == "pictures of up to 4 megapixels, 50 MB a file, 300 seconds of work"
+    assert Limits(0, 0, 0).text() == "pictures of any size"
+
+
+# --- one picture ----------------------------------------------------------------------------------
+
+
+def test_enlarge_is_the_pipeline(service, tiny, picture):
+    image = picture(40, 64)
+    steps = list(service.enlarge("me", upload(service, image), read_dials(4, 0, "", 3)))
+    job = steps.pop()
+    assert all(isinstance(step, Step) for step in steps)
+    expected = tiny.upscale(image, seed=3)
+    assert np.abs(np.asarray(Image.open(job.result)).astype(int) - expected.array).max() <= 1
+    assert {name: patches for name, patches, _ in job.cost()} == expected.cost["patches"]
+    most = len(expected.groups) * max(tiny.config.groups.num_inference_steps)
+    assert job.share() == pytest.approx(expected.cost["evaluations_total"] / most)
+    assert set(job.views) == {"before", "after", "difficulty", "steps", "invention_low", "invention_high"}
+    assert [Image.open(job.views[name]).size for name in ("before", "after", "steps")] == [(64, 40), *[(256, 160)] * 2]
+    assert job.result.name == "in_x4.png" and not (job.folder / IN_USE).exists()
+    service.folder.left("me")
+    assert not list(service.folder.path.iterdir())
+
+
+def test_transparent_pictures_stay_so(service, picture):
+    job = result_of(service.enlarge("me", upload(service, picture(24, 32).convert("RGBA")), read_dials(2, 1, "", 0)))
+    assert Image.open(job.result).mode == "RGBA" and job.views["after"].suffix == ".webp"
+
+
+def test_redo_changes_the_box_and_nothing_else(service, picture):
+    first = result_of(service.enlarge("me", upload(service, picture(97, 141)), Dials()))
+    before = np.asarray(Image.open(first.result)).copy()
+    second = result_of(service.redo("me", first, make_change((0, 0, 4, 4), None, seed=9)))
+    after = np.asarray(Image.open(second.result))
+    assert (after != before).any() and np.array_equal(after[240:, 300:], before[240:, 300:])
+    assert np.array_equal(np.asarray(Image.open(first.result)), before)  # the earlier one stays
+    assert len(second.record["options"]["changes"]) == 1 and second.views["after"] != first.views["after"]
+    third = result_of(service.redo("me", second, make_change((0, 0, 4, 4), "simple")))
+    assert len(third.record["options"]["changes"]) == 2
+
+
+def test_redo_of_uploads(service, picture):
+    image = picture(40, 64)
+    job = result_of(service.enlarge("me", upload(service, image), Dials()))
+    large = upload(service, job.result.read_bytes(), "in_x4.png", "b")
+    change = make_change((0, 0, 4, 4), None, seed=9)
+    again = result_of(service.redo_files("me", service.folder.path / "a" / "in.png", large, change))
+    expected = result_of(service.redo("me", job, change))
+    assert np.array_equal(np.asarray(Image.open(again.result)), np.asarray(Image.open(expected.result)))
+    foreign = upload(service, picture(160, 256), "other.png", "c")
+    with pytest.raises(PatchScalerError, match=r"^other.png: does not tell how it was made"):
+        list(service.redo_files("me", service.folder.path / "a" / "in.png", foreign, change))
+
+
+def test_redo_when_the_picture_is_gone(service, picture):
+    job = result_of(service.enlarge("me", upload(service, picture(24, 32)), Dials()))
+    service.folder.left("me")
+    with pytest.raises(PatchScalerError, match="no longer here"):
+        list(service.redo("me", job, make_change((0, 0, 4, 4), "hard")))
+    assert not jobs(service)
+
+
+# --- several --------------------------------------------------------------------------------------
+
+
+def test_zip_names_what_failed_and_goes_on(service, picture):
+    files = [upload(service, picture(24, 32), "a.png", "a"), upload(service, b"nothing", "b.png", "b")]
+    files += [upload(service, picture(24, 32, 1), "a.png", "c")]  # another one of the same name
+    steps = list(service.zip("me", files, read_dials(2, 0, "", 0)))
+    made = steps.pop()
+    assert {step.picture for step in steps if step.picture} <= {"1 of 3, a.png", "2 of 3, b.png", "3 of 3, a.png"}
+    with zipfile.ZipFile(made.file) as archive:
+        assert archive.namelist() == ["a_x2.png", "a_x2 (2).png", "failed.txt"] and archive.testzip() is None
+        assert archive.read("failed.txt") == b"b.png: not a picture in a format that can be read\n"
+        with archive.open("a_x2.png") as file:
+            assert Image.open(file).size == (64, 48)
+    assert made.summary.lines()[0] == "2 enlarged, 0 done before, 1 failed"
+    assert sorted(path.name for path in made.file.parent.parent.iterdir()) == ["out"]  # the single files are gone
+
+
+def test_zips_that_cannot_be(service, picture):
+    with pytest.raises(PatchScalerError, match="choose some pictures"):
+        list(service.zip("me", [], Dials()))
+    with pytest.raises(PatchScalerError, match="4 pictures are more than the 3"):
+        list(service.zip("me", ["a"] * 4, Dials()))
+    with pytest.raises(PatchScalerError, match=r"^b.png: not a picture"):
+        list(service.zip("me", [upload(service, b"nothing", "b.png", "b")], Dials()))
+    assert not jobs(service)
+
+
+# --- hostile files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
+def test_truncated_files(service, picture, tmp_path, kind, share):
+    whole = tmp_path / "whole"
+    picture(40, 64).save(whole, kind)
+    data = whole.read_bytes()
+    check_refused_or_made(service, upload(service, data[: int(len(data) * share)], f"in.{kind.lower()}"))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_mislabelled_files_are_what_they_are(service, picture, tmp_path, kind):
+    whole = tmp_path / "whole"
+    picture(16, 24).save(whole, kind)
+    for name in ("in.txt", "in", "in.jpg" if kind != "JPEG" else "in.png"):
+        job = result_of(service.enlarge("me", upload(service, whole.read_bytes(), name), Dials()))
+        assert Image.open(job.result).size == (96, 64)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"PK\x03\x04", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n",
+     b"GIF89a", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"II*\0\x08\0\0\0", b"BM" + bytes(60), bytes(1000), b"%!PS", b"\0\0\0\x0cjP  "],
+)  # fmt: skip
+def test_no_pictures(service, data):
+    error = check_refused_or_made(service, upload(service, data, "in.png"))
+    assert error is not None
+
+
+def check_refused_or_made(service: Service, path: Path) -> str | None:
+    """A file ends as a picture or as one line about it, with no path of the server; and then nothing is left."""
+    try:
+        result_of(service.enlarge("me", path, Dials()))
+        text = None
+    except PatchScalerError as error:
+        text = str(error)
+        assert text.startswith(f"{path.name}: ") and str(service.folder.path) not in text and "\n" not in text
+        assert "--" not in text and not jobs(service)
+    service.folder.left("me")
+    assert not list(service.folder.path.iterdir())
+    return text
+
+
+def test_bombs(service, tmp_path):
+    # 100 megapixels in 100 kB: told by the header, before anything is decoded.
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
+    path = upload(service, (tmp_path / "bomb.png").read_bytes(), "bomb.png")
+    with pytest.raises(PatchScalerError, match=r"^bomb.png: 10000x10000 pixels are more than the 0\.02 meg"):
+        list(service.enlarge("me", path, Dials()))
+    Image.new("RGB", (100, 100)).save(path)
+    with pytest.raises(PatchScalerError, match=r"would become 6400x6400, and up to 0\.32 megapixels can"):
+        list(service.enlarge("me", path, read_dials(64, 0, "", 0)))
+    frames = [Image.new("L", (8, 8), value) for value in (0, 99, 200)]
+    frames[0].save(path.with_name("moves.gif"), save_all=True, append_images=frames[1:])
+    with pytest.raises(PatchScalerError, match=r"^moves.gif: moves, and only still pictures"):
+        list(service.enlarge("me", path.with_name("moves.gif"), Dials()))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "http://a/b.png", "../x", "", "a\0b", None, 5, ["a"], {"path": "a"}])
+def test_what_is_no_upload(service, path):
+    with pytest.raises(PatchScalerError, match=r"no uploaded file|no file"):
+        list(service.enlarge("me", path, Dials()))
+    assert not list(service.folder.path.iterdir())
+
+
+def test_links_out_of_the_folder(service, picture, tmp_path):
+    picture(16, 16).save(tmp_path / "secret.png")
+    link = service.folder.path / "a" / "in.png"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "secret.png")
+    for path in (link, service.folder.path / "a" / ".." / ".." / "secret.png"):
+        with pytest.raises(PatchScalerError, match="no uploaded file"):
+            list(service.enlarge("me", path, Dials()))
+
+
+# --- hurried visitors -----------------------------------------------------------------------------
+
+
+def test_who_leaves_midway_leaves_nothing(service, picture, monkeypatch):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(*args, watch, **keywords):
+        watch("patch-steps", 0, 9)
+        reached.set()
+        go_on.wait(20)
+        watch("patch-steps", 1, 9)
+        raise AssertionError("the work went on")
+
+    monkeypatch.setattr(service_module, "upscale_file", slow)
+    steps = service.enlarge("me", upload(service, picture(16, 16)), Dials())
+    next(steps)
+    assert reached.wait(20) and len(jobs(service)) == 1
+    steps.close()
+    go_on.set()
+    assert waited(lambda: not jobs(service) and not service.lock.locked())
+
+
+def test_who_leaves_before_it_begins(service, picture):
+    with service.lock:  # another one's picture is made
+        steps = service.enlarge("me", upload(service, picture(16, 16)), Dials())
+        assert next(steps).stage == "waiting"
+        steps.close()
+    assert waited(lambda: not service.lock.locked()) and waited(lambda: not jobs(service))
+
+
+def test_time_is_limited(tiny, picture, tmp_path):
+    service = Service(tiny, Limits(seconds=1e-6), tmp_path)
+    path = upload(service, picture(16, 16))
+    with pytest.raises(PatchScalerError, match=r"longer than the 1e-06 seconds allowed here; take a smaller picture"):
+        list(service.enlarge("me", path, Dials()))
+    with pytest.raises(PatchScalerError, match="longer than"):
+        list(service.zip("me", [path, path], Dials()))
+    assert not jobs(service)
+    service.folder.close()
+
+
+def test_what_nobody_foresaw(service, picture, monkeypatch, capfd):
+    def broken(*args, **keywords):
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(service_module, "upscale_file", broken)
+    with pytest.raises(PatchScalerError, match="something went wrong here; the server's log says what") as caught:
+        list(service.enlarge("me", upload(service, picture(16, 16)), Dials()))
+    assert "secret" not in str(caught.value) and "secret detail" in capfd.readouterr().err
+    assert not jobs(service)
+
+
+def test_one_job_at_a_time(service, picture, monkeypatch):
+    inside, most, real = [0], [0], service_module.upscale_file
+
+    def counted(*args, **keywords):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)
+        try:
+            return real(*args, **keywords)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(service_module, "upscale_file", counted)
+    paths = [upload(service, picture(16, 16, n), place=str(n)) for n in range(4)]
+    results: list[object] = []
+    threads = [
+        threading.Thread(target=lambda p=p, n=n: results.append(result_of(service.enlarge(str(n), p, Dials()))))
+        for n, p in enumerate(paths)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] and len(results) == 4 and len({job.folder for job in results}) == 4
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+def test_time_left_of_a_stage_and_of_all(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("patchscaler.web.jobs.time.perf_counter", lambda: clock[0])
+    watch = Watched(0)
+    assert watch.step() == Step("waiting", 0, 1)
+    watch("patch-steps", 0, 10)
+    assert watch.step().left is None
+    clock[0] += 4
+    watch("patch-steps", 2, 10)
+    clock[0] += 1  # nothing was done since, but time went on
+    assert watch.step() == Step("patch-steps", 2, 10, 15.0)
+    watch.expected = {"patch-steps": 50.0, "strips decoded": 7.0}
+    assert watch.step() == Step("patch-steps", 2, 10, 22.0, whole=True)
+    watch("strips decoded", 0, 1)
+    clock[0] += 2
+    assert watch.step() == Step("strips decoded", 0, 1, 5.0, whole=True)
+    clock[0] += 20
+    assert watch.step().left == 0  # never less
+    assert watch.end() == {"patch-steps": 5.0, "strips decoded": 22.0}
+    watch.left = True
+    with pytest.raises(Gone):
+        watch("strips decoded", 1, 1)
+
+
+def test_pace():
+    pace = Pace()
+    assert pace.expected(100) == {}
+    pace.learn({"a": 10.0}, 100)
+    assert pace.expected(50) == {"a": 5.0}
+    pace.learn({"a": 40.0}, 200)
+    assert pace.expected(100) == {"a": pytest.approx(15)}
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def test_equal_files_of_two_visitors_are_one(tmp_path):
+    folder = Folder(60, tmp_path)
+    file = folder.path / "a" / "x.png"
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    for visitor in ("one", "two"):
+        assert folder.uploaded(str(file), visitor) == file
+    folder.left("one")
+    assert file.exists()
+    folder.left("two")
+    assert not file.parent.exists()
+    folder.left("nobody")
+
+
+def test_sweep_spares_what_is_young_in_use_or_pinned(tmp_path):
+    folder = Folder(60, tmp_path)
+    (folder.path / "example").mkdir()
+    (folder.path / "example" / "cat.jpg").write_bytes(b"cat")
+    folder.pin()
+    used, done = folder.new_job(), folder.new_job()
+    folder.keep_job(done, "me")
+    (folder.path / "half").write_bytes(b"an upload that was cut off")
+    assert folder.size() == 3 + 26
+    folder.sweep()
+    assert len(list(folder.path.iterdir())) == 4
+    folder.sweep(time.time() + 61)
+    assert {path.name for path in folder.path.iterdir()} == {"example", used.name}
+    folder.uploaded(folder.path / "example" / "cat.jpg", "me")
+    folder.left("me")  # an example is nobody's own
+    assert (folder.path / "example" / "cat.jpg").exists()
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    folder.close()
+    assert not folder.path.exists()
+
+
+def test_no_place_for_a_folder(tmp_path):
+    with pytest.raises(PatchScalerError, match="no folder for uploads"):
+        Folder(60, tmp_path / "missing")
+
+
+# --- who may enter --------------------------------------------------------------------------------
+
+
+def test_passwords(tmp_path):
+    file = tmp_path / "who"
+    file.write_text("anna:one:two\n\nbert:three\n", encoding="utf-8")
+    check = read_passwords(file)
+    assert check("anna", "one:two") and check("bert", "three")
+    assert not any(check(*pair) for pair in (("anna", "three"), ("carl", "-"), ("", ""), ("anna", "one")))
+    file.write_text("anna\n", encoding="utf-8")
+    with pytest.raises(PatchScalerError, match="name:password"):
+        read_passwords(file)
+    with pytest.raises(PatchScalerError, match="cannot be read"):
+        read_passwords(tmp_path / "missing")
+
+
+def test_strangers_are_let_in_on_purpose_only():
+    check_open("127.0.0.1", False, False, False)
+    for host, share in (("0.0.0.0", False), ("127.0.0.1", True), ("192.168.0.2", False)):
+        with pytest.raises(PatchScalerError, match="--password-file FILE, or --everybody"):
+            check_open(host, share, False, False)
+        check_open(host, share, True, False)
+        check_open(host, share, False, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [(["--queue", "0"], "--queue 1 or more"), (["--keep", "0"], "--keep"), (["--max-pixels", "-1"], "limits"),
+     (["--share"], "--everybody"), (["--host", "0.0.0.0"], "--host 0.0.0.0 opens"),
+     (["--password-file", "missing"], "missing: cannot be read")],
+)  # fmt: skip
+def test_commands_that_cannot_be(options, text, capsys, monkeypatch, tmp_path):
+    import sys
+    import types
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # nothing of it is needed to refuse
+    assert main(["web", *options]) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_without_the_extra(capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["web"]) == 1
+    assert "pip install 'patchscaler[web]'" in capsys.readouterr().err
