@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from patchscaler.assignment import assign
+from patchscaler.batches import Batches
 from patchscaler.checkpoints import file_hash, load_module
 from patchscaler.checksums import check_sums
 from patchscaler.config import GroupConfig, ModelConfig
@@ -72,12 +73,14 @@ class PatchScaler:
     def from_pretrained(
         cls, source: str | Path = "compact", *, device: str = "auto", dtype: str = "auto",
         memory: str | Path | None = None, autoencoder: str | Path | None = None, offline: bool = False,
+        engine: str = "torch", onnx: str | Path | None = None,
     ) -> "PatchScaler":  # fmt: skip
         """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may follow).
 
         device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the two large networks.
         memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder. offline: fetch
-        nothing, as HF_HUB_OFFLINE=1. Raises PatchScalerError for anything missing, corrupt, changed or not fitting.
+        nothing, as HF_HUB_OFFLINE=1. engine, onnx: see `onnx.engine.use_engine`. Raises PatchScalerError for anything
+        missing, corrupt, changed or not fitting.
         """
         folder = find_model(source, offline)
         check_sums(folder, ["config.json"])
@@ -99,7 +102,11 @@ class PatchScaler:
         scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
         scaler.files = {path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks}
         scaler.files |= {"memory": memory_file} if textures else {}
-        return scaler
+        if engine == "torch":
+            return scaler
+        from patchscaler.onnx.engine import use_engine
+
+        return use_engine(scaler, engine, onnx)
 
     def save_pretrained(
         self, folder: str | Path, half: bool = True, *, licence: str = "unknown", copy_autoencoder: bool = True
@@ -230,50 +237,36 @@ class PatchScaler:
             self._sample([job for job in jobs if job.config == config], config, options, clock, count)
 
     def _sample(self, jobs: list[Job], config: GroupConfig, options: Options, clock: Clock, count: Counter) -> None:
-        size, k = config.latent_patch_size, self.top_k if options.prompt else 0
-        places = [(job, i, row, column) for job in jobs for i, (row, column) in enumerate(job.grid.corners())]
-        groups, steps, todo = (torch.cat([getattr(j, name) for j in jobs]) for name in ("groups", "steps", "todo"))
-
-        def cut(name: str, chunk: Tensor) -> Tensor:
-            """The patches of a chunk out of `coarse` or `noise`: (n, C, V, V)."""
-            windows = [(getattr(job, name), row, column) for job, _, row, column in (places[i] for i in chunk)]
-            return torch.stack([x[:, r : r + size, c : c + size] for x, r, c in windows])
-
-        def noise_of(chunk: Tensor) -> Tensor:
-            noise = cut("noise", chunk)
-            for n, (job, i, _, _) in enumerate(places[i] for i in chunk):
-                if i in job.noise_of:
-                    noise[n] = job.noise_of[i]
-            return noise
-
-        # Longest first: chunks of one length keep their batches full; those of no steps come last, in chunks of
-        # their own, for they need no prompt.
-        order = steps.argsort(descending=True, stable=True)
-        order, limit = order[todo[order]], options.max_patches
-        while len(order):
-            with_steps = int((steps[order] > 0).sum())
-            chunk, before = order[: min(limit, with_steps or limit)], count.done
-            y_0 = cut("coarse", chunk).to(self.device)  # (n, C, V, V)
-            sampled, entries = int(steps[chunk[0]]) > 0, torch.full((len(chunk), max(1, k)), -1)
+        batches = Batches(jobs, config.latent_patch_size, options.max_patches)
+        while len(batches):
+            batch, before = batches.take(), count.done
+            sampled = batches.sampled(batch)
+            y_0, noise = batches.coarse(batch), batches.noise(batch) if sampled else None
             try:
-                prompt = None
-                if sampled and k:
-                    prompt, entries = self.texture_prompt(y_0)
-                clock.lap("prompt")
-                if sampled:
-                    noise, denoise = noise_of(chunk).to(self.device), self.denoiser(y_0, prompt)
-                    y_0 = sample_groups(denoise, y_0, noise, groups[chunk], config, self.diffusion, count)
-                clock.lap("sampling")
+                patches, entries = self.sample_batch(y_0, noise, batches.groups[batch], config, options, clock, count)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(chunk) == 1:
+                if not is_out_of_memory(error) or len(batch) == 1:
                     raise
-                limit, count.done = len(chunk) // 2, before
+                batches.give_back(batch)
+                count.done = before
                 continue
-            entries[steps[chunk] == 0] = -1
-            for patch, entry, (job, i, row, column) in zip(y_0, entries, (places[i] for i in chunk), strict=True):
-                job.textures[i] = entry.numpy()
-                job.canvas.add(patch, row, column)
-            order = order[len(chunk) :]
+            batches.put(batch, patches, entries)
+
+    def sample_batch(
+        self, y_0: Tensor, noise: Tensor | None, groups: Tensor, config: GroupConfig, options: Options, clock: Clock,
+        count: Callable[[int], None],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """y_0, noise: (n, C, V, V); groups: (n,) -> patches (n, C, V, V), memory entries (n, K); no noise, no steps."""
+        k = self.top_k if options.prompt else 0
+        y_0, entries, prompt = y_0.to(self.device), torch.full((len(y_0), max(1, k)), -1), None
+        if noise is not None and k:
+            prompt, entries = self.texture_prompt(y_0)
+        clock.lap("prompt")
+        if noise is not None:
+            denoise = self.denoiser(y_0, prompt)
+            y_0 = sample_groups(denoise, y_0, noise.to(self.device), groups, config, self.diffusion, count)
+        clock.lap("sampling")
+        return y_0, entries
 
     def _result(self, job: Job, options: Options) -> Result:
         """Fused latents -> picture."""
