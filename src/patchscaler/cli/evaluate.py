@@ -25,6 +25,8 @@ def add_parser(commands: Any) -> None:
     output_options(ev, "evaluation")
     other = ev.add_argument_group("other uses")
     other.add_argument("--list-metrics", action="store_true", help="names, directions, protocols, what is unavailable")
+    other.add_argument("--confidence", action="store_true", help="how well the model knows where its coarse picture "
+                       "is wrong, patch by patch")  # fmt: skip
     other.add_argument("--fit-niqe", metavar="DIR", help="fit NIQE's parameters to good pictures, write them to -o")
     model_options(ev.add_argument_group("the model"))
 
@@ -67,6 +69,8 @@ def evaluate(args: argparse.Namespace) -> int:
         return list_metrics(args)
     if args.fit_niqe:
         return fit_niqe(args)
+    if args.confidence:
+        return confidence(args)
     from patchscaler.devices import choose_device
     from patchscaler.evaluation import report
     from patchscaler.evaluation.run import evaluate as run
@@ -192,6 +196,23 @@ def list_metrics(args: argparse.Namespace) -> int:
             reference = "needs originals" if metric.needs_reference else "no reference"
             print(f"{star} {metric.name:14s} {metric.arrow}  {reference}; {metric.protocol}")
     return 0
+
+
+def confidence(args: argparse.Namespace) -> int:
+    from patchscaler.evaluation.confidence import confidence_lines, patch_errors
+    from patchscaler.evaluation.pairs import load_pairs
+    from patchscaler.pipeline import PatchScaler
+
+    if not args.hr or args.results or args.method != "ours":
+        raise PatchScalerError("--confidence is of our own model, against originals: give --hr")
+    pairs, failures = load_pairs(args.lr, args.hr, args.degradation, args.seed, limit=args.limit)
+    for failure in failures:
+        print(f"patchscaler: {failure}", file=sys.stderr)
+    if not pairs:
+        raise PatchScalerError("no picture can be measured")
+    scaler = PatchScaler.from_pretrained(args.model, device=args.device, dtype=args.dtype, autoencoder=args.autoencoder)
+    print("\n".join(confidence_lines(*patch_errors(scaler, pairs))))
+    return 1 if failures else 0
 
 
 def fit_niqe(args: argparse.Namespace) -> int:
