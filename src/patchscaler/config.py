@@ -68,6 +68,7 @@ class PatchDiTConfig:
     prompt_dropout: float = 0.1
     head_width: int = 0  # channels of the convolutions on pixels at the end; 0: none
     head_depth: int = 0  # their residual blocks
+    head_trunk: int = 0  # dense blocks of the trunk below them; 0: none
 
 
 @dataclass(frozen=True)

@@ -323,7 +323,9 @@ class PatchScaler:
         context = k * (self.config.groups.latent_patch_size // c.context_patch_size) ** 2
         floats = (12 + 2 * k) * latents + tokens * c.hidden_size * (8 + 3 * c.mlp_ratio)
         floats += context * (c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size))
-        floats += c.head_width * (self.config.groups.latent_patch_size * self.autoencoder.factor) ** 2  # four maps
+        pixels = (self.config.groups.latent_patch_size * self.autoencoder.factor) ** 2
+        floats += c.head_width * pixels  # four maps of a quarter
+        floats += (4 * c.head_width + 256) * pixels // 16 if c.head_trunk else 0  # what a dense block has at once
         return max(1, int(mebibytes * 2**20 / (4 * floats)))
 
     def denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

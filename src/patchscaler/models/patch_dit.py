@@ -87,7 +87,8 @@ class PatchDiT(nn.Module):
         positions = sincos_positions(latent_patch_size // p, d)
         self.register_buffer("positions", positions, persistent=False)  # (L, D)
         self._initialise()
-        self.head = PixelHead(config.head_width, config.head_depth, channels) if config.head_width else None
+        head = (config.head_width, config.head_depth, channels, config.head_trunk)
+        self.head = PixelHead(*head) if config.head_width else None
 
     def _initialise(self) -> None:
         for module in self.modules():

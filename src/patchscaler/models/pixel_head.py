@@ -6,14 +6,78 @@ the transformer says by the inverse transform, corrects it, and encodes the corr
 the transformer does, and simple patches never meet it.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
 from patchscaler.models.grm import ResBlock
 
 FOLD = 2  # pixels of a square of this side are channels: a quarter of the cost, and 64 channels run fast
+GROWTH = 32  # channels that each convolution of a dense block adds
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each seeing all before it; the fifth is added at a fifth (ESRGAN, arXiv 1809.00219)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        outs = [GROWTH] * 4 + [width]
+        self.convs = nn.ModuleList([nn.Conv2d(width + GROWTH * i, o, 3, padding=1) for i, o in enumerate(outs)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]  # (N, W, h, w), then (N, 32, h, w) each
+        for conv in list(self.convs)[:-1]:
+            maps.append(F.leaky_relu(conv(torch.cat(maps, 1)), 0.2))
+        return x + 0.2 * self.convs[-1](torch.cat(maps, 1))  # (N, W, h, w)
+
+
+class Trunk(nn.Module):
+    """Dense blocks at a quarter of the picture's side, where a convolution sees four times as far for its cost.
+
+    (N, 6, s, s) -> features (N, W, s / 2, s / 2). The layout of Real-ESRGAN's network up to its first enlargement,
+    so that blocks of it may be the start.
+    """
+
+    def __init__(self, width: int, depth: int):
+        super().__init__()
+        self.conv_first = nn.Conv2d(6 * 16, width, 3, padding=1)
+        self.blocks = nn.ModuleList([nn.Sequential(*[DenseBlock(width) for _ in range(3)]) for _ in range(depth)])
+        self.conv_body = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_up = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        first = self.conv_first(F.pixel_unshuffle(pixels, 4))  # (N, W, s/4, s/4)
+        h = first
+        for block in self.blocks:
+            h = h + 0.2 * block(h)  # (N, W, s/4, s/4)
+        h = first + self.conv_body(h)  # (N, W, s/4, s/4)
+        return F.leaky_relu(self.conv_up(F.interpolate(h, scale_factor=2.0)), 0.2)  # (N, W, s/2, s/2)
+
+    @torch.no_grad()
+    def load_esrgan(self, weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
+        """Start from these blocks of an ESRGAN (`body.N.rdbM.convK.weight`, ...); of the input it sees y_0 only.
+
+        The first convolution reads the small picture in [0, 1]; here the mean of sixteen pixels in [-1, 1] is it.
+        Raises PatchScalerError where the network has other sizes.
+        """
+        first = weights.get("conv_first.weight", torch.zeros(0))
+        own = self.state_dict()
+        try:
+            own["conv_first.weight"].zero_()[:, 48:] = (first.float() / 32).repeat_interleave(16, 1)
+            own["conv_first.bias"].copy_(weights["conv_first.bias"].float() + first.float().sum((1, 2, 3)) / 2)
+            for part in ("weight", "bias"):
+                for i, block in enumerate(blocks):
+                    for r, k in itertools.product(range(3), range(5)):
+                        source = weights[f"body.{block}.rdb{r + 1}.conv{k + 1}.{part}"]
+                        own[f"blocks.{i}.{r}.convs.{k}.{part}"].copy_(source.float())
+                own[f"conv_body.{part}"].copy_(weights[f"conv_body.{part}"].float())
+                own[f"conv_up.{part}"].copy_(weights[f"conv_up1.{part}"].float())
+        except (KeyError, RuntimeError) as error:
+            raise PatchScalerError(f"the ESRGAN network does not fit: {str(error).splitlines()[0]}") from error
 
 
 class PixelHead(nn.Module):
@@ -23,7 +87,7 @@ class PixelHead(nn.Module):
     to_latents: Tensor
     mean: Tensor
 
-    def __init__(self, width: int, depth: int, channels: int, factor: int = 8):
+    def __init__(self, width: int, depth: int, channels: int, trunk_depth: int = 0, factor: int = 8):
         super().__init__()
         d = 3 * factor**2
         self.factor = factor
@@ -32,10 +96,15 @@ class PixelHead(nn.Module):
         self.register_buffer("to_latents", torch.eye(d)[:channels].clone())  # (C, 3ff)
         self.register_buffer("mean", torch.zeros(d))
         self.conv_in = nn.Conv2d(6 * FOLD**2, width, 3, padding=1)
+        self.trunk = Trunk(width, trunk_depth) if trunk_depth else None
+        self.join = nn.Conv2d(width, width, 1) if trunk_depth else None
         self.blocks = nn.Sequential(*[ResBlock(width, width, norm=False) for _ in range(depth)])
         self.conv_out = nn.Conv2d(width, 3 * FOLD**2, 3, padding=1)
         nn.init.kaiming_normal_(self.conv_in.weight)
         nn.init.zeros_(self.conv_in.bias)  # type: ignore[arg-type]
+        if self.join is not None:  # a trunk put into a trained head leaves it as it was
+            nn.init.zeros_(self.join.weight)
+            nn.init.zeros_(self.join.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
@@ -52,9 +121,12 @@ class PixelHead(nn.Module):
         with torch.autocast(x_0.device.type, enabled=False):
             both = torch.cat([x_0, coarse]).float()  # (2N, C, V, V)
             blocks = F.conv2d(both, self.to_pixels.float()[..., None, None], self.mean.float())  # (2N, 3ff, V, V)
-            pixels = F.pixel_unshuffle(F.pixel_shuffle(blocks, self.factor), FOLD)  # (2N, 12, fV/2, fV/2)
-            pixels = torch.cat(pixels.chunk(2), 1).contiguous(memory_format=torch.channels_last)  # (N, 24, ...)
-        h = self.blocks(self.conv_in(pixels))  # (N, W, fV/2, fV/2)
+            pixels = torch.cat(F.pixel_shuffle(blocks, self.factor).chunk(2), 1)  # (N, 6, fV, fV)
+            folded = F.pixel_unshuffle(pixels, FOLD).contiguous(memory_format=torch.channels_last)  # (N, 24, ...)
+        h = self.conv_in(folded)  # (N, W, fV/2, fV/2)
+        if self.trunk is not None and self.join is not None:
+            h = h + self.join(self.trunk(pixels))  # (N, W, fV/2, fV/2)
+        h = self.blocks(h)  # (N, W, fV/2, fV/2)
         delta = F.pixel_shuffle(self.conv_out(h), FOLD)  # (N, 3, fV, fV)
         with torch.autocast(x_0.device.type, enabled=False):
             blocks = F.pixel_unshuffle(delta.float(), self.factor)  # (N, 3ff, V, V)

@@ -31,6 +31,7 @@ from patchscaler.text_models import CAPTIONER, TEXT_ENCODER, Captioner, TextEnco
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
 from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts, TextTrainer
+from patchscaler.training.graft import grafted
 from patchscaler.training.loop import LoopConfig, train
 from patchscaler.training.texture import ClassifierStage, LabelledTextures
 
@@ -231,6 +232,14 @@ def diffusion(args: argparse.Namespace) -> None:
     print(train(stage, loop_config(args, model, "diffusion"), model.folder))
 
 
+def graft(args: argparse.Namespace) -> None:
+    """Another depth of Patch-DiT and a trunk for its head, the rest as trained: a start for `few-step`."""
+    model = folder(args)
+    weights = _foreign(args.trunk) if args.trunk else None
+    config = grafted(model, _numbers(args.keep), weights, _numbers(args.trunk_blocks))
+    print(f"{model.folder}: {config.depth} blocks, trunk of {config.head_trunk}")
+
+
 def few_step(args: argparse.Namespace) -> None:
     from patchscaler.training.few_step import FewStepStage
 
@@ -262,6 +271,14 @@ def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> Loop
         optimizer=args.optimizer, ema=args.ema, warmup=args.warmup, decay=args.decay, bf16=args.bf16, seed=args.seed,
         log_every=args.log_every, save_minutes=args.save_minutes,
     )  # fmt: skip
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """'1,2,3' -> (1, 2, 3). Raises PatchScalerError."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise PatchScalerError(f"'{text}': give numbers of blocks, as 1,2,3") from error
 
 
 def _foreign(path: str) -> dict[str, torch.Tensor]:
@@ -362,6 +379,13 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--from-coarse", type=float, help="share of starts built from y_0 (0: the paper; default .3, or 0 "
                    "where noise or v is predicted)")  # fmt: skip
     p.add_argument("--low-times", type=float, default=0.6, help="share of times drawn from 1..500 only (0: uniform)")
+
+    p = stage("graft", graft, "keep some blocks of a trained Patch-DiT, and begin its head's trunk from an ESRGAN's")
+    p.add_argument("--keep", default="", metavar="N,N,...", help="blocks of Patch-DiT, from 0 (default: all)")
+    p.add_argument(
+        "--trunk", metavar="FILE", help="an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
+    )
+    p.add_argument("--trunk-blocks", default="0,1,22", metavar="N,N,...", help="which of its blocks")
 
     p = stage("few-step", few_step, "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
     data(p)
