@@ -11,7 +11,7 @@ from patchscaler._version import __version__
 from patchscaler.dials.boxes import make_change
 from patchscaler.errors import PatchScalerError
 from patchscaler.web.jobs import Job, Step
-from patchscaler.web.limits import read_dials, whole
+from patchscaler.web.limits import read_dials, read_seed, whole
 from patchscaler.web.service import Service
 
 
@@ -34,9 +34,7 @@ def add_api(service: Service, model: dict[str, Any]) -> None:
         with _told():
             if not isinstance(box, list) or len(box) != 4:
                 raise PatchScalerError("box: give [x, y, width, height] in pixels of the small picture")
-            change = make_change(
-                [whole("box", number) for number in box], group or None, None if seed is None else whole("seed", seed)
-            )
+            change = make_change([whole("box", number) for number in box], group or None, read_seed(seed))
             steps = service.redo_files(str(request.session_hash), path_of(picture), path_of(result), change)
             for file, _, facts in _answers(steps):
                 yield file, facts
@@ -73,7 +71,10 @@ def add_api(service: Service, model: dict[str, Any]) -> None:
             gr.Number(0, label="seed", precision=0),
         ]  # fmt: skip
         box = gr.JSON(label="box: [x, y, width, height]")
-        change = [gr.Textbox("", label="group: simple, medium, hard, or nothing"), gr.Number(None, label="seed")]
+        change = [
+            gr.Textbox("", label="group: simple, medium, hard, or nothing"),
+            gr.Textbox("", label="seed: a whole number, or nothing"),
+        ]
         file, maps, facts = (
             gr.File(label="result"),
             gr.File(label="maps", file_count="multiple"),
@@ -110,7 +111,7 @@ def _progress(step: Step) -> dict[str, Any]:
         "done": step.done,
         "total": step.total,
         "seconds_left": step.left,
-        "of_all": step.whole,
+        "of_all_stages": step.whole,
     }
     return told | ({"picture": step.picture} if step.picture else {})
 

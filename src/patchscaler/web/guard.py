@@ -31,7 +31,15 @@ class Page(gr.Blocks):
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **keywords: Any) -> list[Any]:
         check_files(inputs, self.upload_folder)
-        return await super().preprocess_data(block_fn, inputs, *rest, **keywords)
+        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            if isinstance(block, gr.File | gr.Image):
+                check_are_files(value)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *rest, **keywords)
+        except (ValueError, TypeError, KeyError) as error:
+            raise Error(
+                "what was sent is not what this takes; docs/web.md says what is", print_exception=False
+            ) from error
 
 
 def check_files(data: Any, folder: Path) -> None:
@@ -39,7 +47,7 @@ def check_files(data: Any, folder: Path) -> None:
     if isinstance(data, dict):
         for key in ("path", "url"):
             value = data.get(key)
-            if isinstance(value, str) and value.strip().lower().startswith(("http:", "https:", "ftp:", "file:")):
+            if _is_address(value):
                 if key == "url" and isinstance(data.get("path"), str) and "/file=" in value:
                     continue  # the address that this server gave the upload; `path` counts
                 raise Error(NO_ADDRESS, print_exception=False)
@@ -48,6 +56,18 @@ def check_files(data: Any, folder: Path) -> None:
             raise Error(NO_UPLOAD, print_exception=False)
     for value in data.values() if isinstance(data, dict) else data if isinstance(data, list | tuple) else ():
         check_files(value, folder)
+
+
+def check_are_files(value: Any) -> None:
+    """Raises an error where something else stands for a file, or for several."""
+    for file in value if isinstance(value, list) else [value]:
+        meta = file.get("meta") if isinstance(file, dict) else None
+        if file is not None and not (isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"):
+            raise Error(NO_ADDRESS if _is_address(file) else NO_UPLOAD, print_exception=False)
+
+
+def _is_address(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower().startswith(("http:", "https:", "ftp:", "file:"))
 
 
 def _is_inside(path: Any, folder: Path) -> bool:

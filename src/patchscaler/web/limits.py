@@ -77,6 +77,18 @@ def whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def read_seed(value: Any) -> int | None:
+    """A seed that may be left out, as a number or as text. Raises PatchScalerError."""
+    if isinstance(value, str):
+        word = value.strip()
+        if not word:
+            return None
+        if not word.lstrip("-").isdecimal():
+            raise PatchScalerError("seed: give a whole number, or nothing")
+        value = int(word)
+    return None if value is None else whole("seed", value)
+
+
 def check_picture(path: Path, wanted: Wanted, limits: Limits) -> tuple[int, int]:
     """-> (width, height) of the upright picture. Nothing of it is decoded. Raises PatchScalerError, TooManyPixels."""
     with opened(path, limits.max_pixels) as image:

@@ -12,7 +12,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.web.api import add_api, path_of
 from patchscaler.web.guard import Page
 from patchscaler.web.jobs import Job, Step
-from patchscaler.web.limits import read_dials, whole
+from patchscaler.web.limits import read_dials, read_seed, whole
 from patchscaler.web.service import Service
 from patchscaler.web.widgets import STATIC, said, status, told, viewed, viewer
 
@@ -141,7 +141,7 @@ def _one(service: Service) -> None:
             if not width or not height:
                 raise PatchScalerError("draw a box first")
             place = [whole("box", number or 0) for number in (x, y, width, height)]
-            change = make_change(place, None if group == AS_IT_WAS else group, seed_of(seed))
+            change = make_change(place, None if group == AS_IT_WAS else group, read_seed(seed))
             yield from shown(service.redo(str(request.session_hash), earlier, change))
         except PatchScalerError as error:
             yield said(str(error), failed=True), *[gr.skip()] * 4
@@ -164,17 +164,6 @@ def shown(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
             width, height = step.record["output"]["width"], step.record["output"]["height"]
             text = f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} in {step.seconds:.1f} s"  # noqa: RUF001
             yield said(text), viewed(step), gr.File(str(step.result), visible=True), table(step), step
-
-
-def seed_of(text: Any) -> int | None:
-    """A seed that may be left out. Raises PatchScalerError."""
-    word = str(text or "").strip()
-    if not word:
-        return None
-    try:
-        return whole("seed", int(word))
-    except ValueError as error:
-        raise PatchScalerError("seed: give a whole number, or nothing") from error
 
 
 def table(job: Job) -> str:
