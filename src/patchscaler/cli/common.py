@@ -22,14 +22,19 @@ def model_options(parser: Any) -> None:
     parser.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps, cpu")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    parser.add_argument("--engine", choices=("torch", "onnxruntime", "openvino"), default="torch",
+                        help="what runs the networks on a processor (docs/onnx.md)")  # fmt: skip
+    parser.add_argument("--onnx-dir", metavar="DIR", help="export for --engine; made where it is missing (default: in "
+                        "the user's cache)")  # fmt: skip
 
 
 def load_model(args: argparse.Namespace, memory: str | None = None) -> Any:
     from patchscaler.pipeline import PatchScaler
 
     return PatchScaler.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, memory=memory, autoencoder=args.autoencoder
-    )
+        args.model, device=args.device, dtype=args.dtype, memory=memory, autoencoder=args.autoencoder,
+        engine=getattr(args, "engine", "torch"), onnx=getattr(args, "onnx_dir", None),
+    )  # fmt: skip
 
 
 def numbers(option: str, text: str, count: int, kind: Any) -> tuple[Any, ...]:

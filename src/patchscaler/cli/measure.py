@@ -24,6 +24,8 @@ def add_parsers(commands: Any) -> None:
                        help="processor threads (default: all); several are a sweep")  # fmt: skip
     bench.add_argument("--against", default="realesrgan-x4plus", metavar="METHODS",
                        help="methods of `compare` to time in the same run; 'none' for none")  # fmt: skip
+    bench.add_argument("--engines", metavar="E,E,...", help="these engines side by side and nothing else, as "
+                       "torch,onnxruntime,openvino (docs/onnx.md)")  # fmt: skip
     bench.add_argument("--json", metavar="FILE")
     bench.add_argument("--plot", metavar="FILE", help="draw it (.png, .svg, .pdf; needs the `plots` extra)")
     sweeps = bench.add_argument_group("sweeps, one number varied at a time")
@@ -52,6 +54,8 @@ def benchmark(args: argparse.Namespace) -> int:
         check_writable(Path(args.json))
     if args.plot:
         check_plot(args.plot)
+    if args.engines:
+        return engines(args)
     if args.paper_size:
         return paper_size(args)
     if args.extrapolate:
@@ -68,6 +72,32 @@ def benchmark(args: argparse.Namespace) -> int:
         report.save_json(record, args.json)
     if args.plot:
         plot_benchmark(record, args.plot)
+    return 0
+
+
+def engines(args: argparse.Namespace) -> int:
+    """Torch beside ONNX Runtime and OpenVINO."""
+    from patchscaler.cost.engines import compare_engines, engine_lines
+    from patchscaler.cost.pictures import square_of, synthetic_photo
+    from patchscaler.cost.sweeps import threads
+    from patchscaler.onnx.engine import ENGINES
+
+    names = args.engines.split(",")
+    if unknown := sorted(set(names) - set(ENGINES)):
+        raise PatchScalerError(f"--engines {', '.join(unknown)}: choose of {', '.join(ENGINES)}")
+    if args.json or args.plot or args.paper_size:
+        raise PatchScalerError("--engines prints its lines: leave --json, --plot and --paper-size out")
+    side = args.size or 128
+    picture = square_of(args.image, side) if args.image else synthetic_photo(side)
+    (number,) = listed("--threads", args.threads, int, 0)[:1]
+    with threads(number) as count:
+        times = compare_engines(
+            lambda name: load_model(argparse.Namespace(**(vars(args) | {"engine": name, "device": "cpu"}))),
+            names, picture, args.runs,
+        )  # fmt: skip
+    height, width = picture.shape[:2]
+    print(f"{width}x{height} -> {4 * width}x{4 * height}, {count} threads, {args.runs} rounds, engines in turn")
+    print("\n".join(engine_lines(times)))
     return 0
 
 

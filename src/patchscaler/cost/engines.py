@@ -1,0 +1,65 @@
+"""Engines side by side: one picture, an engine after the other, round after round; a busy machine is busy for all."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from patchscaler.pipeline import PatchScaler
+
+
+@dataclass(frozen=True)
+class EngineTime:
+    """Seconds of one picture, medians over the rounds; difference: to the first engine's picture, in grey levels."""
+
+    engine: str
+    dtype: str
+    median: float
+    low: float
+    stages: dict[str, float]
+    difference: float
+
+
+def compare_engines(
+    load: Callable[[str], "PatchScaler"], engines: Sequence[str], picture: np.ndarray, rounds: int
+) -> list[EngineTime]:
+    """load: engine -> model. picture: (h, w, 3) uint8. One warm-up of each is left out."""
+    models, dtypes = {}, {}
+    for engine in engines:
+        models[engine] = load(engine)
+        # An engine holds torch to float32, whatever it computes in itself.
+        dtypes[engine] = str(models[engine].dtype).removeprefix("torch.") if engine == "torch" else "of the engine"
+    pictures = {engine: model.upscale(picture, max_pixels=0).array.astype(int) for engine, model in models.items()}
+    seconds: dict[str, list[float]] = {engine: [] for engine in engines}
+    stages: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
+    for _ in range(rounds):
+        for engine, model in models.items():
+            began = time.perf_counter()
+            result = model.upscale(picture, max_pixels=0)
+            seconds[engine].append(time.perf_counter() - began)
+            stages[engine].append(result.cost["seconds"])
+    first = pictures[engines[0]]
+    return [
+        EngineTime(
+            engine, dtypes[engine], statistics.median(seconds[engine]), min(seconds[engine]),
+            {name: statistics.median([s[name] for s in stages[engine]]) for name in stages[engine][0]},
+            float(np.abs(pictures[engine] - first).mean()),
+        )
+        for engine in engines
+    ]  # fmt: skip
+
+
+def engine_lines(times: Sequence[EngineTime]) -> list[str]:
+    """For people: a line an engine, each beside the first."""
+    lines = []
+    for t in times:
+        stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in t.stages.items())
+        lines.append(
+            f"{t.engine:12s} {t.dtype:14s} median {t.median:.3f} s, fastest {t.low:.3f} s, "
+            f"{t.median / times[0].median:.2f} of {times[0].engine} ({stages}), picture differs by {t.difference:.2f}"
+        )
+    return lines
