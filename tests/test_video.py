@@ -249,7 +249,7 @@ def test_two_runs_of_one_video_and_one_that_stops_before_the_first_frame(tiny, t
             JobFolder(target, keys[0], {})
 
     upscale_video(tiny, source, target, watch=watch)
-    monkeypatch.setattr(job, "enlarge", _interrupted)
+    monkeypatch.setattr(job, "read_frames", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         upscale_video(tiny, source, tmp_path / "other.mp4")
     assert left(tmp_path) == ["in.mp4", "out.mp4"]

@@ -182,7 +182,8 @@ def stream(
     )  # fmt: skip
     made = upscale_file(
         model, source, target, wanted=wanted, window=window if isinstance(window, int) and window else None,
-        memory_limit=args.memory_limit, dry_run=args.dry_run, watch=watch, files=files, **options,
+        memory_limit=args.memory_limit, dry_run=args.dry_run, watch=watch, files=files,
+        hands=args.hands, **options,
     )  # fmt: skip
     watch.close()
     for note in made.notes:

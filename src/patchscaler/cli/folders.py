@@ -6,14 +6,15 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from patchscaler._version import __version__
+from patchscaler.cli import cluster
 from patchscaler.cli import picture_options as pictures
-from patchscaler.cli.common import load_model
 from patchscaler.errors import PatchScalerError
 
 
@@ -53,12 +54,13 @@ def upscale_folder(args: argparse.Namespace, limit: int, options_of: Callable[[A
     found, summary = find_pictures(source, args.recursive, out, args.videos), Summary()
     check_writable(out / "picture.png")
     summary.passed_over = [{"source": str(path), "reason": reason} for path, reason in found.passed_over]
-    model = load_model(args, args.memory)
+    model = cluster.load(args)
     options = options_of(model)
     args.quiet = args.quiet or args.json
     run = _FolderRun(model, options, args, limit, source, out, Status(out, _key(model, options, args)), summary)
     try:
-        run.all(found.pictures)
+        with cluster.hands_of(args, model) as args.hands:
+            run.all(found.pictures)
     except KeyboardInterrupt as error:
         summary.interrupted = True
         if text := str(error):
@@ -110,10 +112,10 @@ class _FolderRun:
                 self.taken.add(pictures.real_path(self.out / self.status.entries[name].target))
             else:
                 todo.append(path)
-        for lot in lots(self._opened(todo, inputs)):
-            if len(lot) == 1 or not self._together(lot):
-                for item in lot:
-                    self._alone(*item)
+        later: list[tuple[Path, Any, Path]] = []
+        self._in_lots(lots(self._opened(todo, inputs)), later)
+        for item in later:
+            self._alone(*item)
 
     def _is_done(self, path: Path, name: str) -> bool:
         try:
@@ -132,32 +134,40 @@ class _FolderRun:
             except (PatchScalerError, OSError, MemoryError) as error:
                 self._failed(path, error)
                 continue
-            alone = not isinstance(picture, Picture) or pictures.alone(self.args) or self.args.tileable
+            alone = not isinstance(picture, Picture) or self._by_itself()
             wanted = pictures.wanted(self.args)
             fits = isinstance(picture, Picture) and pictures.is_one_pass(picture, self.model, wanted)
             size = picture.width * picture.height if fits and not alone else 1 << 60  # a lot of its own
             yield size, (path, picture, target)
 
-    def _together(self, lot: list[tuple[Path, Any, Path]]) -> bool:
-        """Patches of all in shared batches; False where it cannot be, and one by one may go."""
+    def _in_lots(self, items: Iterator[list[tuple[Path, Any, Path]]], later: list[tuple[Path, Any, Path]]) -> None:
+        """Patches of a lot's pictures share batches; lots may be under way at once. later: what goes by itself."""
         from patchscaler.cli.upscale import Progress, write
-        from patchscaler.enlarge import Enlarged
+        from patchscaler.pictures.reading import Picture
 
-        bar, began = Progress(f"{lot[0][0].name} and {len(lot) - 1} more", self.args.quiet), time.perf_counter()
-        try:
-            planes = [picture.planes for _, picture, _ in lot]
-            results = self.model.upscale_many(
-                planes, memory_limit=self.args.memory_limit, progress=bar, **(self.options | {"max_pixels": 0})
-            )
-        except (PatchScalerError, MemoryError):
-            return False
-        finally:
+        given: deque[tuple[list[tuple[Path, Any, Path]], Any, float]] = deque()
+
+        def calls() -> Iterator[tuple[Any, ...]]:
+            for lot in items:
+                if len(lot) == 1 and (not isinstance(lot[0][1], Picture) or self._by_itself()):
+                    later.append(lot[0])
+                    continue
+                bar = Progress(f"{lot[0][0].name}" + (f" and {len(lot) - 1} more" if lot[1:] else ""), self.args.quiet)
+                given.append((lot, bar, time.perf_counter()))
+                keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar}
+                yield [picture.planes for _, picture, _ in lot], pictures.wanted(self.args), keywords
+
+        for results in self.args.hands.map("lot", calls()):
+            lot, bar, began = given.popleft()
             bar.close()
-        for (path, picture, target), result in zip(lot, results, strict=True):
-            made = Enlarged(result.array, [result], result.icc_profile)
-            with _Outcome(self, path, target):
-                write(self.model, picture, made, path, target, self.args, None, began)
-        return True
+            for (path, picture, target), made in zip(lot, results, strict=True):
+                with _Outcome(self, path, target):
+                    if isinstance(made, PatchScalerError):
+                        raise made
+                    write(self.model, picture, made, path, target, self.args, None, began)
+
+    def _by_itself(self) -> bool:
+        return pictures.alone(self.args) or self.args.tileable
 
     def _alone(self, path: Path, picture: Any, target: Path) -> None:
         from patchscaler.cli.upscale import upscale_one

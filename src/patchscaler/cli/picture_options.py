@@ -186,17 +186,16 @@ def upscale_animation(
     model: Any, moving: Any, target: Path, options: dict[str, Any], args: argparse.Namespace, facts: dict[str, str]
 ) -> None:
     """Frame by frame, with one noise for all of them."""
-    from patchscaler.enlarge import enlarge
     from patchscaler.pictures.animation import save_animation
 
     frames, evaluations, began = [], 0, time.perf_counter()
     live = not args.quiet and sys.stderr.isatty()
-    for number, planes in enumerate(moving.frames()):
+    calls = ((planes, wanted(args), args.tileable, options) for planes in moving.frames())
+    for number, made in enumerate(args.hands.map("one", calls), 1):
         if live:
             left = (time.perf_counter() - began) / max(1, number) * (moving.count - number)
             text = f"{number}/{moving.count} frames" + (f", {left:.0f} s left" if number else "")
             print(f"\r{moving.path.name}: {text} \033[K", end="", file=sys.stderr)
-        made = enlarge(model, planes, wanted(args), tileable=args.tileable, **options)
         frames.append(made.array)
         evaluations += sum(result.cost["evaluations_total"] for result in made.passes)
     if live:

@@ -1,14 +1,15 @@
 """`patchscaler upscale`."""
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli import dials, folders, video
+from patchscaler.cli import cluster, dials, folders, video
 from patchscaler.cli import picture_options as pictures
-from patchscaler.cli.common import load_model, model_options, numbers
+from patchscaler.cli.common import model_options, numbers
 from patchscaler.errors import PatchScalerError
 
 
@@ -32,6 +33,7 @@ def add_parser(commands: Any) -> None:
     dials.add_options(up)
     folders.add_options(up)
     video.add_options(up)
+    cluster.add_options(up)
     fine = up.add_argument_group("for those who know the paper")
     fine.add_argument("--preset", help="start times and steps of a preset (compact, paper) with the same weights")
     fine.add_argument("--steps", metavar="N1,N2,N3", help="steps of simple, medium, hard patches; 0: coarse as it is")
@@ -53,9 +55,16 @@ def upscale(args: argparse.Namespace) -> int:
     pictures.check_options(args)
     dials.check_options(args)
     video.check_options(args)
+    cluster.check_options(args)
     settings = group_settings(args)
     if folders.is_one(args):
         return folders.upscale_folder(args, limit, lambda model: _options(model, settings, limit, args))
+    with contextlib.ExitStack() as stack:
+        return _upscale_files(args, limit, settings, stack)
+
+
+def _upscale_files(args: argparse.Namespace, limit: int, settings: Any, stack: contextlib.ExitStack) -> int:
+    """stack: lets go of what the model needed."""
     model: Any = None
     failed = 0
     targets = pictures.targets_of(args)
@@ -67,7 +76,8 @@ def upscale(args: argparse.Namespace) -> int:
             failed += _failure(error, len(targets))
             continue
         if model is None:  # errors of the model or the options concern all inputs alike
-            model = load_model(args, args.memory)
+            model = cluster.load(args)
+            args.hands = stack.enter_context(cluster.hands_of(args, model))
             options = _options(model, settings, limit, args)
         report = dials.report_folder(args, source, len(targets) > 1)
         try:
@@ -100,7 +110,6 @@ def upscale_one(
     report: Path | None,
 ) -> None:  # fmt: skip
     """picture: of `picture_options.checked`; None is made in windows."""
-    from patchscaler.enlarge import enlarge
     from patchscaler.pictures.animation import Animation
     from patchscaler.video.clip import Clip
 
@@ -116,10 +125,8 @@ def upscale_one(
         dials.dry_run(model, picture.planes, source, options)
     else:
         bar, began = Progress(source.name, quiet=args.quiet), time.perf_counter()
-        made = enlarge(
-            model, picture.planes, wanted, tileable=args.tileable, memory_limit=args.memory_limit, progress=bar,
-            coarse=args.save_coarse, **options,
-        )  # fmt: skip
+        keywords = options | {"memory_limit": args.memory_limit, "progress": bar, "coarse": args.save_coarse}
+        [made] = args.hands.map("one", [(picture.planes, wanted, args.tileable, keywords)])
         bar.close()
         write(model, picture, made, source, target, args, report, began)
 

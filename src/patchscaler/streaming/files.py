@@ -45,6 +45,7 @@ from patchscaler.streaming.passes import (
     sample_patches,
 )  # fmt: skip
 from patchscaler.streaming.source import Source
+from patchscaler.work import Hands, ThisProcess
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -83,19 +84,21 @@ class FileOptions:
 def upscale_file(
     scaler: "PatchScaler", source: str | Path, target: str | Path, *, wanted: Wanted | float = 4.0,
     window: int | None = None, memory_limit: float = 512, dry_run: bool = False, watch: Watch = nobody,
-    files: FileOptions | None = None, **options: Any,
+    files: FileOptions | None = None, hands: Hands | None = None, **options: Any,
 ) -> Streamed:  # fmt: skip
     """The file `source` -> the file `target`. Killed, the same call goes on where it was.
 
     wanted: a scale or a size. window: LR pixels of a window's side, by default as many as memory_limit (MiB)
-    holds. dry_run: restore, count and measure, write nothing. watch: told of every stage's progress. options: of
-    `PatchScaler.options`. Raises PatchScalerError before the first step where format, disk or memory cannot hold it.
+    holds. dry_run: restore, count and measure, write nothing. watch: told of every stage's progress. hands: who
+    does the work, by default this process. options: of `PatchScaler.options`. Raises PatchScalerError before the
+    first step where format, disk or memory cannot hold it.
     """
     checked = scaler.options(memory_limit=memory_limit, **({"max_pixels": 0} | options))
     files = files or FileOptions()
     checked = replace(checked, invention=checked.invention or files.report is not None)
     wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
-    run = _FileRun(scaler, Path(source), Path(target), wanted, window, memory_limit, checked, files, watch)
+    hands = hands or ThisProcess(scaler)
+    run = _FileRun(scaler, hands, Path(source), Path(target), wanted, window, memory_limit, checked, files, watch)
     folder = JobFolder(run.target, run.key, run.about)
     try:
         streamed = run.make(folder, dry_run)
@@ -115,9 +118,10 @@ class _FileRun:
     """One call of `upscale_file`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", source: Path, target: Path, wanted: Wanted, window: int | None, limit: float,
-        options: Options, files: FileOptions, watch: Watch,
+        self, scaler: "PatchScaler", hands: Hands, source: Path, target: Path, wanted: Wanted, window: int | None,
+        limit: float, options: Options, files: FileOptions, watch: Watch,
     ):  # fmt: skip
+        self.hands = hands
         self.scaler, self.source, self.target, self.files, self.watch = scaler, source, target, files, watch
         self.options = replace(options, progress=lambda done, total: watch("patch-steps", done, total))
         self.memory = BASE + int(1.5 * limit * 2**20)
@@ -142,7 +146,7 @@ class _FileRun:
             "format": FORMAT, "input": file_hash(source), "weights": weights_of(scaler),
             "options": options_record(options), "invention": options.invention, "windows": asdict(self.sizes),
             "assigned": None if assigned is None else hashlib.sha256(assigned.tobytes()).hexdigest(),
-            "numbers": f"{scaler.device.type} {scaler.dtype}", "bits": files.bits, "output": target.name,
+            "numbers": hands.numbers, "bits": files.bits, "output": target.name,
             "size": self.final,
         }  # fmt: skip
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
@@ -190,8 +194,10 @@ class _FileRun:
 
     def _enlarged(self, n: int, job: Job, source: Source, folder: JobFolder) -> DiskArray:
         """All that is left of a pass, and the size that it is to have."""
-        store = sample_patches(self.scaler, job, self.options, folder)
-        result = decode_windows(self.scaler, job, store, source, self.sizes, self.options, folder, self.watch)
+        store = sample_patches(self.scaler, self.hands, job, self.options, folder)
+        result = decode_windows(
+            self.scaler, self.hands, job, store, source, self.sizes, self.options, folder, self.watch
+        )
         width, height = self.passes[n]
         if result.shape[:2] == (height, width):
             return result
@@ -201,7 +207,7 @@ class _FileRun:
     def _count(self, n: int, source: Source, folder: JobFolder, measure: bool) -> tuple[Job, Cost]:
         """The first step of a pass, and what the others cost. Raises PatchScalerError where the disk is too small."""
         began, scaler = time.perf_counter(), self.scaler
-        job = restore_windows(scaler, source, self.sizes, self.options, folder, self.watch)
+        job = restore_windows(scaler, self.hands, source, self.sizes, self.options, folder, self.watch)
         restoring = time.perf_counter() - began
         assign_once(scaler, job, self.options, folder, restoring)
         disk = self._disk(n, source.bits, int((job.steps > 0).sum()))

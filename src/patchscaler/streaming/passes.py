@@ -5,24 +5,27 @@ Letters: C channels, H, W latents of the whole picture, M patches, V a patch's s
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from patchscaler.assignment import assign, change
+from patchscaler.batches import Batches
 from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
-from patchscaler.jobs import Clock, Counter, Job, Options
+from patchscaler.jobs import Counter, Job, Options
 from patchscaler.patches import PatchGrid, blend_window, make_grid
-from patchscaler.pictures.colour import Statistics, enlarge, reach_of, with_statistics
+from patchscaler.pictures.colour import Statistics, reach_of, with_statistics
 from patchscaler.pictures.planes import finish
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
 from patchscaler.streaming.windows import FADE, Sizes, Span, Window, cut_windows, faded, spans
+from patchscaler.work import Hands
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -129,8 +132,9 @@ def nobody(stage: str, done: int, total: int) -> None:
 
 
 def restore_windows(
-    scaler: "PatchScaler", source: Source, sizes: Sizes, options: Options, folder: JobFolder, watch: Watch = nobody
-) -> Job:
+    scaler: "PatchScaler", hands: Hands, source: Source, sizes: Sizes, options: Options, folder: JobFolder,
+    watch: Watch = nobody,
+) -> Job:  # fmt: skip
     """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the whole picture."""
     step, padded = scaler.step, scaler.padded_size(*source.size)
     height, width = padded[0] // step, padded[1] // step
@@ -142,13 +146,15 @@ def restore_windows(
     done = folder.progress("restored", len(windows))
     exact = scaler.grm.exact and scaler.autoencoder.exact
     fade = 0 if exact else FADE  # latents over which windows are faded into each other
-    for n in np.flatnonzero(~done):
-        rows, columns = (s.extended(fade * step) for s in (windows[n].rows, windows[n].columns))
-        lr = source.window(slice(rows.low, rows.high), slice(columns.low, columns.high), padded)
-        y_0, c = scaler.restore(lr[None].to(scaler.device))  # (C, n, m), (1, n, m)
+    todo = [(n, windows[n].rows.extended(fade * step), windows[n].columns.extended(fade * step))
+            for n in np.flatnonzero(~done)]  # fmt: skip
+    calls = ((source.window(slice(rows.low, rows.high), slice(columns.low, columns.high), padded)[None],)
+             for _, rows, columns in todo)  # fmt: skip
+    restored = hands.map("restore", calls)  # (C, n, m), (1, n, m) each
+    for (n, rows, columns), (y_0, c) in zip(todo, restored, strict=True):
         core = tuple(slice(s.core.start // step, s.core.stop // step) for s in (rows, columns))
         place = tuple(slice(s.start // step, s.stop // step) for s in (rows, columns))
-        own = torch.cat([y_0, c])[:, core[0], core[1]].cpu()  # (C + 1, n, m)
+        own = torch.cat([y_0, c])[:, core[0], core[1]]  # (C + 1, n, m)
         if fade:
             there = torch.from_numpy(np.concatenate([coarse[place], confidence[place][..., None]], -1)).movedim(-1, 0)
             own = faded(there, own, fade * (rows.start > 0), fade * (columns.start > 0))
@@ -189,7 +195,7 @@ def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFo
     job.groups = torch.tensor(stored["groups"])
 
 
-def sample_patches(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder) -> PatchStore:
+def sample_patches(scaler: "PatchScaler", hands: Hands, job: Job, options: Options, folder: JobFolder) -> PatchStore:
     """Pass 2: every patch that has steps, in the batches that the whole picture would have had."""
     ready = f"{folder.prefix}textures.ready"
     if not (folder.path / ready).exists():
@@ -200,14 +206,27 @@ def sample_patches(scaler: "PatchScaler", job: Job, options: Options, folder: Jo
     count = Counter([job], options.progress)
     if count.done < count.total:
         count(0)  # the stage begins
-    scaler.sample([job], options, Clock(scaler.device), count)
+    batches = Batches([job], job.config.latent_patch_size, options.max_patches)
+    given: deque[Tensor] = deque()  # batches that are being sampled
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        while len(batches):
+            batch = batches.take()
+            given.append(batch)
+            noise = batches.noise(batch) if batches.sampled(batch) else None
+            yield batches.coarse(batch), noise, batches.groups[batch], job.config, options
+
+    for patches, entries in hands.map("sample", calls()):
+        batch = given.popleft()
+        batches.put(batch, patches, entries)
+        count(int(batches.steps[batch].sum()))
     folder.record(now=True)
     return store
 
 
 def decode_windows(
-    scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, sizes: Sizes, options: Options,
-    folder: JobFolder, watch: Watch = nobody,
+    scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, sizes: Sizes,
+    options: Options, folder: JobFolder, watch: Watch = nobody,
 ) -> DiskArray:  # fmt: skip
     """Pass 3: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
 
@@ -223,22 +242,25 @@ def decode_windows(
     strips = [s for s in spans(job.grid.height, sizes.rows, reach) if s.start * f < height]
     across = [s for s in spans(job.grid.width, sizes.columns, reach) if s.start * f < width]
     done = folder.progress("decoded", len(strips))
-    windows = [Window(rows, columns) for rows in strips for columns in across]
     statistics = None
     if options.colour == "adain":  # of the whole picture, so they are needed before the first strip is finished
-        statistics = _statistics(scaler, job, store, source, windows, options, folder)
+        windows = [Window(rows, columns) for rows in strips for columns in across]
+        cores = _decoded(scaler, hands, store, source, windows, options, folder)
+        statistics = _statistics(cores)
     fade = 0 if scaler.autoencoder.exact else FADE
     if not done.all():
         watch("strips decoded", int(done.sum()), len(strips))
     carry = folder.array("carry", (3, fade * f, width), np.float32)  # what a strip has to say of the next one's top
-    for n in np.flatnonzero(~done):
+    todo = [int(n) for n in np.flatnonzero(~done)]
+    windows = [Window(strips[n].extended(fade), columns.extended(fade)) for n in todo for columns in across]
+    cores = _decoded(scaler, hands, store, source, windows, options, folder)
+    for n in todo:
         rows = strips[n]
         top, bottom = rows.start * f, min(rows.stop * f, height)
         strip = torch.zeros(3, min(rows.extended(fade).stop * f, height) - top, width)
         for columns in across:
             left, right = columns.start * f, min(columns.stop * f, width)
-            window = Window(rows.extended(fade), columns.extended(fade))
-            image, plain, _ = _decode_window(scaler, job, store, source, window, options, folder)
+            image, plain, _ = next(cores)
             if statistics:
                 image, plain = with_statistics(image, *statistics), with_statistics(plain, *statistics)
             place = strip[:, :, left : left + image.shape[2]]
@@ -260,37 +282,42 @@ def decode_windows(
     return picture
 
 
-def _decode_window(
-    scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, window: Window, options: Options,
+def _decoded(
+    scaler: "PatchScaler", hands: Hands, store: PatchStore, source: Source, windows: list[Window], options: Options,
     folder: JobFolder,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """-> the core of the window in [-1, 1]: result, coarse picture if wanted, enlarged input; (3, n, m) each.
-
-    Colours are matched but for AdaIN's, which hang on the whole picture.
-    """
-    rows, columns = window.rows, window.columns
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+    """What `work.decode` gives for each window, cut to its core: (3, n, m) each."""
     f, scale, step = scaler.autoencoder.factor, scaler.config.scale, scaler.step
-    size = [min(step * s.high, n) - step * s.low for s, n in zip((rows, columns), source.size, strict=True)]
-    latents, coarse = (x.to(scaler.device) for x in store.fused(rows, columns))  # (C, n, m)
-    confidence = torch.from_numpy(folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high])
-    places = [slice(step * s.low, step * s.low + n) for s, n in zip((rows, columns), size, strict=True)]
-    lr = source.window(places[0], places[1], source.size).to(scaler.device)
-    local = replace(options, colour="none") if options.colour == "adain" else options
-    image, plain = scaler.picture(latents, coarse, confidence[None].to(scaler.device), lr, local)
-    enlarged = enlarge(lr, (image.shape[1], image.shape[2])) if options.colour == "adain" else image
-    sides = zip((rows, columns), size, strict=True)
-    y, x = (slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * n)) for s, n in sides)
-    return image[:, y, x].cpu(), plain[:, y, x].cpu(), enlarged[:, y, x].cpu()
+
+    def read(window: Window) -> tuple[list[slice], tuple[Any, ...]]:
+        """-> the places in the input that it reads, the arguments of `work.decode`."""
+        rows, columns = window.rows, window.columns
+        latents, coarse = store.fused(rows, columns)  # (C, n, m)
+        confidence = torch.from_numpy(folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high])
+        sides = zip((rows, columns), source.size, strict=True)
+        places = [slice(step * s.low, min(step * s.high, n)) for s, n in sides]
+        lr = source.window(places[0], places[1], source.size)
+        return places, (latents, coarse, confidence[None], lr, options)
+
+    given: deque[list[slice]] = deque()
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        for window in windows:
+            places, arguments = read(window)
+            given.append(places)
+            yield arguments
+
+    for window, parts in zip(windows, hands.map("decode", calls()), strict=True):
+        sides = zip((window.rows, window.columns), given.popleft(), strict=True)
+        y, x = (slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * (p.stop - p.start))) for s, p in sides)
+        image, plain, enlarged = (part[:, y, x] for part in parts)
+        yield image, plain, enlarged
 
 
-def _statistics(
-    scaler: "PatchScaler", job: Job, store: PatchStore, source: Source, windows: list[Window], options: Options,
-    folder: JobFolder,
-) -> tuple[Statistics, Statistics]:  # fmt: skip
+def _statistics(cores: Iterable[tuple[Tensor, ...]]) -> tuple[Statistics, Statistics]:
     """Of the whole result and of the whole enlarged input, gathered window by window."""
     count, sums = 0, torch.zeros(2, 2, 3, 1, 1, dtype=torch.float64)  # of result and input: values, squares
-    for window in windows:
-        image, _, enlarged = _decode_window(scaler, job, store, source, window, options, folder)
+    for image, _, enlarged in cores:
         count += image.shape[1] * image.shape[2]
         for i, x in enumerate((image.double(), enlarged.double())):
             sums[i] += torch.stack([x.sum((1, 2), keepdim=True), x.square().sum((1, 2), keepdim=True)])

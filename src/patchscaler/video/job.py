@@ -3,7 +3,6 @@
 The noise of the diffusion depends on the place alone, so it stands still while the picture moves.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -17,7 +16,7 @@ import numpy as np
 from patchscaler.checkpoints import file_hash
 from patchscaler.dials.record import options_record, provenance, weights_of
 from patchscaler.dials.speed import estimate
-from patchscaler.enlarge import enlarge
+from patchscaler.enlarge import Enlarged
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Options, check_passes
 from patchscaler.pictures.planes import array_planes
@@ -29,6 +28,7 @@ from patchscaler.video.clip import Clip, import_av, look_through
 from patchscaler.video.encoding import CODECS, SEGMENT, Plan, check_suffix, configure, encode_segment, make_plan
 from patchscaler.video.frames import even, pack, read_frames, to_frame, unpack
 from patchscaler.video.muxing import rehearse, write_video
+from patchscaler.work import Hands, ThisProcess
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -67,16 +67,18 @@ class MadeVideo:
 def upscale_video(
     scaler: "PatchScaler", source: str | Path | Clip, target: str | Path, *, wanted: Wanted | float = 4.0,
     video: VideoOptions | None = None, dry_run: bool = False, watch: Watch | None = None, max_frames: int = 0,
-    **options: Any,
+    hands: Hands | None = None, **options: Any,
 ) -> MadeVideo:  # fmt: skip
     """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
     .webm. Killed, the same call goes on behind the last frame that was finished, and gives the same file.
 
-    wanted, options: of `enlarge`. watch: told of the frames done. dry_run: look at a few frames, write nothing.
-    Raises PatchScalerError before the first frame where the file is damaged or codec, disk or memory cannot hold it.
+    wanted, options: of `enlarge`. hands: who enlarges, by default this process. watch: told of the frames done.
+    dry_run: look at a few frames, write nothing. Raises PatchScalerError before the first frame where the file is
+    damaged or codec, disk or memory cannot hold it.
     """
+    wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
     run = _VideoRun(
-        scaler, source, Path(target), wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted),
+        scaler, hands or ThisProcess(scaler), source, Path(target), wanted,
         video or VideoOptions(), watch or (lambda stage, done, total: None), max_frames, options,
     )  # fmt: skip
     if dry_run:
@@ -97,9 +99,10 @@ class _VideoRun:
     """One call of `upscale_video`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", source: str | Path | Clip, target: Path, wanted: Wanted, video: VideoOptions,
-        watch: Watch, max_frames: int, options: dict[str, Any],
+        self, scaler: "PatchScaler", hands: Hands, source: str | Path | Clip, target: Path, wanted: Wanted,
+        video: VideoOptions, watch: Watch, max_frames: int, options: dict[str, Any],
     ):  # fmt: skip
+        self.hands = hands
         self.scaler, self.target, self.wanted, self.video, self.watch = scaler, target, wanted, video, watch
         check_suffix(target)
         limit = options.pop("max_pixels", 0)
@@ -119,7 +122,7 @@ class _VideoRun:
         check_disk(self.disk, target.parent)
         self.about = {
             "format": FORMAT, "input": file_hash(self.clip.path), "weights": weights_of(scaler),
-            "options": options_record(self.options), "numbers": f"{scaler.device.type} {scaler.dtype}",
+            "options": options_record(self.options), "numbers": hands.numbers,
             "size": self.size, "plan": self.plan.record(), "output": target.name,
             "av": import_av("a video").__version__,
         }  # fmt: skip
@@ -138,17 +141,17 @@ class _VideoRun:
         first = next((i for i, span in enumerate(spans) if not _segment(folder, i).exists()), len(spans))
         begin = next((n for span in spans[first:] for n in span if not _frame(folder, n).exists()), clip.count)
         frames = read_frames(clip, range(begin, clip.count))
+        made_of = self.hands.map("one", ((array, self.wanted, False, self.keywords) for array in frames))
         for i in range(first, len(spans)):
             for n in spans[i]:
                 if n >= begin:
-                    self._enlarge(n, next(frames), folder, made)
+                    self._keep(n, next(made_of), folder, made)
             packed = [np.load(_frame(folder, n)) for n in spans[i]]
             whole = [unpack(numbers, *self.size, self.plan.pix_fmt) for numbers in packed]
             folder.write(_segment(folder, i).name, encode_segment(self.plan, whole, [clip.times[n] for n in spans[i]]))
             for n in spans[i]:
                 _frame(folder, n).unlink(missing_ok=True)
-        with contextlib.closing(frames):
-            next(frames, None)  # it tells where the file has changed under our feet
+        next(made_of, None)  # it tells where the file has changed under our feet
         facts = None
         if self.video.provenance:
             told = provenance(self.scaler, self.options, self.about["weights"], self.about["input"])
@@ -159,9 +162,8 @@ class _VideoRun:
         write_video(self.target, clip, self.plan, segments, facts, self.video.audio)
         return made
 
-    def _enlarge(self, number: int, array: np.ndarray, folder: JobFolder, made: MadeVideo) -> None:
-        """One frame, kept on disk until its segment is whole."""
-        enlarged = enlarge(self.scaler, array_planes(array), self.wanted, **self.keywords)
+    def _keep(self, number: int, enlarged: Enlarged, folder: JobFolder, made: MadeVideo) -> None:
+        """One frame, on disk until its segment is whole."""
         array = even(enlarged.array)
         if array.shape[1::-1] != self.size:  # pixels become square
             array = resized(array, self.size[::-1])

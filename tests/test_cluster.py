@@ -1,0 +1,115 @@
+"""A Ray cluster of worker processes on this machine: the same bytes, also when a worker is killed.
+
+Slow (a cluster takes half a minute to start) and only where ray is installed: pytest -m slow tests/test_cluster.py
+"""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from patchscaler import __version__
+from patchscaler.cluster import Cluster, ModelSpec
+from patchscaler.dials.record import weights_id, weights_of
+from patchscaler.errors import PatchScalerError
+from patchscaler.pipeline import PatchScaler
+from patchscaler.streaming.files import upscale_file
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Of a cluster of two workers, on this machine and gone afterwards."""
+    context = ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=2**28
+    )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def scaler(model_folder) -> PatchScaler:
+    torch.set_num_threads(1)
+    return PatchScaler.from_pretrained(model_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def spec(scaler, model_folder) -> ModelSpec:
+    weights = weights_id(weights_of(scaler))
+    return ModelSpec(str(model_folder), "cpu", "float32", None, None, 1, __version__, weights)
+
+
+def test_windows_of_a_picture(address, spec, scaler, tmp_path, picture):
+    picture(150, 200).save(tmp_path / "in.png")
+    with Cluster(address, spec) as hands:
+        assert hands.workers == 2 and hands.numbers == "cpu torch.float32"
+        upscale_file(scaler, tmp_path / "in.png", tmp_path / "there.png", window=64, max_patches=7, hands=hands)
+    upscale_file(scaler, tmp_path / "in.png", tmp_path / "here.png", window=64, max_patches=7)
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["windows restored", "patch-steps", "strips decoded"])
+def test_a_worker_that_is_killed_loses_nothing(address, spec, scaler, tmp_path, picture, stage):
+    picture(150, 200).save(tmp_path / "in.png")
+    killed: list[int] = []
+
+    def watch(now: str, done: int, total: int) -> None:
+        if now == stage and done and not killed:
+            victims = workers_of_this_test()
+            killed.append(victims[0])
+            os.kill(victims[0], signal.SIGKILL)
+
+    with Cluster(address, spec) as hands:
+        upscale_file(
+            scaler, tmp_path / "in.png", tmp_path / "there.png", window=64, max_patches=7, hands=hands, watch=watch
+        )
+    assert killed
+    upscale_file(scaler, tmp_path / "in.png", tmp_path / "here.png", window=64, max_patches=7)
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+
+
+def workers_of_this_test() -> list[int]:
+    """Processes that do our work, children of the cluster that this test started."""
+    import psutil
+
+    return [p.pid for p in psutil.Process().children(recursive=True) if "ray::do" in " ".join(p.cmdline()[:1])] or [
+        p.pid for p in psutil.Process().children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])
+    ]
+
+
+def test_folders_and_videos_by_the_command(address, model_folder, scaler, tmp_path, picture):
+    """Through another process, that comes to a cluster which is there."""
+    from test_cli import patchscaler
+
+    (tmp_path / "in").mkdir()
+    for n in range(5):
+        picture(40 + 8 * n, 56, n).save(tmp_path / "in" / f"{n}.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    fixed = ["--model", model_folder, "--dtype", "float32", "--device", "cpu", "--no-provenance"]
+    there = patchscaler("upscale", tmp_path / "in", "-o", tmp_path / "there", *fixed, "--cluster", address)
+    assert there.returncode == 1 and "5 enlarged, 0 done before, 1 failed" in there.stderr
+    here = patchscaler("upscale", tmp_path / "in", "-o", tmp_path / "here", *fixed)
+    assert "5 enlarged" in here.stderr
+    for path in sorted((tmp_path / "here").glob("*.png")):
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+    again = patchscaler("upscale", tmp_path / "in", "-o", tmp_path / "there", *fixed, "--cluster", address)
+    assert "0 enlarged, 5 done before, 1 failed" in again.stderr
+
+
+def test_other_versions_and_weights_are_refused(address, spec, tmp_path):
+    with pytest.raises(PatchScalerError, match=r"has patchscaler .*, this machine 99.0; install the same"):
+        Cluster(address, replace(spec, version="99.0"))
+    with pytest.raises(PatchScalerError, match=r"has other weights \(.*\) than this machine \(abc\)"):
+        Cluster(address, replace(spec, weights="abc"))
+    with pytest.raises(PatchScalerError, match=r"worker on .*: "):
+        Cluster(address, replace(spec, source=str(Path(tmp_path) / "nothing")))
+
+
+def test_more_than_the_cluster_has(address, spec):
+    with pytest.raises(PatchScalerError, match="no machine with 64 CPU"):
+        Cluster(address, replace(spec, threads=64))
