@@ -125,5 +125,7 @@ def test_a_cluster_without_ray_and_a_budget_in_seconds(photo, capsys, monkeypatc
     assert "pip install 'patchscaler[cluster]'" in capsys.readouterr().err
     assert main(["upscale", path, "--cluster", "auto", "--budget", "20s"]) == 1
     assert "--budget in seconds is of one machine" in capsys.readouterr().err
+    assert main(["upscale", path, "--cluster", "auto", "--engine", "openvino"]) == 1
+    assert "workers of --cluster compute with torch" in capsys.readouterr().err
     assert main(["upscale", path, "--cluster-threads", "0"]) == 1
     assert "takes 1 or more" in capsys.readouterr().err and not list(Path(path).parent.glob("*_x4*"))
