@@ -248,7 +248,7 @@ def few_step(args: argparse.Namespace) -> None:
         model.frozen(), model.patch_dit(), model.texture_encoder(), CoarseShards(args.shards),
         CoarseShards(args.validation), batch_size=args.batch_size,
         weights={"l1": args.l1, "lpips": args.lpips, "gan": args.gan, "pattern": args.pattern, "vgg": args.vgg,
-                 "teacher": args.teacher},
+                 "grid": args.grid, "teacher": args.teacher},
         side=args.side,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
@@ -398,3 +398,4 @@ def add_parser(commands: Any) -> None:
                    "the teacher's pictures in place of the truth ('train teacher' makes them)")  # fmt: skip
     p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions that are fused")
     p.add_argument("--pattern", type=float, default=20.0, help="against a fixed weave on flat areas")
+    p.add_argument("--grid", type=float, default=0.0, help="against steps at the borders of pixels and blocks")

@@ -24,10 +24,10 @@ from patchscaler.perceptual import LPIPS
 from patchscaler.sampler import ddim_step
 from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
-from patchscaler.training.losses import PatchDiscriminator, fixed_pattern
+from patchscaler.training.losses import PatchDiscriminator, fixed_pattern, uneven_steps
 
 # Of the losses; by their gradients on the picture LPIPS is 50 times as strong as L1 at equal weights.
-WEIGHTS = {"l1": 3.0, "lpips": 1.0, "vgg": 0.0, "gan": 0.15, "pattern": 20.0, "teacher": 0.0}
+WEIGHTS = {"l1": 3.0, "lpips": 1.0, "vgg": 0.0, "gan": 0.15, "pattern": 20.0, "grid": 0.0, "teacher": 0.0}
 
 
 class FewStepTrainer(Denoiser):
@@ -76,10 +76,18 @@ class FewStepTrainer(Denoiser):
             adversarial = -discriminator(image, coarse).float().mean()
             discriminator.requires_grad_(True)
         pattern = fixed_pattern(image - coarse, hr - coarse)
+        grid = uneven_steps(image, aim)
         loss = w["l1"] * (l1 + 0.05 * l1_latents) + w["lpips"] * perceptual + w["vgg"] * deep
-        loss = loss + w["gan"] * adversarial + w["pattern"] * pattern
+        loss = loss + w["gan"] * adversarial + w["pattern"] * pattern + w["grid"] * grid
         self.made["image"] = image.detach()
-        logs = {"l1": l1, "lpips": perceptual, "vgg": deep, "adversarial": adversarial, "pattern": pattern}
+        logs = {
+            "l1": l1,
+            "lpips": perceptual,
+            "vgg": deep,
+            "adversarial": adversarial,
+            "pattern": pattern,
+            "grid": grid,
+        }
         return loss, {k: float(v.detach()) for k, v in logs.items()}
 
 

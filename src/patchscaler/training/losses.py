@@ -18,6 +18,26 @@ def fixed_pattern(added: Tensor, wanted: Tensor, period: int = 16) -> Tensor:
     return (mean.square().mean() + 1e-8).sqrt()
 
 
+def uneven_steps(image: Tensor, reference: Tensor, period: int = 8) -> Tensor:
+    """How unevenly a picture's steps fall on the phases of the blocks' grid, against a reference's: a scalar.
+
+    image, reference: (B, 3, H, W), cut on the grid. A picture has as much contrast between the blocks' borders as
+    across them; what is put together from blocks, or from 4x4 pixels of one place of the small picture, has more
+    across. `fixed_pattern` does not see it, for the steps' signs follow the picture.
+    """
+    apart = image.new_zeros(())
+    for axis in (-1, -2):
+        own, wanted = (_steps(x, axis, period) for x in (image, reference))  # (period,) each, of mean 1
+        apart = apart + (own - wanted).square().mean()
+    return apart
+
+
+def _steps(image: Tensor, axis: int, period: int) -> Tensor:
+    steps = image.diff(dim=axis).abs().mean((0, 1, -3 - axis))  # (side - 1,): mean over the other axis, too
+    phases = steps[: len(steps) // period * period].view(-1, period).mean(0)
+    return phases / phases.mean().clamp_min(1e-6)
+
+
 class PatchDiscriminator(nn.Module):
     """Scores of overlapping pixel patches, given the coarse picture; full resolution in the first layer,
     so that it sees stipple and grids. Spectral norm keeps it gentle."""
