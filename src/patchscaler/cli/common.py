@@ -4,8 +4,6 @@ import argparse
 import os
 from typing import Any
 
-from patchscaler.errors import PatchScalerError
-
 
 class _Offline(argparse.Action):
     """Set before the hub's package is imported, which reads it once; so every part of the command keeps to it."""
@@ -35,13 +33,3 @@ def load_model(args: argparse.Namespace, memory: str | None = None) -> Any:
         args.model, device=args.device, dtype=args.dtype, memory=memory, autoencoder=args.autoencoder,
         engine=getattr(args, "engine", "torch"), onnx=getattr(args, "onnx_dir", None),
     )  # fmt: skip
-
-
-def numbers(option: str, text: str, count: int, kind: Any) -> tuple[Any, ...]:
-    try:
-        values = tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise PatchScalerError(f"{option} {text}: give {count} numbers separated by commas") from error
-    if len(values) != count:
-        raise PatchScalerError(f"{option} {text}: give {count} numbers separated by commas")
-    return values

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli.common import numbers
 from patchscaler.errors import PatchScalerError
+from patchscaler.sampling_options import numbers
 
 LARGE_PIXELS = 500_000_000  # of an input that is made in windows: its output has eight gigapixels
 

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli.common import load_model, model_options, numbers
+from patchscaler.cli.common import load_model, model_options
 from patchscaler.errors import PatchScalerError
+from patchscaler.sampling_options import numbers
 
 TABLE_3_SIZES = (256, 512)
 TILE = 512  # peers run larger pictures in tiles of this side: whole, they would take gigabytes

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli.common import load_model, model_options, numbers
+from patchscaler.cli.common import load_model, model_options
 from patchscaler.errors import PatchScalerError
+from patchscaler.sampling_options import numbers
 
 NEEDS_DATA = "a data set as NAME=DIR (patchscaler data names them), or a folder of pictures; may be repeated"
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from patchscaler.cli import cluster, dials, folders, video
 from patchscaler.cli import picture_options as pictures
-from patchscaler.cli.common import model_options, numbers
+from patchscaler.cli.common import model_options
 from patchscaler.errors import PatchScalerError
+from patchscaler.sampling_options import SAMPLING, group_settings
 
 
 def add_parser(commands: Any) -> None:
@@ -56,7 +57,7 @@ def upscale(args: argparse.Namespace) -> int:
     dials.check_options(args)
     video.check_options(args)
     cluster.check_options(args)
-    settings = group_settings(args)
+    settings = group_settings(**{name: getattr(args, name) for name in SAMPLING})
     if folders.is_one(args):
         return folders.upscale_folder(args, limit, lambda model: _options(model, settings, limit, args))
     with contextlib.ExitStack() as stack:
@@ -163,46 +164,6 @@ def write(
             f"patches {patches}, {result.cost['evaluations_total']} network evaluations, "
             f"{time.perf_counter() - began:.2f} s ({stages})"
         )
-
-
-def group_settings(args: argparse.Namespace) -> Any:
-    """The options that override sampling -> a function from the checkpoint's GroupConfig to the one to use."""
-    from dataclasses import replace
-
-    from patchscaler.config import GroupConfig, preset
-    from patchscaler.grouping import check_groups, thresholds_from_table
-
-    base = preset(args.preset).groups if args.preset else None
-    changes: dict[str, Any] = {}
-    if args.steps:
-        changes["num_inference_steps"] = numbers("--steps", args.steps, 3, int)
-    if args.start_times:
-        changes["start_times"] = numbers("--start-times", args.start_times, 3, int)
-    if args.thresholds:
-        changes["thresholds"] = numbers("--thresholds", args.thresholds, 2, float)
-    if args.shares and args.thresholds:
-        raise PatchScalerError("--shares and --thresholds say the same: give one of them")
-    shares = numbers("--shares", args.shares, 2, float) if args.shares else None
-    if args.overlap is not None:
-        changes["overlap"] = args.overlap
-    if args.sampler:
-        changes["sampler"] = args.sampler
-
-    def settings(stored: GroupConfig) -> GroupConfig:
-        config = stored
-        if base:  # thresholds belong to the weights: a preset's would mean nothing to another confidence
-            config = replace(stored, start_times=base.start_times, num_inference_steps=base.num_inference_steps)
-        if shares:
-            config = replace(config, thresholds=thresholds_from_table(stored.calibration, shares))
-        config = replace(config, **changes)
-        if not args.start_times:  # a group that was passed on as it is starts where the next one does
-            starts, steps = list(config.start_times), config.num_inference_steps
-            for g in (1, 0):
-                starts[g] = starts[g + 1] if steps[g] and not starts[g] else starts[g]
-            config = replace(config, start_times=(starts[0], starts[1], starts[2]))
-        return check_groups(config)
-
-    return settings
 
 
 class Progress:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from patchscaler.errors import PatchScalerError
@@ -155,8 +154,8 @@ def build_methods(specs: Sequence[Spec], settings: Settings) -> tuple[list[AnyMe
 
 
 def _ours(spec: Spec, settings: Settings) -> AnyMethod:
-    from patchscaler.cli.upscale import group_settings
     from patchscaler.pipeline import PatchScaler
+    from patchscaler.sampling_options import SAMPLING, group_settings
 
     options = dict(spec.options)
     source = options.pop("model", settings.model)
@@ -164,9 +163,8 @@ def _ours(spec: Spec, settings: Settings) -> AnyMethod:
         source, device=settings.device, dtype=options.pop("dtype", settings.dtype),
         memory=options.pop("memory", None), autoencoder=options.pop("autoencoder", settings.autoencoder),
     )  # fmt: skip
-    names = ("preset", "steps", "start_times", "thresholds", "shares", "overlap", "sampler")
-    sampling = SimpleNamespace(**{name: options.pop(name, None) for name in names})
-    options["groups"] = group_settings(sampling)(scaler.config.groups)  # type: ignore[arg-type]
+    sampling = group_settings(**{name: options.pop(name, None) for name in SAMPLING})
+    options["groups"] = sampling(scaler.config.groups)
     return PatchScalerMethod(scaler, **({"seed": settings.seed} | options))
 
 
