@@ -192,7 +192,8 @@ def test_mislabelled_files_are_what_they_are(service, picture, tmp_path, kind):
 @pytest.mark.parametrize(
     "data",
     [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"PK\x03\x04", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n",
-     b"GIF89a", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"II*\0\x08\0\0\0", b"BM" + bytes(60), bytes(1000), b"%!PS", b"\0\0\0\x0cjP  "],
+     b"GIF89a", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"II*\0\x08\0\0\0", b"BM" + bytes(60), bytes(1000), b"%!PS",
+     b"\0\0\0\x0cjP  "],
 )  # fmt: skip
 def test_no_pictures(service, data):
     error = check_refused_or_made(service, upload(service, data, "in.png"))

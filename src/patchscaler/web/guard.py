@@ -48,7 +48,7 @@ def check_files(data: Any, folder: Path) -> None:
         for key in ("path", "url"):
             value = data.get(key)
             if _is_address(value):
-                if key == "url" and isinstance(data.get("path"), str) and "/file=" in value:
+                if key == "url" and isinstance(data.get("path"), str) and "/file=" in str(value):
                     continue  # the address that this server gave the upload; `path` counts
                 raise Error(NO_ADDRESS, print_exception=False)
         path = data.get("path")
