@@ -234,7 +234,8 @@ def test_everything_is_reached_by_keyboard_and_has_a_name(opened, file):
         page.keyboard.press("Tab")
         names.add(
             page.evaluate("""() => { const e = document.activeElement;
-            return (e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText || e.title || '').trim() }""")
+            const name = e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText || e.title;
+            return (name || '').trim() }""")
         )
     for wanted in ("Enlarge", "Stop", "Zoom in", "Draw a box", "Map laid over the result",
                    "Slider between before and after", "Seed"):  # fmt: skip
