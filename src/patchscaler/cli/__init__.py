@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from patchscaler._version import __version__
-from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, upscale, video, web
+from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, train, upscale, video, web
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -13,8 +13,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """-> exit code: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(training=argv[:1] == ["train"]).parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
         return int(args.function(args) or 0)
     except PatchScalerError as error:
@@ -29,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _parser(training: bool) -> argparse.ArgumentParser:
-    # The stages' options are read only when they are asked for: they import torch.
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="patchscaler", description="Enlarge pictures, x4 by default.")
     parser.add_argument("--version", action="version", version=f"patchscaler {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -44,10 +42,5 @@ def _parser(training: bool) -> argparse.ArgumentParser:
     data.add_parser(commands)
     reproduce.add_parser(commands)
     web.add_parser(commands)
-    if training:
-        from patchscaler.training.commands import add_parser
-
-        add_parser(commands)
-    else:
-        commands.add_parser("train", help="train a model, stage by stage (docs/training.md)")
+    train.add_parser(commands)
     return parser

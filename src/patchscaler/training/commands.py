@@ -1,4 +1,4 @@
-"""`patchscaler train STAGE`: the stages in order, all working on one model folder.
+"""What each `patchscaler train STAGE` does (`cli/train.py` has the options), all working on one model folder.
 
 A model folder has the layout of `save_pretrained`; every stage reads what it needs from it and writes its
 networks to it, and keeps its checkpoint in `training/STAGE` inside. When the last stage is done, the folder
@@ -194,7 +194,8 @@ def coarse(args: argparse.Namespace) -> None:
 
 def captions(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
-    captioner, encoder = Captioner(args.captioner, device), TextEncoder(args.text_encoder, device)
+    captioner = Captioner(args.captioner or CAPTIONER, device)
+    encoder = TextEncoder(args.text_encoder or TEXT_ENCODER, device)
     n = write_captions(args.shards, captioner, encoder)
     print(f"{args.shards}: captions of {n} shards written")
 
@@ -254,7 +255,7 @@ def few_step(args: argparse.Namespace) -> None:
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
 
 
-# --- the command line -----------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 
 def folder(args: argparse.Namespace) -> ModelFolder:
@@ -289,113 +290,3 @@ def _foreign(path: str) -> dict[str, torch.Tensor]:
         return load_file(path)
     except Exception as error:  # safetensors and file errors
         raise PatchScalerError(f"{path}: cannot be read as safetensors ({error})") from error
-
-
-def add_parser(commands: Any) -> None:
-    """Add `train` and its stages to the command line."""
-    parser = commands.add_parser("train", help="train a model, stage by stage (docs/training.md)")
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-
-    def stage(name: str, function: Any, text: str, *, loop: tuple[float, int] | None = None) -> Any:
-        p = stages.add_parser(name, help=text, description=text)
-        p.set_defaults(function=function)
-        p.add_argument("--seed", type=int, default=0)
-        if function not in (shards, captions, teacher):
-            p.add_argument("--model", required=True, metavar="DIR", help="model folder, made where it is missing")
-            p.add_argument("--preset", default="compact", help="configuration of a new model folder")
-            p.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
-            p.add_argument("--device", default="auto")
-            p.add_argument("--no-bf16", dest="bf16", action="store_false", help="train in float32")
-        if loop:
-            p.add_argument("--steps", type=int, default=0, help="stop after so many steps")
-            p.add_argument("--minutes", type=float, default=0, help="stop after so many minutes, resumed ones included")
-            p.add_argument("--lr", type=float, default=loop[0])
-            p.add_argument("--batch-size", type=int, default=loop[1])
-            p.add_argument("--optimizer", default="adamw", help="adam, adamw or muon")
-            p.add_argument("--ema", type=float, default=0.999)
-            p.add_argument("--warmup", type=int, default=100, metavar="STEPS", help="of a rising learning rate")
-            p.add_argument("--decay", type=float, default=0.3, help="share of the run with a falling one; 0: fixed")
-            p.add_argument("--log-every", type=int, default=50, metavar="STEPS")
-            p.add_argument("--save-minutes", type=float, default=5)
-        return p
-
-    def data(p: Any, validation: bool = True) -> None:
-        p.add_argument("--shards", required=True, metavar="DIR")
-        if validation:
-            p.add_argument("--validation", required=True, metavar="DIR", help="shards of held-out pictures")
-
-    p = stage("shards", shards, "degrade pictures into pairs on disk")
-    p.add_argument("--images", required=True, metavar="DIR", help="folder of pictures, or tar shards")
-    p.add_argument("--shards", required=True, metavar="DIR", help="where to write")
-    p.add_argument("--split", choices=("train", "validation"), default="train")
-    p.add_argument("--mix", default="real:.4,stable:.1,mild:.35,bicubic:.15", help="degradations and their shares")
-    p.add_argument("--tile", type=int, default=256)
-    p.add_argument("--variants", type=int, default=4, help="degradations a tile")
-    p.add_argument("--exclude", default="", help="comma-separated prefixes of file names")
-    p.add_argument("--workers", type=int, default=1, help="processes; more than one on the processor only")
-    p.add_argument("--device", default="cpu", help="where to degrade")
-
-    p = stage("autoencoder", autoencoder, "fit the closed-form autoencoder")
-    data(p, validation=False)
-
-    p = stage("grm", grm, "train the Global Restoration Module (Eq. 1)", loop=(3e-4, 8))
-    data(p)
-    p.add_argument("--init", metavar="FILE", help="start from a Real-ESRGAN compact network (safetensors)")
-    p.add_argument("--head-only", action="store_true", help="train the confidence head alone")
-    p.add_argument("--lr-size", type=int, default=48, help="side of the LR crops")
-    p.add_argument("--lam", type=float, default=0.1, help="lambda of Eq. 1")
-    p.add_argument("--eta", type=float, default=0.1, help="eta of Eq. 1: about .7 of the median squared error")
-    p.add_argument("--squared", action="store_true", help="square the L1 term, as Eq. 1 is printed")
-
-    p = stage("calibrate", calibrate, "set the groups' thresholds by quantile on held-out pictures")
-    p.add_argument("--validation", required=True, metavar="DIR")
-    p.add_argument("--simple", type=float, default=0.3, help="share of simple patches")
-    p.add_argument("--easy", type=float, default=0.65, help="share of simple and medium patches together")
-
-    p = stage("classifier", classifier, "train the texture classifier", loop=(1e-3, 64))
-    p.add_argument("--textures", required=True, metavar="DIR", help="one sub-folder a class")
-    p.add_argument("--exclude", default="", help="comma-separated prefixes of file names")
-
-    p = stage("coarse", coarse, "cache the GRM's coarse pictures beside the shards")
-    data(p, validation=False)
-    p.add_argument("--variants", type=int, default=2, help="of the degradations of each tile")
-
-    p = stage("captions", captions, "caption the tiles of shards and encode the captions, for the text prompt")
-    data(p, validation=False)
-    p.add_argument("--captioner", default=CAPTIONER, help="BLIP-2: folder or hub id")
-    p.add_argument("--text-encoder", default=TEXT_ENCODER, help="CLIP: folder or hub id")
-    p.add_argument("--device", default="auto")
-
-    p = stage("teacher", teacher, "cache what another upscaler makes of the shards, as targets of the last stage")
-    p.add_argument("--shards", required=True, metavar="DIR")
-    p.add_argument("--method", default="realesrgan-x4plus", metavar="METHOD", help="as in 'patchscaler compare'")
-    p.add_argument("--variants", type=int, default=1, help="of the degradations of each tile")
-    p.add_argument("--limit", type=int, default=0, metavar="SHARDS", help="only so many of them (0: all)")
-    p.add_argument("--device", default="auto")
-
-    p = stage("diffusion", diffusion, "train Patch-DiT and the texture encoder (Eq. 8)", loop=(5e-4, 32))
-    data(p)
-    p.add_argument("--prompt", choices=("texture", "text"), default="texture", help="text: the paper's ablation (4.4)")
-    p.add_argument("--from-coarse", type=float, help="share of starts built from y_0 (0: the paper; default .3, or 0 "
-                   "where noise or v is predicted)")  # fmt: skip
-    p.add_argument("--low-times", type=float, default=0.6, help="share of times drawn from 1..500 only (0: uniform)")
-
-    p = stage("graft", graft, "keep some blocks of a trained Patch-DiT, and begin its head's trunk from an ESRGAN's")
-    p.add_argument("--keep", default="", metavar="N,N,...", help="blocks of Patch-DiT, from 0 (default: all)")
-    p.add_argument(
-        "--trunk", metavar="FILE", help="an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
-    )
-    p.add_argument("--trunk-blocks", default="0,1,22", metavar="N,N,...", help="which of its blocks")
-
-    p = stage("few-step", few_step, "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
-    data(p)
-    # By their gradients on the picture (docs/training.md), LPIPS is 50 times as strong as L1 at equal weights.
-    p.add_argument("--l1", type=float, default=3.0)
-    p.add_argument("--lpips", type=float, default=1.0)
-    p.add_argument("--vgg", type=float, default=0.0, help="LPIPS on VGG-16, of a random quarter of each region")
-    p.add_argument("--gan", type=float, default=0.15)
-    p.add_argument("--teacher", type=float, default=0.0, metavar="SHARE", help="of L1 and of the steps that aim at "
-                   "the teacher's pictures in place of the truth ('train teacher' makes them)")  # fmt: skip
-    p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions that are fused")
-    p.add_argument("--pattern", type=float, default=20.0, help="against a fixed weave on flat areas")
-    p.add_argument("--grid", type=float, default=0.0, help="against steps at the borders of pixels and blocks")
