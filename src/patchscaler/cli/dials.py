@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from patchscaler.cli.status_line import StatusLine
 from patchscaler.errors import PatchScalerError
 from patchscaler.sampling_options import numbers
 
@@ -145,28 +146,6 @@ def redo(model: Any, source: Path, target: Path, args: argparse.Namespace, repor
 # --- pictures on disk -----------------------------------------------------------------------------
 
 
-class Watch:
-    """A line on standard error about the stage in progress; the time left is its measured speed."""
-
-    def __init__(self, name: str, quiet: bool):
-        self.name, self.stage, self.shown = name, "", False
-        self.live = not quiet and sys.stderr.isatty()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if stage != self.stage:
-            self.stage, self.began, self.first = stage, now, done
-        if self.live:
-            fresh = done - self.first
-            left = f", {(now - self.began) / fresh * (total - done):.0f} s left" if fresh else ""
-            print(f"\r{self.name}: {done}/{total} {stage}{left} \033[K", end="", file=sys.stderr)
-            self.shown = True
-
-    def close(self) -> None:
-        if self.shown:
-            print("\r\033[K", end="", file=sys.stderr)
-
-
 def stream(
     model: Any, source: Path, target: Path, wanted: Any, options: dict[str, Any], args: argparse.Namespace,
     report: Path | None,
@@ -175,7 +154,7 @@ def stream(
     from patchscaler.streaming.files import FileOptions, upscale_file
 
     window = window_of(args)
-    watch, began = Watch(source.name, args.quiet), time.perf_counter()
+    watch, began = StatusLine(source.name, args.quiet), time.perf_counter()
     files = FileOptions(
         quality=args.quality, lossless=args.lossless, pyramid=args.pyramid, bits=args.bits, report=report,
         provenance=not args.no_provenance,

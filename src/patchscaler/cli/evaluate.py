@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.cli.common import model_options
+from patchscaler.cli.status_line import StatusLine
 from patchscaler.errors import PatchScalerError
 
 
@@ -173,12 +174,13 @@ def find_method(args: argparse.Namespace, pairs: list[Any], failures: list[Any])
 
 
 def progress(quiet: bool) -> Any:
-    """A line on standard error that counts pictures, where somebody looks at it."""
-    if quiet or not sys.stderr.isatty():
-        return None
+    """What counts the pictures of a run."""
+    line = StatusLine("measuring", quiet)
 
     def show(done: int, total: int, name: str) -> None:
-        print(f"\r{done}/{total} {name}\033[K", end="" if done < total else "\r\033[K", file=sys.stderr, flush=True)
+        line("pictures", done, total)
+        if done == total:
+            line.close()
 
     return show
 

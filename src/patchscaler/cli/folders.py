@@ -15,6 +15,7 @@ from typing import Any
 from patchscaler._version import __version__
 from patchscaler.cli import cluster
 from patchscaler.cli import picture_options as pictures
+from patchscaler.cli.status_line import StatusLine
 from patchscaler.errors import PatchScalerError
 
 
@@ -142,7 +143,7 @@ class _FolderRun:
 
     def _in_lots(self, items: Iterator[list[tuple[Path, Any, Path]]], later: list[tuple[Path, Any, Path]]) -> None:
         """Patches of a lot's pictures share batches; lots may be under way at once. later: what goes by itself."""
-        from patchscaler.cli.upscale import Progress, write
+        from patchscaler.cli.upscale import write
         from patchscaler.pictures.reading import Picture
 
         given: deque[tuple[list[tuple[Path, Any, Path]], Any, float]] = deque()
@@ -152,9 +153,9 @@ class _FolderRun:
                 if len(lot) == 1 and (not isinstance(lot[0][1], Picture) or self._by_itself()):
                     later.append(lot[0])
                     continue
-                bar = Progress(f"{lot[0][0].name}" + (f" and {len(lot) - 1} more" if lot[1:] else ""), self.args.quiet)
+                bar = StatusLine(lot[0][0].name + (f" and {len(lot) - 1} more" if lot[1:] else ""), self.args.quiet)
                 given.append((lot, bar, time.perf_counter()))
-                keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar}
+                keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar.patch_steps}
                 yield [picture.planes for _, picture, _ in lot], pictures.wanted(self.args), keywords
 
         for results in self.args.hands.map("lot", calls()):

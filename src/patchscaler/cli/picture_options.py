@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.cli import video
+from patchscaler.cli.status_line import StatusLine
 from patchscaler.errors import PatchScalerError
 
 SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}  # --format NAME -> suffix, where it is not .NAME
@@ -189,17 +190,13 @@ def upscale_animation(
     from patchscaler.pictures.animation import save_animation
 
     frames, evaluations, began = [], 0, time.perf_counter()
-    live = not args.quiet and sys.stderr.isatty()
+    line = StatusLine(moving.path.name, args.quiet)
     calls = ((planes, wanted(args), args.tileable, options) for planes in moving.frames())
     for number, made in enumerate(args.hands.map("one", calls), 1):
-        if live:
-            left = (time.perf_counter() - began) / max(1, number) * (moving.count - number)
-            text = f"{number}/{moving.count} frames" + (f", {left:.0f} s left" if number else "")
-            print(f"\r{moving.path.name}: {text} \033[K", end="", file=sys.stderr)
+        line("frames", number, moving.count)
         frames.append(made.array)
         evaluations += sum(result.cost["evaluations_total"] for result in made.passes)
-    if live:
-        print("\r\033[K", end="", file=sys.stderr)
+    line.close()
     if facts:
         moving.metadata = moving.metadata.with_provenance(facts)
     tell(moving.path, moving.notes + save_animation(frames, target, moving, args.quality, args.lossless))

@@ -10,6 +10,7 @@ from typing import Any
 from patchscaler.cli import cluster, dials, folders, video
 from patchscaler.cli import picture_options as pictures
 from patchscaler.cli.common import model_options
+from patchscaler.cli.status_line import StatusLine
 from patchscaler.errors import PatchScalerError
 from patchscaler.sampling_options import SAMPLING, group_settings
 
@@ -125,10 +126,11 @@ def upscale_one(
     elif args.dry_run:
         dials.dry_run(model, picture.planes, source, options)
     else:
-        bar, began = Progress(source.name, quiet=args.quiet), time.perf_counter()
-        keywords = options | {"memory_limit": args.memory_limit, "progress": bar, "coarse": args.save_coarse}
+        line, began = StatusLine(source.name, args.quiet), time.perf_counter()
+        keywords = options | {"memory_limit": args.memory_limit, "coarse": args.save_coarse}
+        keywords["progress"] = line.patch_steps
         [made] = args.hands.map("one", [(picture.planes, wanted, args.tileable, keywords)])
-        bar.close()
+        line.close()
         write(model, picture, made, source, target, args, report, began)
 
 
@@ -164,21 +166,3 @@ def write(
             f"patches {patches}, {result.cost['evaluations_total']} network evaluations, "
             f"{time.perf_counter() - began:.2f} s ({stages})"
         )
-
-
-class Progress:
-    """A line on standard error that counts patch-steps; the time left is their measured speed."""
-
-    def __init__(self, name: str, quiet: bool):
-        self.name, self.began, self.shown = name, time.perf_counter(), False
-        self.live = not quiet and sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.live:
-            left = (time.perf_counter() - self.began) / done * (total - done)
-            print(f"\r{self.name}: {done}/{total} patch-steps, {left:.0f} s left \033[K", end="", file=sys.stderr)
-            self.shown = True
-
-    def close(self) -> None:
-        if self.shown:
-            print("\r\033[K", end="", file=sys.stderr)

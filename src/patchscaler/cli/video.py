@@ -85,11 +85,11 @@ def _wanted(args: argparse.Namespace) -> Any:
 
 def upscale(model: Any, clip: Any, target: Path, options: dict[str, Any], args: argparse.Namespace) -> None:
     """One video, and a line about it."""
-    from patchscaler.cli.dials import Watch
     from patchscaler.cli.picture_options import tell
+    from patchscaler.cli.status_line import StatusLine
     from patchscaler.video.job import VideoOptions, upscale_video
 
-    watch, began = Watch(clip.path.name, args.quiet), time.perf_counter()
+    watch, began = StatusLine(clip.path.name, args.quiet), time.perf_counter()
     video = VideoOptions(args.codec, args.crf, args.bits, not args.no_audio, not args.no_provenance)
     try:
         made = upscale_video(
