@@ -20,6 +20,10 @@ MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # of every event th
 # Fields hand on what was sent, as it was sent: only `Service`, which knows the limits, opens files.
 WORK: dict[str, Any] = MODEL | {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
 LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+# What the browser says by itself: before the server has taken a job, and where it took none.
+QUEUED = "() => ({stage: 'In the queue', count: '', share: null})"
+FAILED = """() => ({stage: 'Not done: too many pictures are waiting, or the server is gone. Try again in a moment.',
+count: '', share: null, failed: true})"""
 AS_IT_WAS = "as it was"
 BUDGETS = [("the model's own", ""), ("fast", "fast"), ("balanced", "balanced"), ("best", "best"),
            ("40 % of full sampling", "40%"), ("20 seconds", "20s")]  # fmt: skip
@@ -147,10 +151,14 @@ def _one(service: Service) -> None:
             yield said(str(error), failed=True), *[gr.skip()] * 4
 
     outputs = [line, view, file, cost, job]
+    for pressed in (start, again):
+        pressed.click(None, None, line, js=QUEUED)
     events = [
         start.click(enlarge, [drop, *dials], outputs, **WORK),
         again.click(redo, [job, *box, group, other], outputs, **WORK),
     ]
+    for event in events:
+        event.failure(None, None, line, js=FAILED)
     stop.click(lambda: said("Stopped"), None, line, cancels=events, **LIGHT)
     view.box(_drawn, None, box, **LIGHT)
 
@@ -215,7 +223,9 @@ def _several(service: Service) -> None:
         except PatchScalerError as error:
             yield said(str(error), failed=True), gr.skip(), gr.skip()
 
+    start.click(None, None, line, js=QUEUED)
     event = start.click(enlarge, [files, *dials], [line, file, failures], **WORK)
+    event.failure(None, None, line, js=FAILED)
     stop.click(lambda: said("Stopped"), None, line, cancels=[event], **LIGHT)
 
 
