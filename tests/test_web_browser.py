@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -199,7 +201,7 @@ def test_several_and_their_zip(opened, picture, tmp_path):
     page.locator("input[type=file][multiple]").set_input_files(paths)
     expect(page.get_by_text("bad.png").first).to_be_visible()
     button(page, "Enlarge all").click()
-    expect(page.get_by_text("2 enlarged, 0 done before, 1 failed")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("Done: 2 enlarged, 1 failed")).to_be_visible(timeout=SECONDS)
     expect(page.get_by_text("bad.png: not a picture in a format that can be read")).to_be_visible()
     with page.expect_download() as download:
         page.locator("a[download='patchscaler.zip']").click()
@@ -207,9 +209,35 @@ def test_several_and_their_zip(opened, picture, tmp_path):
     assert zipfile.ZipFile(tmp_path / "all.zip").namelist() == ["0_x4.png", "1_x4.png", "failed.txt"]
 
 
+def test_stop(opened, picture, tmp_path, monkeypatch):
+    from patchscaler.web import service
+
+    reached, stopped = threading.Event(), threading.Event()
+
+    def slow(*args, watch, **keywords):
+        try:
+            for n in range(1200):
+                watch("patch-steps", n, 1200)
+                reached.set()
+                time.sleep(0.05)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(service, "upscale_file", slow)
+    page = opened()
+    picture(24, 32).save(tmp_path / "in.png")
+    choose(page, tmp_path / "in.png")
+    button(page, "Enlarge").click()
+    expect(page.get_by_text("of 1200 patch-steps, about")).to_be_visible(timeout=SECONDS)
+    assert reached.is_set() and page.get_by_role("progressbar", name="Progress of this stage").first.is_visible()
+    button(page, "Stop").click()
+    expect(page.get_by_text("Stopped")).to_be_visible()
+    assert stopped.wait(30)
+
+
 def test_examples(opened):
     page = opened()
-    page.locator(".gallery-item, .gallery button").first.click()
+    button(page, "A damaged one").click()
     expect(page.locator(".image-container img, .image-frame img").first).to_be_visible(timeout=SECONDS)
 
 

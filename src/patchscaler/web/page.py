@@ -22,8 +22,10 @@ WORK: dict[str, Any] = MODEL | {"preprocess": False, "api_visibility": "private"
 LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 # What the browser says by itself: before the server has taken a job, and where it took none.
 QUEUED = "() => ({stage: 'In the queue', count: '', share: null})"
-FAILED = """() => ({stage: 'Not done: too many pictures are waiting, or the server is gone. Try again in a moment.',
-count: '', share: null, failed: true})"""
+STOPPED = "() => { window.stopped = Date.now(); return {stage: 'Stopped', count: '', share: null}; }"
+FAILED = """() => Date.now() - (window.stopped || 0) < 5000 ? {stage: 'Stopped', count: '', share: null} : {stage:
+'Not done: too many pictures are waiting, or the server is gone. Try again in a moment.', count: '', share: null,
+failed: true}"""
 AS_IT_WAS = "as it was"
 BUDGETS = [("the model's own", ""), ("fast", "fast"), ("balanced", "balanced"), ("best", "best"),
            ("40 % of full sampling", "40%"), ("20 seconds", "20s")]  # fmt: skip
@@ -105,12 +107,13 @@ def _one(service: Service) -> None:
             drop = gr.Image(
                 label="Picture: drop, paste or choose one", type="filepath", sources=["upload", "clipboard"], height=260
             )
-            dials = _dials()
             with gr.Row():
                 start = gr.Button("Enlarge", variant="primary", min_width=100)
                 stop = gr.Button("Stop", min_width=100)
             line = status()
-            gr.Examples([[str(STATIC / "cat.jpg")], [str(STATIC / "damaged.jpg")]], drop, label="Examples")
+            dials = _dials()
+            examples = [[str(STATIC / "cat.jpg")], [str(STATIC / "damaged.jpg")]]
+            gr.Examples(examples, drop, label="Examples", example_labels=["A small picture", "A damaged one"])
         with gr.Column(scale=5, min_width=300):
             view = viewer()
             file = gr.File(label="Result", interactive=False, visible=False)
@@ -159,7 +162,7 @@ def _one(service: Service) -> None:
     ]
     for event in events:
         event.failure(None, None, line, js=FAILED)
-    stop.click(lambda: said("Stopped"), None, line, cancels=events, **LIGHT)
+    stop.click(None, None, line, js=STOPPED, cancels=events)
     view.box(_drawn, None, box, **LIGHT)
 
 
@@ -199,11 +202,11 @@ def _several(service: Service) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             files = gr.File(label=f"Pictures: drop up to {service.limits.files}", file_count="multiple", height=220)
-            dials = _dials()
             with gr.Row():
                 start = gr.Button("Enlarge all", variant="primary", min_width=100)
                 stop = gr.Button("Stop", min_width=100)
             line = status()
+            dials = _dials()
         with gr.Column(scale=5, min_width=300):
             gr.Markdown("Several pictures with the same dials, and one zip of what came out. "
                         "A picture that fails is named; the others go on.")  # fmt: skip
@@ -217,8 +220,9 @@ def _several(service: Service) -> None:
                 if isinstance(step, Step):
                     yield told(step), gr.skip(), gr.skip()
                 else:
-                    text = f"{step.summary.lines()[0].capitalize()} in {step.seconds:.1f} s"
-                    lines = "".join(f"<li>{escape(line.strip())}</li>" for line in step.summary.lines()[1:])
+                    done, failed = step.summary.done, step.summary.failed
+                    text = f"Done: {len(done)} enlarged, {len(failed)} failed, in {step.seconds:.1f} s"
+                    lines = "".join(f"<li>{escape(f['source'])}: {escape(f['error'])}</li>" for f in failed)
                     yield said(text), gr.File(str(step.file), visible=True), f"<ul>{lines}</ul>" if lines else ""
         except PatchScalerError as error:
             yield said(str(error), failed=True), gr.skip(), gr.skip()
@@ -226,7 +230,7 @@ def _several(service: Service) -> None:
     start.click(None, None, line, js=QUEUED)
     event = start.click(enlarge, [files, *dials], [line, file, failures], **WORK)
     event.failure(None, None, line, js=FAILED)
-    stop.click(lambda: said("Stopped"), None, line, cancels=[event], **LIGHT)
+    stop.click(None, None, line, js=STOPPED, cancels=[event])
 
 
 def _leaving(service: Service) -> Any:
