@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchscaler.errors import PatchScalerError, TooManyPixels
+from patchscaler.errors import PatchScalerError, TooManyPixelsError
 from patchscaler.pictures.reading import check_pixels, load_image
 from patchscaler.pictures.writing import FORMATS, check_output, check_side, save_image
 
@@ -87,7 +87,7 @@ def test_limit_is_checked_before_decoding(tmp_path):
     data = bytearray(path.read_bytes())
     data[18:26] = (100_000).to_bytes(4, "little") + (1_000).to_bytes(4, "little")
     path.write_bytes(data)
-    with pytest.raises(TooManyPixels, match="100000x1000 is more than the limit of 4 megapixels") as caught:
+    with pytest.raises(TooManyPixelsError, match="100000x1000 is more than the limit of 4 megapixels") as caught:
         load_image(path)
     assert (caught.value.width, caught.value.height, caught.value.limit) == (100_000, 1_000, 4_000_000)
 

@@ -5,7 +5,7 @@ class PatchScalerError(Exception):
     """An error the user can mend. Its text is printed as it stands, without a traceback."""
 
 
-class TooManyPixels(PatchScalerError):
+class TooManyPixelsError(PatchScalerError):
     """A picture of more pixels than allowed. Its text is the command line's; others may say it in their own words."""
 
     def __init__(self, text: str, width: int, height: int, limit: int):

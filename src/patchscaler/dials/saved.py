@@ -106,7 +106,8 @@ def redo_file(
 ) -> Made | None:  # fmt: skip
     """Boxes of the finished file `output` made again in it; its report, where there is one, follows.
 
-    progress: of each box by itself. None where nothing is known of an earlier run. Raises PatchScalerError; the file then is as it was.
+    progress: of each box by itself. None where nothing is known of an earlier run. Raises PatchScalerError; the file
+    then is as it was.
     """
     saved = find_saved(report, output)
     if saved is None or not Path(output).is_file():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from patchscaler.errors import PatchScalerError, TooManyPixels
+from patchscaler.errors import PatchScalerError, TooManyPixelsError
 from patchscaler.pictures.deep import depth, import_heif, read_deep
 from patchscaler.pictures.jxl import import_jxl, jxl_size
 from patchscaler.pictures.metadata import Metadata, orientation, read_metadata, stored_orientation
@@ -214,9 +214,9 @@ def turn_array(array: np.ndarray, turn: int) -> np.ndarray:
 
 
 def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
-    """Raises TooManyPixels where a picture has more pixels than allowed."""
+    """Raises TooManyPixelsError where a picture has more pixels than allowed."""
     if max_pixels and width * height > max_pixels:
-        raise TooManyPixels(
+        raise TooManyPixelsError(
             f"{name}: {width}x{height} is more than the limit of {max_pixels / 1e6:g} megapixels; "
             f"allow it with --max-pixels {width * height} (max_pixels in Python) if memory suffices",
             width, height, max_pixels,

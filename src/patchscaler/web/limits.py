@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.dials.budget import Budget, parse_budget
-from patchscaler.errors import PatchScalerError, TooManyPixels
+from patchscaler.errors import PatchScalerError, TooManyPixelsError
 from patchscaler.pictures.animation import ANIMATED
 from patchscaler.pictures.reading import check_pixels, opened, orientation
 from patchscaler.pictures.sizes import Wanted
@@ -90,7 +90,7 @@ def read_seed(value: Any) -> int | None:
 
 
 def check_picture(path: Path, wanted: Wanted, limits: Limits) -> tuple[int, int]:
-    """-> (width, height) of the upright picture. Nothing of it is decoded. Raises PatchScalerError, TooManyPixels."""
+    """-> (width, height) of the upright picture. Nothing of it is decoded. Raises PatchScalerError, TooManyPixelsError."""
     with opened(path, limits.max_pixels) as image:
         if image.format in ANIMATED and getattr(image, "is_animated", False):
             raise PatchScalerError(
@@ -100,7 +100,7 @@ def check_picture(path: Path, wanted: Wanted, limits: Limits) -> tuple[int, int]
     width, height = wanted.size(*size)
     try:
         check_pixels(width, height, limits.max_pixels * ENLARGED, str(path))
-    except TooManyPixels as error:
+    except TooManyPixelsError as error:
         raise PatchScalerError(
             f"{path}: would become {width}x{height}, and up to {error.limit / 1e6:g} megapixels can be made here; "
             "take a smaller scale"

@@ -15,7 +15,7 @@ from typing import Any
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.report import read_report
 from patchscaler.dials.saved import redo_file
-from patchscaler.errors import PatchScalerError, TooManyPixels
+from patchscaler.errors import PatchScalerError, TooManyPixelsError
 from patchscaler.folders import Summary
 from patchscaler.pictures.sizes import Wanted
 from patchscaler.pipeline import PatchScaler
@@ -206,7 +206,7 @@ class Service:
         """For somebody before a page: no paths, no options of a command line."""
         place = rf"{re.escape(str(self.folder.path))}/[\w-]+/(\d+/)?((in|out)/)?"
         text = re.sub(place, "", str(error))
-        if isinstance(error, TooManyPixels):
+        if isinstance(error, TooManyPixelsError):
             name = text.split(f": {error.width}x")[0]
             return (
                 f"{name}: {error.width}x{error.height} pixels are more than the {error.limit / 1e6:g} megapixels "
