@@ -90,7 +90,10 @@ def read_seed(value: Any) -> int | None:
 
 
 def check_picture(path: Path, wanted: Wanted, limits: Limits) -> tuple[int, int]:
-    """-> (width, height) of the upright picture. Nothing of it is decoded. Raises PatchScalerError, TooManyPixelsError."""
+    """-> (width, height) of the upright picture. Nothing of it is decoded.
+
+    Raises PatchScalerError, of which TooManyPixelsError is one.
+    """
     with opened(path, limits.max_pixels) as image:
         if image.format in ANIMATED and getattr(image, "is_animated", False):
             raise PatchScalerError(
