@@ -242,6 +242,17 @@ def test_two_inputs_with_one_name(model, photo, capsys):
     assert "another input would also be written" in error
 
 
+def test_two_formats_of_one_name_are_two_outputs(model, photo, capsys):
+    with Image.open(photo) as image:
+        for suffix in (".jpg", ".tif"):
+            image.convert("RGB").save(photo.with_suffix(suffix))
+    both = [photo, photo.with_suffix(".jpg"), photo.with_suffix(".tif")]
+    assert main(["upscale", *map(str, both), "--model", str(model), "-o", str(photo.parent / "out")]) == 0
+    assert leftovers(photo.parent / "out") == [f"photo_x4{s}" for s in (".jpg", ".png", ".tif")]
+    error = fails(capsys, photo, "upscale", *both, "--format", "webp", "--model", model, "-o", photo.parent / "out")
+    assert "another input would also be written" in error
+
+
 def test_transparency_does_not_go_into_a_jpeg(model, photo, capsys):
     Image.new("RGBA", (32, 32), (255, 0, 0, 128)).save(photo.parent / "glass.png")
     error = fails(capsys, photo, "upscale", photo.parent / "glass.png", "-o", photo.parent / "o.jpg", "--model", model)

@@ -83,12 +83,14 @@ def targets_of(args: argparse.Namespace) -> list[Target]:
     if place and not folder and args.format:
         raise PatchScalerError(f"-o {output} names the format: leave --format out")
     targets: list[Target] = [(Path(name), place if folder else None, None if folder else place) for name in inputs]
-    seen: set[Path] = set()
-    for source, directory, _ in targets:  # as far as names tell: a picture's content may ask for another format
+    seen: set[tuple[Path, str]] = set()
+    for source, directory, _ in targets:
         name = name_of(source, directory, False, True, args)
-        if folder and name in seen:
+        # a.gif and a.png may both become a.png, or not, as their content wants it: `claim` will see
+        place_and_kind = name, "" if args.format else source.suffix.lower()
+        if folder and place_and_kind in seen:
             raise PatchScalerError(f"{source}: another input would also be written to {name}; rename one")
-        seen.add(name)
+        seen.add(place_and_kind)
     return targets
 
 
