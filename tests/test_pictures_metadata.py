@@ -102,6 +102,15 @@ def test_png_texts(tmp_path):
         assert load_picture(tmp_path / "b.png").metadata.texts == expected
 
 
+def test_a_tiff_without_density_stays_without(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tif")
+    metadata = load_picture(tmp_path / "a.tif").metadata
+    assert metadata.dpi is None
+    save_picture(np.zeros((32, 32, 3), np.uint8), tmp_path / "b.tif", metadata.enlarged(32, 32))
+    with Image.open(tmp_path / "b.tif") as image:
+        assert 282 not in image.tag_v2
+
+
 def test_tiffs_own_directory(tmp_path):
     Image.new("RGB", (8, 8)).save(
         tmp_path / "a.tif", tiffinfo={270: "What it shows", 306: "2024:01:02 03:04:05"}, dpi=(600, 600)

@@ -113,7 +113,8 @@ def _finite(dpi: Any) -> tuple[float, float] | None:
         x, y = (float(v) for v in dpi)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
-    return (x, y) if all(math.isfinite(v) and 1 <= v < 1e6 for v in (x, y)) else None
+    # (1, 1) is what Pillow makes of a TIFF that says nothing
+    return (x, y) if all(math.isfinite(v) and 1 < v < 1e6 for v in (x, y)) else None
 
 
 def _exif(image: Image.Image) -> bytes | None:
