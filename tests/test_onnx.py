@@ -176,6 +176,22 @@ def test_an_export_is_made_where_there_is_none(loaded, exported, tmp_path, monke
     assert len(made) == 1 and made[0].is_relative_to(tmp_path / "patchscaler" / "onnx")
 
 
+def test_auto_takes_the_fast_one_where_it_is_ready(loaded, exported, tmp_path, monkeypatch):
+    """Installed and exported; never an export that was not asked for."""
+    used = []
+    monkeypatch.setattr("patchscaler.onnx.engine._openvino", lambda threads, dtype: used.append("openvino"))
+    monkeypatch.setattr("patchscaler.onnx.engine.export_onnx", lambda *a: pytest.fail("an export was made"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("patchscaler.onnx.engine.find_spec", lambda name: name)
+    use_engine(loaded, "auto")  # not exported
+    monkeypatch.setattr("patchscaler.onnx.engine.find_spec", lambda name: None)
+    use_engine(loaded, "auto", exported)  # not installed
+    assert not used and "forward" not in vars(loaded.patch_dit)
+    monkeypatch.setattr("patchscaler.onnx.engine.find_spec", lambda name: name)
+    use_engine(loaded, "auto", exported)
+    assert used == ["openvino"] and "forward" in vars(loaded.patch_dit)
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
@@ -194,7 +210,9 @@ def test_exports_of_others_are_refused(tiny, loaded, exported, tmp_path):
 
 
 def test_what_cannot_be(loaded, tmp_path, monkeypatch):
-    with pytest.raises(PatchScalerError, match="unknown engine 'tensorrt': choose one of torch, onnxruntime, openvino"):
+    with pytest.raises(
+        PatchScalerError, match="unknown engine 'tensorrt': choose one of auto, torch, onnxruntime, openvino"
+    ):
         use_engine(loaded, "tensorrt")
     for engine, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
         monkeypatch.setitem(sys.modules, engine, None)

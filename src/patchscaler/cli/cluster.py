@@ -22,7 +22,7 @@ def check_options(args: argparse.Namespace) -> None:
         return
     from patchscaler.cluster import check_answers, import_ray
 
-    if args.engine != "torch":
+    if args.engine not in ("auto", "torch"):
         raise PatchScalerError(f"--engine {args.engine} is of one machine; workers of --cluster compute with torch")
     if args.budget and str(args.budget).endswith("s"):
         raise PatchScalerError("--budget in seconds is of one machine; with --cluster give a share of full sampling")

@@ -13,15 +13,17 @@ class _Offline(argparse.Action):
         namespace.offline = True
 
 
-def model_options(parser: Any) -> None:
+def model_options(parser: Any, engine: str = "torch") -> None:
+    """engine: the default. What is measured or written down should not hang on what is installed."""
     parser.add_argument("--model", default="compact", help="shipped name, folder, or hub id, OWNER/NAME or "
                         "OWNER/NAME@REVISION (default: compact)")  # fmt: skip
     parser.add_argument("--offline", action=_Offline, nargs=0, default=False, help="fetch nothing from a hub")
     parser.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps, cpu")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
-    parser.add_argument("--engine", choices=("torch", "onnxruntime", "openvino"), default="torch",
-                        help="what runs the networks on a processor (docs/onnx.md)")  # fmt: skip
+    parser.add_argument("--engine", choices=("auto", "torch", "onnxruntime", "openvino"), default=engine,
+                        help="what runs the networks on a processor; auto: OpenVINO where it is installed and was "
+                        "asked for once, else torch (default: %(default)s; docs/onnx.md)")  # fmt: skip
     parser.add_argument("--onnx-dir", metavar="DIR", help="export for --engine; made where it is missing (default: in "
                         "the user's cache)")  # fmt: skip
 

@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
     fine.add_argument("--thresholds", metavar="G1,G2", help="confidence above G1 is simple, above G2 medium")
     fine.add_argument("--overlap", type=int, help="of patches, 0..15 latents of 8 pixels each")
     fine.add_argument("--sampler", choices=("ddim", "dpm++"), help="ddim, or DPM-Solver++(2M)")
-    model_options(fine)
+    model_options(fine, engine="auto")
 
 
 def upscale(args: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
     limits.add_argument("--queue", type=int, default=8, help="pictures that may wait (default: 8, at least 1)")
     limits.add_argument("--keep", type=float, default=60, metavar="MINUTES", help="after which the files of a page "
                         "that stays open are removed (default: 60)")  # fmt: skip
-    model_options(web.add_argument_group("for those who know the paper"))
+    model_options(web.add_argument_group("for those who know the paper"), engine="auto")
 
 
 def serve(args: argparse.Namespace) -> int:

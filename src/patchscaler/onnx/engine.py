@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,31 +19,51 @@ if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
 
 ENGINES = ("torch", "onnxruntime", "openvino")
+FASTEST = "openvino"  # on a processor, measured beside torch (docs/onnx.md)
 Graph = Callable[..., tuple[Tensor, ...]]
 
 
 def use_engine(scaler: "PatchScaler", engine: str, folder: str | Path | None = None) -> "PatchScaler":
     """Let this model's networks run in `engine`, on the processor -> the same model.
 
-    folder: of an export of these weights; made there where it is missing, by default in the user's cache. Everything
-    is float32, but that OpenVINO computes in bfloat16 where the model was loaded so. Raises PatchScalerError.
+    engine: one of ENGINES; or auto, which is the fastest one where it is installed and these weights were exported
+    before, torch elsewhere: nobody waits for an export that was not asked for. folder: of an export of these weights;
+    made there where it is missing, by default in the user's cache. Everything is float32, but that OpenVINO computes
+    in bfloat16 where the model was loaded so. Raises PatchScalerError.
     """
+    if engine == "auto":
+        engine = _best_engine(scaler, folder)
     if engine == "torch":
         return scaler
     if engine not in ENGINES:
-        raise PatchScalerError(f"unknown engine '{engine}': choose one of {', '.join(ENGINES)}")
+        raise PatchScalerError(f"unknown engine '{engine}': choose one of auto, {', '.join(ENGINES)}")
     if scaler.device.type != "cpu":
         raise PatchScalerError(f"engine {engine} runs on the processor: leave --device out, or take --device cpu")
     load = _onnxruntime if engine == "onnxruntime" else _openvino
     open_graph = load(torch.get_num_threads(), scaler.dtype)
     weights = graph_weights(scaler)
-    place = Path(folder) if folder else cache_folder() / weights
+    place = _place(weights, folder)
     if not (place / INDEX).is_file():
         export_onnx(scaler, place)
     read_index(place, weights)
     scaler.dtype = torch.float32  # torch itself has nothing left to do in half precision
     _replace_methods(scaler, lambda name: _lazily(open_graph, place / f"{name}.onnx"))
     return scaler
+
+
+def _best_engine(scaler: "PatchScaler", folder: str | Path | None) -> str:
+    if scaler.device.type != "cpu" or find_spec(FASTEST) is None:
+        return "torch"
+    weights = graph_weights(scaler)
+    try:
+        read_index(_place(weights, folder), weights)
+    except PatchScalerError:  # none there, or another's
+        return "torch"
+    return FASTEST
+
+
+def _place(weights: str, folder: str | Path | None) -> Path:
+    return Path(folder) if folder else cache_folder() / weights
 
 
 def cache_folder() -> Path:
