@@ -353,6 +353,15 @@ def test_two_processes_train_together(data, tmp_path):
     assert done.stdout.count("val/psnr ") == 1  # one process reports
 
 
+def test_low_band_is_shifts_of_colour_and_no_texture():
+    from patchscaler.training.losses import low_band
+
+    shift = torch.tensor([0.1, -0.2, 0.3])[None, :, None, None].expand(2, 3, 96, 112)
+    texture = torch.randn(2, 3, 96, 112, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(low_band(shift), shift, atol=1e-6)
+    assert float(low_band(texture).std()) < 0.05
+
+
 def test_uneven_steps_see_blocks_and_not_texture():
     from patchscaler.training.losses import uneven_steps
 

@@ -24,7 +24,7 @@ from patchscaler.perceptual import LPIPS
 from patchscaler.sampler import ddim_step
 from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
-from patchscaler.training.losses import PatchDiscriminator, fixed_pattern, uneven_steps
+from patchscaler.training.losses import PatchDiscriminator, fixed_pattern, low_band, uneven_steps
 
 # Of the losses; by their gradients on the picture LPIPS is 50 times as strong as L1 at equal weights.
 WEIGHTS = {"l1": 3.0, "lpips": 1.0, "vgg": 0.0, "gan": 0.15, "pattern": 20.0, "grid": 0.0, "teacher": 0.0}
@@ -153,7 +153,9 @@ class FewStepStage:
         batch = self.make_batch(pixels, hr, start, steps, last, rng, generator, drop)
         batch["aim"] = batch["hr"]  # of the perceptual losses
         if self.teacher:
-            batch["teacher"] = self.shards.taught(regions, self.side, factor).to(self.frozen.device)
+            teacher = self.shards.taught(regions, self.side, factor).to(self.frozen.device)
+            # Its shifts of colour are half of its distance to the coarse picture, and inference takes such back.
+            batch["teacher"] = teacher + low_band(batch["coarse_pixels"] - teacher)
             if rng.random() < self.teacher:
                 batch["aim"] = batch["teacher"]
         return batch

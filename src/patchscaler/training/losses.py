@@ -8,6 +8,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 
+def low_band(image: Tensor, side: int = 32) -> Tensor:
+    """(B, C, H, W) -> what of it is wider than squares of `side` pixels, as smooth as that."""
+    means = F.avg_pool2d(image, side, side // 2, ceil_mode=True, count_include_pad=False)
+    return F.interpolate(means, size=image.shape[-2:], mode="bilinear")
+
+
 def fixed_pattern(added: Tensor, wanted: Tensor, period: int = 16) -> Tensor:
     """How strongly pixels at one phase of the tokens' grid are changed alike wherever they are: a scalar.
 
