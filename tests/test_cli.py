@@ -259,6 +259,18 @@ def test_transparency_does_not_go_into_a_jpeg(model, photo, capsys):
     assert "no transparency" in error
 
 
+@pytest.mark.parametrize("said, told", [((), "interrupted; nothing"), (("a.png: 3 of 4 done",), "a.png: 3 of 4 done")])
+def test_ctrl_c_is_told_and_leaves_nothing(model, photo, capsys, monkeypatch, said, told):
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt(*said)
+
+    monkeypatch.setattr("patchscaler.cli.upscale.upscale_one", stopped)
+    before = leftovers(photo.parent)
+    assert main(["upscale", str(photo), "--model", str(model)]) == 130
+    assert capsys.readouterr().err.startswith(f"patchscaler: {told}")
+    assert leftovers(photo.parent) == before
+
+
 def test_wrong_usage_is_exit_code_2():
     done = patchscaler("upscale")
     assert done.returncode == 2 and "INPUT" in done.stderr

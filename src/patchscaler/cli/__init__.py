@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PatchScalerError as error:
         print(f"patchscaler: {error}", file=sys.stderr)
     except KeyboardInterrupt as error:
-        print(f"patchscaler: {error or 'interrupted; nothing half-written is left'}", file=sys.stderr)
+        print(f"patchscaler: {str(error) or 'interrupted; nothing half-written is left'}", file=sys.stderr)
         return 130
     except OSError as error:
         print(f"patchscaler: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
