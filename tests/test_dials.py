@@ -104,6 +104,22 @@ def test_seconds_are_what_the_speed_allows(tiny, picture, monkeypatch):
         assert evaluations == pytest.approx((seconds - 1) / 0.5, abs=2.5)  # restoring takes some of it, too
 
 
+def test_measuring_the_speed_costs_a_small_part_of_the_work(tiny, picture, monkeypatch):
+    sampled = []
+    real = tiny.sample
+
+    def sample(jobs, *rest):
+        sampled.append(int(jobs[0].todo.sum()))
+        real(jobs, *rest)
+
+    monkeypatch.setattr(tiny, "sample", sample)
+    options = tiny.options()
+    job = tiny.restored(picture(96, 96), options)
+    with torch.inference_mode():
+        assert speed.seconds_per_evaluation(tiny, job, options) > 0
+    assert sampled == [1, len(job.grid) // 8] and sum(sampled) < len(job.grid) / 6
+
+
 def test_speed_is_measured_on_this_picture(tiny, picture):
     options = tiny.options(budget="1s")
     job = tiny.restored(picture(64, 64), options)

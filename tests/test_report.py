@@ -1,6 +1,7 @@
 """Maps, records, provenance, and finished files redone: figures that can be checked by hand, and damaged ones."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -348,7 +349,13 @@ def test_windows_cannot_save_difficulty(upscale, photo, capsys):
 
 def test_dry_run_of_a_size_that_takes_two_passes(upscale, capsys):
     assert upscale("--dry-run", "--width", 768) == 0
-    assert "768x512" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "768x512" in told.out
+    bound = re.search(r"that was pass 1 of 2; pass 2: (\d+) patches, (\d+) patch-steps at most", told.err + told.out)
+    assert bound and int(bound[2]) == 2 * int(bound[1])  # the hard group of this model takes two steps
+    assert upscale("--width", 768, "--budget", "best") == 0
+    made = re.search(r"(\d+) simple, (\d+) medium, (\d+) hard", capsys.readouterr().out)
+    assert made and sum(map(int, made.groups())) == int(bound[1])  # of the last pass
 
 
 @pytest.mark.parametrize("option", [("--redo", "8,8,9,9", "--group", "hard"), ("--budget", "20s")])

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from common import left, read
 from PIL import Image
 
+from patchscaler.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.metadata import Metadata
@@ -253,6 +255,20 @@ def test_interrupted_before_anything_is_done_leaves_nothing(tiny, photo, monkeyp
     assert left(source.parent) == ["in.png"]
 
 
+def test_a_dry_run_that_is_terminated_leaves_nothing(tiny, photo, monkeypatch):
+    source = photo(141, 97)
+
+    def terminated(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    monkeypatch.setattr("patchscaler.streaming.files.assign_once", terminated)
+    tiny.save_pretrained(source.parent / "model")
+    before = sorted(source.parent.iterdir())
+    assert main(["upscale", str(source), "--window", "40", "--dry-run", "--model", str(source.parent / "model")]) == 130
+    assert sorted(source.parent.iterdir()) == before
+
+
 def test_intermediate_data_that_vanishes_is_an_error_like_others(tiny, photo):
     source = photo(97, 141)
 
@@ -292,6 +308,7 @@ def test_work_is_recorded_after_it_is_written(tmp_path):
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file

@@ -1,8 +1,11 @@
 """The command line, a file a group of commands. Thin: torch is imported late, all work is done elsewhere."""
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from patchscaler._version import __version__
 from patchscaler.cli import compare, data, evaluate, export, measure, memory, reproduce, train, upscale, video, web
@@ -15,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """-> exit code: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.function(args) or 0)
+        with _terminated_like_interrupted():
+            return int(args.function(args) or 0)
     except PatchScalerError as error:
         print(f"patchscaler: {error}", file=sys.stderr)
     except KeyboardInterrupt as error:
@@ -26,6 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         print("patchscaler: not enough memory; use a smaller picture or --memory-limit", file=sys.stderr)
     return 1
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM cleans up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:

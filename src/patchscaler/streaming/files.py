@@ -19,7 +19,7 @@ from patchscaler.dials.report import write_report
 from patchscaler.dials.speed import seconds_of_decoding, seconds_per_evaluation
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job, Options, check_passes
-from patchscaler.patches import PatchGrid
+from patchscaler.patches import PatchGrid, make_grid
 from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.planes import has_alpha
 from patchscaler.pictures.reading import load_picture, opened, orientation
@@ -103,7 +103,10 @@ def upscale_file(
     try:
         streamed = run.make(folder, dry_run)
     except BaseException as error:
-        _leave(folder, run.target, error)
+        if dry_run and not folder.resumed:
+            folder.remove()
+        else:
+            _leave(folder, run.target, error)
         raise
     if dry_run and folder.resumed:
         folder.close()  # what an earlier run had done is still wanted
@@ -175,8 +178,7 @@ class _FileRun:
             pixels = None  # they lie on the disk now
             job, cost = self._count(n, source, folder, dry_run)
             if dry_run:
-                later = [f"pass {n + 1} of {last + 1}; those behind it are not counted"] if n < last else []
-                return self._streamed(job, cost, notes + later)
+                return self._streamed(job, cost, notes + [self._bound(m) for m in range(n + 1, last + 1)])
             result = self._enlarged(n, job, source, folder)
             if n < last:
                 pixels = folder.finish(n, result)
@@ -218,6 +220,15 @@ class _FileRun:
             seconds = {"restoring": restoring, "sampling": each * cost.total}
             cost = replace(cost, seconds=seconds | {"decoding": seconds_of_decoding(scaler, job)})
         return job, cost
+
+    def _bound(self, n: int) -> str:
+        """What a later pass costs at most: which of its patches are hard, only the pass before it can tell."""
+        scaler, groups = self.scaler, self.options.groups
+        w, h = self._input(n)
+        height, width = (side // scaler.step for side in scaler.padded_size(h, w))
+        patches = len(make_grid(height, width, groups.latent_patch_size, groups.overlap))
+        most = patches * max(groups.num_inference_steps)
+        return f"that was pass {n} of {len(self.passes)}; pass {n + 1}: {patches} patches, {most} patch-steps at most"
 
     def _streamed(self, job: Job, cost: Cost, notes: list[str]) -> Streamed:
         return Streamed(
