@@ -140,6 +140,7 @@ def checked(
     claim(source, target, inputs, taken)
     writing.check_output(target)
     writing.check_side(target, *wanted(args).size(*size))
+    writing.check_room(target, *wanted(args).size(*size))
     writing.check_alpha(target, transparent)
     writing.check_quality(target, args.quality, args.lossless)
     if moving:

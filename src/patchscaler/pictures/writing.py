@@ -1,6 +1,7 @@
 """Pictures -> files: what a format can hold is checked before any work, and nothing half-written is left."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,20 @@ def check_side(path: str | Path, width: int, height: int) -> None:
     if limit and max(width, height) > limit:
         raise PatchScalerError(
             f"{path}: {width}x{height} is more than the {limit} pixels a side of this format; use PNG"
+        )
+
+
+def check_room(path: str | Path, width: int, height: int) -> None:
+    """Before any work: raises PatchScalerError where the disk is too full for what such a picture takes at least."""
+    place = Path(path).resolve().parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    least = int(width * height * (3 if format_of(path) == "BMP" else 0.1))  # a smooth photograph as a JPEG
+    if least > free:
+        raise PatchScalerError(
+            f"{place}: {free / 1e6:.1f} MB of disk are free, and {width}x{height} pixels take {least / 1e6:.1f} MB or "
+            "more; free some, or write to another disk with -o"
         )
 
 
