@@ -234,5 +234,5 @@ def test_a_full_disk_is_said_before_any_work(tmp_path, monkeypatch):
     check_room(tmp_path / "not" / "yet" / "small.jpg", 700, 700)
     with pytest.raises(PatchScalerError, match=r"0\.1 MB of disk are free, and 800x800 pixels take 0\.1 MB or more"):
         check_room(tmp_path / "large.jpg", 800, 800)
-    with pytest.raises(PatchScalerError, match="take 0.5 MB or more; free some"):
+    with pytest.raises(PatchScalerError, match=r"take 0\.5 MB or more; free some"):
         check_room(tmp_path / "raw.bmp", 400, 400)
