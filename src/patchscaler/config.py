@@ -163,8 +163,8 @@ PATCH_DIT_SIZES = {
     "L": PatchDiTConfig(hidden_size=1024, depth=24, num_heads=16),
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
     "compact": PatchDiTConfig(
-        hidden_size=256, depth=5, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
-        shared_modulation=True, depthwise_mlp=True, head_width=64, head_depth=4),
+        hidden_size=256, depth=3, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
+        shared_modulation=True, depthwise_mlp=True, head_width=64, head_depth=4, head_trunk=3),
     "tiny": PatchDiTConfig(
         hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
         shared_modulation=True, depthwise_mlp=True),
