@@ -1,6 +1,7 @@
 """Videos: what is kept of them, that a killed run goes on as if nothing had been, and what is refused."""
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from clips import frames_of, make_clip, seconds_of, sounds_of
 from common import left
 
@@ -213,7 +215,9 @@ def test_a_killed_command_goes_on(upscale, model_folder, tmp_path, capsys):
     source, target = make_clip(tmp_path / "in.mp4", count=24, size=(64, 64)), tmp_path / "out.mp4"
     command = [sys.executable, "-m", "patchscaler", "upscale", source, "-o", target, "--model", model_folder,
                "--dtype", "float32", "--device", "cpu"]  # fmt: skip
-    process = subprocess.Popen([str(a) for a in command], stdout=subprocess.PIPE)
+    # As many threads as here: sums of floats depend on how they are split.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([str(a) for a in command], stdout=subprocess.PIPE, env=environment)
     for _ in range(600):
         if list(tmp_path.glob(".out.mp4*/frame*3.npy")) or process.poll() is not None:
             break
