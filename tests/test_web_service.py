@@ -47,10 +47,18 @@ def jobs(service: Service) -> list[Path]:
 
 
 def waited(condition, seconds: float = 20) -> bool:
+    """Did it come true? Asked once more after it did, a condition of another thread may be false again."""
     end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+    while not condition():
+        if time.monotonic() > end:
+            return False
         time.sleep(0.02)
-    return bool(condition())
+    return True
+
+
+def working() -> bool:
+    """Is any job's thread alive, be it before its work or behind it?"""
+    return any(thread.name == "patchscaler-job" for thread in threading.enumerate())
 
 
 # --- what may be asked for ------------------------------------------------------------------------
@@ -265,16 +273,16 @@ def test_who_leaves_midway_leaves_nothing(service, picture, monkeypatch):
     assert reached.wait(20) and len(jobs(service)) == 1
     steps.close()
     go_on.set()
-    assert waited(lambda: not jobs(service) and not service.lock.locked())
+    assert waited(lambda: not working()) and not jobs(service) and not service.lock.locked()
 
 
-@pytest.mark.xfail(strict=False, reason="a race: the folder of one who left while waiting stayed in 1 of 2 full runs")
 def test_who_leaves_before_it_begins(service, picture):
     with service.lock:  # another one's picture is made
         steps = service.enlarge("me", upload(service, picture(16, 16)), Dials())
         assert next(steps).stage == "waiting"
         steps.close()
-    assert waited(lambda: not service.lock.locked()) and waited(lambda: not jobs(service))
+        assert working()  # it waits for its turn, and does not know yet that nobody is there
+    assert waited(lambda: not working()) and not jobs(service) and not service.lock.locked()
 
 
 def test_time_is_limited(tiny, picture, tmp_path):
