@@ -16,6 +16,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.pixel_head import PixelHead, Trunk
+from patchscaler.pipeline import PatchScaler
 from patchscaler.training.commands import ModelFolder
 
 
@@ -199,6 +200,14 @@ def test_a_graft_keeps_what_was_trained(tmp_path, tiny):
     assert not torch.allclose(new(x_t, t, coarse, None), old(x_t, t, coarse, None), atol=0.1)
 
 
+def test_training_in_a_copy_of_a_saved_model_renews_its_sums(tmp_path, tiny):
+    with_head(tmp_path, tiny)
+    with pytest.raises(PatchScalerError, match="not the file that was saved"):  # this test changed it by hand
+        PatchScaler.from_pretrained(tmp_path, device="cpu")
+    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--keep", "1"]) == 0
+    assert len(PatchScaler.from_pretrained(tmp_path, device="cpu").patch_dit.blocks) == 1
+
+
 def test_a_graft_that_keeps_one_block(tmp_path, tiny):
     folder = with_head(tmp_path, tiny)
     old = folder.patch_dit()
@@ -210,7 +219,10 @@ def test_a_graft_that_keeps_one_block(tmp_path, tiny):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--keep", "7"], "--keep 7: Patch-DiT has the blocks 0 to 1"), (["--keep", "a"], "give numbers of blocks")],
+    [
+        (["--keep", "7"], "--keep 7: Patch-DiT has the blocks 0 to 1"),
+        (["--keep", "a"], "--keep a: give numbers separated by commas"),
+    ],
 )
 def test_grafts_that_cannot_be(tmp_path, tiny, capsys, options, message):
     with_head(tmp_path, tiny)

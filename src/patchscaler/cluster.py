@@ -74,7 +74,7 @@ def model_of(spec: ModelSpec) -> "PatchScaler":
 def tell(spec: ModelSpec) -> Told:
     """The work that only asks."""
     scaler = model_of(spec)
-    return Told(socket.gethostname(), f"{scaler.device.type} {scaler.dtype}", os.getpid())
+    return Told(socket.gethostname(), scaler.numbers, os.getpid())
 
 
 @torch.inference_mode()

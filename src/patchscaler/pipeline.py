@@ -59,6 +59,7 @@ class PatchScaler:
     ):  # fmt: skip
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
+        self.engine = "torch"  # or what `onnx.engine.use_engine` put in its place
         for network in networks.values():
             network.to(self.device).eval().requires_grad_(False)
         networks["grm"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -349,6 +350,12 @@ class PatchScaler:
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @property
+    def numbers(self) -> str:
+        """What computes, and how exactly: the last bits of a picture depend on it."""
+        engine = "" if self.engine == "torch" else f" {self.engine}"
+        return f"{self.device.type} {self.dtype}{engine}"
 
     @property
     def step(self) -> int:

@@ -52,12 +52,13 @@ def group_settings(
     return settings
 
 
-def numbers(option: str, text: str, count: int, kind: Any) -> tuple[Any, ...]:
-    """'1,2,3' -> (1, 2, 3). Raises PatchScalerError."""
+def numbers(option: str, text: str, count: int | None, kind: Any) -> tuple[Any, ...]:
+    """'1,2,3' -> (1, 2, 3). count: how many there have to be, None for any. Raises PatchScalerError."""
+    wanted = "numbers" if count is None else f"{count} numbers"
     try:
         values = tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        raise PatchScalerError(f"{option} {text}: give {count} numbers separated by commas") from error
-    if len(values) != count:
-        raise PatchScalerError(f"{option} {text}: give {count} numbers separated by commas")
+        raise PatchScalerError(f"{option} {text}: give {wanted} separated by commas") from error
+    if count is not None and len(values) != count:
+        raise PatchScalerError(f"{option} {text}: give {wanted} separated by commas")
     return values

@@ -112,7 +112,7 @@ def portable(argument: Any) -> Any:
 class Hands(Protocol):
     """Who does the work."""
 
-    numbers: str  # the kind of device and the precision, on which the last bits depend
+    numbers: str  # see `PatchScaler.numbers`
 
     def map(self, name: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """WORK[name] on each tuple of arguments -> what comes out, in their order."""
@@ -123,7 +123,7 @@ class ThisProcess:
 
     def __init__(self, scaler: "PatchScaler"):
         self.scaler = scaler
-        self.numbers = f"{scaler.device.type} {scaler.dtype}"
+        self.numbers = scaler.numbers
 
     @torch.inference_mode()
     def map(self, name: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:

@@ -36,7 +36,8 @@ def load(args: argparse.Namespace) -> Any:
 
     if not args.cluster:
         return load_model(args, args.memory)
-    return load_model(argparse.Namespace(**vars(args) | {"device": "cpu", "dtype": "auto"}), args.memory)
+    counting = vars(args) | {"device": "cpu", "dtype": "auto", "engine": "torch"}
+    return load_model(argparse.Namespace(**counting), args.memory)
 
 
 def hands_of(args: argparse.Namespace, model: Any) -> Any:

@@ -130,7 +130,7 @@ def listed(option: str, text: str | None, kind: Any, least: int | None = None) -
     """Values separated by commas; none where the option was not given."""
     if not text:
         return ()
-    values = numbers(option, text, text.count(",") + 1, kind)
+    values = numbers(option, text, None, kind)
     if least is not None and min(values) < least:
         raise PatchScalerError(f"{option} {text}: take {least} or more")
     return values

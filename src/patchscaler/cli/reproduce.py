@@ -144,7 +144,7 @@ def table3_two(args: argparse.Namespace) -> int:
 def sizes_of(args: argparse.Namespace) -> tuple[int, ...]:
     if args.runs < 1:
         raise PatchScalerError("--runs takes 1 or more")
-    return numbers("--sizes", args.sizes, args.sizes.count(",") + 1, int)
+    return numbers("--sizes", args.sizes, None, int)
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -5,9 +5,15 @@ from typing import Any
 
 
 def _run(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from patchscaler.checksums import read_sums, renew_sums
     from patchscaler.training import commands  # torch
 
     getattr(commands, args.stage.replace("-", "_"))(args)
+    folder = Path(args.model) if "model" in args else None
+    if folder and read_sums(folder):  # a copy of a saved model: its files were meant to change
+        renew_sums(folder)
 
 
 def add_parser(commands: Any) -> None:

@@ -119,7 +119,7 @@ def make_record(
         "software": {
             "patchscaler": __version__, "torch": torch.__version__, "numpy": np.__version__,
             "pillow": PIL.__version__, "python": platform.python_version(), "machine": platform.machine(),
-            "device": str(scaler.device), "dtype": str(scaler.dtype).removeprefix("torch."),
+            "device": str(scaler.device), "dtype": str(scaler.dtype).removeprefix("torch."), "engine": scaler.engine,
         },
         "model": {"name": scaler.config.name, "id": weights_id(weights), "weights": weights},
         "input": source,

@@ -2,8 +2,8 @@
 
 In the closed-form latents an edge looks different at each of the 64 places it can have in its block, so that
 attention over blocks has to learn sharpening 64 times; a convolution learns it once. The head decodes what
-the transformer says by the inverse transform, corrects it, and encodes the correction. It sees one patch, as
-the transformer does, and simple patches never meet it.
+the transformer says by the inverse transform, corrects it, and encodes the correction; a trunk at a quarter of the
+side may see further for it. It sees one patch, as the transformer does, and simple patches never meet it.
 """
 
 import itertools

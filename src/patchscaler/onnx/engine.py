@@ -32,7 +32,8 @@ def use_engine(scaler: "PatchScaler", engine: str, folder: str | Path | None = N
     in bfloat16 where the model was loaded so. Raises PatchScalerError.
     """
     if engine == "auto":
-        engine = _best_engine(scaler, folder)
+        ready = scaler.device.type == "cpu" and find_spec(FASTEST) and (_place(scaler, folder) / INDEX).is_file()
+        engine = FASTEST if ready else "torch"
     if engine == "torch":
         return scaler
     if engine not in ENGINES:
@@ -41,29 +42,18 @@ def use_engine(scaler: "PatchScaler", engine: str, folder: str | Path | None = N
         raise PatchScalerError(f"engine {engine} runs on the processor: leave --device out, or take --device cpu")
     load = _onnxruntime if engine == "onnxruntime" else _openvino
     open_graph = load(torch.get_num_threads(), scaler.dtype)
-    weights = graph_weights(scaler)
-    place = _place(weights, folder)
+    place = _place(scaler, folder)
     if not (place / INDEX).is_file():
         export_onnx(scaler, place)
-    read_index(place, weights)
+    read_index(place, graph_weights(scaler))
+    scaler.engine = f"{engine} {str(scaler.dtype).removeprefix('torch.')}" if engine == "openvino" else engine
     scaler.dtype = torch.float32  # torch itself has nothing left to do in half precision
     _replace_methods(scaler, lambda name: _lazily(open_graph, place / f"{name}.onnx"))
     return scaler
 
 
-def _best_engine(scaler: "PatchScaler", folder: str | Path | None) -> str:
-    if scaler.device.type != "cpu" or find_spec(FASTEST) is None:
-        return "torch"
-    weights = graph_weights(scaler)
-    try:
-        read_index(_place(weights, folder), weights)
-    except PatchScalerError:  # none there, or another's
-        return "torch"
-    return FASTEST
-
-
-def _place(weights: str, folder: str | Path | None) -> Path:
-    return Path(folder) if folder else cache_folder() / weights
+def _place(scaler: "PatchScaler", folder: str | Path | None) -> Path:
+    return Path(folder) if folder else cache_folder() / graph_weights(scaler)
 
 
 def cache_folder() -> Path:

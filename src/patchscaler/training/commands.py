@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from patchscaler.checkpoints import file_hash, load_module, save_module
+from patchscaler.checksums import write_text
 from patchscaler.config import ModelConfig, preset
 from patchscaler.data.captions import write_captions
 from patchscaler.data.coarse import CoarseShards, write_coarse, write_teacher
@@ -27,6 +28,7 @@ from patchscaler.models.grm import PixelGRM, build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.sampling_options import numbers
 from patchscaler.text_models import CAPTIONER, TEXT_ENCODER, Captioner, TextEncoder
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
@@ -50,9 +52,7 @@ class ModelFolder:
     def save_config(self, config: ModelConfig) -> None:
         self.config = config
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".config.{os.getpid()}.tmp"
-        temporary.write_text(config.to_json() + "\n", "utf-8")
-        os.replace(temporary, self.folder / "config.json")
+        write_text(self.folder / "config.json", config.to_json() + "\n")
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -237,7 +237,8 @@ def graft(args: argparse.Namespace) -> None:
     """Another depth of Patch-DiT and a trunk for its head, the rest as trained: a start for `few-step`."""
     model = folder(args)
     weights = _foreign(args.trunk) if args.trunk else None
-    config = grafted(model, _numbers(args.keep), weights, _numbers(args.trunk_blocks))
+    keep = numbers("--keep", args.keep, None, int) if args.keep else ()
+    config = grafted(model, keep, weights, numbers("--trunk-blocks", args.trunk_blocks, None, int))
     print(f"{model.folder}: {config.depth} blocks, trunk of {config.head_trunk}")
 
 
@@ -272,14 +273,6 @@ def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> Loop
         optimizer=args.optimizer, ema=args.ema, warmup=args.warmup, decay=args.decay, bf16=args.bf16, seed=args.seed,
         log_every=args.log_every, save_minutes=args.save_minutes,
     )  # fmt: skip
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """'1,2,3' -> (1, 2, 3). Raises PatchScalerError."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise PatchScalerError(f"'{text}': give numbers of blocks, as 1,2,3") from error
 
 
 def _foreign(path: str) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import hmac
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,12 +46,11 @@ def serve(
     check: Callable[[str, str], bool] | None = None, share: bool = False, browser: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
-    """Until it is interrupted. Raises PatchScalerError where the port is taken."""
+    """Until it is interrupted; the command takes SIGTERM as that, too. Raises PatchScalerError for a port in use."""
     from patchscaler.web.service import Service
 
     service = Service(scaler, limits)
     page = None
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: the folder goes
     try:
         page, address = launch(service, host, port, check, share, browser)
         if ready:
@@ -64,7 +62,6 @@ def serve(
         if page is not None:
             page.close(verbose=False)
         service.folder.close()
-        signal.signal(signal.SIGTERM, before)
 
 
 def launch(
