@@ -1,9 +1,10 @@
 """What the tests share: random pictures made by code, and a whole PatchScaler that runs in milliseconds."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,3 +106,14 @@ def model_folder(tiny: PatchScaler, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("model")
     tiny.save_pretrained(folder, half=False)
     return folder
+
+
+@pytest.fixture
+def service(tiny: PatchScaler, tmp_path: Path) -> Iterator[Any]:
+    """The page's jobs, without a page."""
+    from patchscaler.web.limits import Limits
+    from patchscaler.web.service import Service
+
+    one = Service(tiny, Limits(max_pixels=20_000, seconds=60, files=3), tmp_path)
+    yield one
+    one.folder.close()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
 import zipfile
@@ -20,8 +19,7 @@ from PIL import Image
 pytest.importorskip("gradio")
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from test_web_service import jobs, waited
-from webserver import served
+from webserver import called, jobs, multipart, own, request, served, slow_work, upload_of, waited
 
 from patchscaler.web import guard
 from patchscaler.web import service as service_module
@@ -44,36 +42,6 @@ def client(server, tmp_path):
 def file(picture, tmp_path):
     picture(40, 64).save(tmp_path / "in.png")
     return tmp_path / "in.png"
-
-
-def own(service) -> list[Path]:
-    """What lies in the folder beside the page's own examples."""
-    return [path for path in service.folder.path.iterdir() if path not in service.folder.pinned]
-
-
-def request(address: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None):
-    """-> (status, text)"""
-    connection = http.client.HTTPConnection(urllib.parse.urlparse(address).netloc, timeout=30)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        return response.status, response.read().decode("utf-8", "replace")
-    finally:
-        connection.close()
-
-
-def called(address: str, name: str, *values: object) -> str:
-    """A call by hand, with whatever values -> all that the server said about it."""
-    body = json.dumps({"data": values}).encode()
-    status, text = request(address, "POST", f"/gradio_api/call/{name}", body, {"Content-Type": "application/json"})
-    if status != 200:
-        return text
-    return request(address, "GET", f"/gradio_api/call/{name}/{json.loads(text)['event_id']}")[1]
-
-
-def multipart(data: bytes, name: str = "a.png") -> tuple[bytes, dict[str, str]]:
-    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-    return head + data + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 # --- as it is meant -------------------------------------------------------------------------------
@@ -196,10 +164,6 @@ def test_the_unforeseen_is_told_without_its_inside(client, file, monkeypatch, ca
     with pytest.raises(AppError, match="something went wrong here") as caught:
         client.predict(picture=handle_file(file), api_name="/enlarge")
     assert "division" not in str(caught.value) and "ZeroDivisionError" in capfd.readouterr().err
-
-
-def upload_of(path: str, **more: object) -> dict[str, object]:
-    return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
 
 
 @pytest.mark.parametrize(
@@ -338,18 +302,7 @@ def test_thirty_at_once_against_a_queue_of_four(server, picture, tmp_path, monke
 
 def test_a_client_that_leaves_midway(server, file, monkeypatch):
     service, address = server
-    reached, stopped = threading.Event(), threading.Event()
-
-    def slow(*args, watch, **keywords):
-        try:
-            for n in range(400):
-                watch("patch-steps", n, 400)
-                reached.set()
-                time.sleep(0.05)
-        finally:
-            stopped.set()
-
-    monkeypatch.setattr(service_module, "upscale_file", slow)
+    reached, stopped = slow_work(monkeypatch, 400)
     before = set(jobs(service))
     upload, headers = multipart(file.read_bytes(), "in.png")
     path = json.loads(request(address, "POST", "/gradio_api/upload", upload, headers)[1])[0]

@@ -1,65 +1,21 @@
-"""The page's jobs without the page: limits, the folder, work that is watched, stopped and cleared up behind."""
+"""The page's jobs without the page: work that is watched, stopped and cleared up behind."""
 
 import threading
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from webserver import jobs, result_of, upload, waited, working
 
-from patchscaler.cli import main
 from patchscaler.dials.boxes import make_change
 from patchscaler.errors import PatchScalerError
 from patchscaler.web import service as service_module
-from patchscaler.web.folder import IN_USE, Folder
+from patchscaler.web.folder import IN_USE
 from patchscaler.web.jobs import Gone, Pace, Step, Watched
 from patchscaler.web.limits import Dials, Limits, read_dials
-from patchscaler.web.server import check_open, read_passwords
 from patchscaler.web.service import Service
-
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-
-
-@pytest.fixture
-def service(tiny, tmp_path):
-    one = Service(tiny, Limits(max_pixels=20_000, seconds=60, files=3), tmp_path)
-    yield one
-    one.folder.close()
-
-
-def upload(service: Service, image: Image.Image | bytes, name: str = "in.png", place: str = "a") -> Path:
-    """As Gradio leaves it: a folder named after the content, the file in it."""
-    path = service.folder.path / place / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(image) if isinstance(image, bytes) else image.save(path)
-    return path
-
-
-def result_of(steps):
-    return list(steps)[-1]
-
-
-def jobs(service: Service) -> list[Path]:
-    """Folders of jobs, which are those with long random names."""
-    return [path for path in service.folder.path.iterdir() if len(path.name) == 32]
-
-
-def waited(condition, seconds: float = 20) -> bool:
-    """Did it come true? Asked once more after it did, a condition of another thread may be false again."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def working() -> bool:
-    """Is any job's thread alive, be it before its work or behind it?"""
-    return any(thread.name == "patchscaler-job" for thread in threading.enumerate())
-
 
 # --- what may be asked for ------------------------------------------------------------------------
 
@@ -176,84 +132,6 @@ def test_zips_that_cannot_be(service, picture):
     assert not jobs(service)
 
 
-# --- hostile files --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
-def test_truncated_files(service, picture, tmp_path, kind, share):
-    whole = tmp_path / "whole"
-    picture(40, 64).save(whole, kind)
-    data = whole.read_bytes()
-    check_refused_or_made(service, upload(service, data[: int(len(data) * share)], f"in.{kind.lower()}"))
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_mislabelled_files_are_what_they_are(service, picture, tmp_path, kind):
-    whole = tmp_path / "whole"
-    picture(16, 24).save(whole, kind)
-    for name in ("in.txt", "in", "in.jpg" if kind != "JPEG" else "in.png"):
-        job = result_of(service.enlarge("me", upload(service, whole.read_bytes(), name), Dials()))
-        assert Image.open(job.result).size == (96, 64)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"PK\x03\x04", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n",
-     b"GIF89a", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"II*\0\x08\0\0\0", b"BM" + bytes(60), bytes(1000), b"%!PS",
-     b"\0\0\0\x0cjP  "],
-)  # fmt: skip
-def test_no_pictures(service, data):
-    error = check_refused_or_made(service, upload(service, data, "in.png"))
-    assert error is not None
-
-
-def check_refused_or_made(service: Service, path: Path) -> str | None:
-    """A file ends as a picture or as one line about it, with no path of the server; and then nothing is left."""
-    try:
-        result_of(service.enlarge("me", path, Dials()))
-        text = None
-    except PatchScalerError as error:
-        text = str(error)
-        assert text.startswith(f"{path.name}: ") and str(service.folder.path) not in text and "\n" not in text
-        assert "--" not in text and not jobs(service)
-    service.folder.left("me")
-    assert not list(service.folder.path.iterdir())
-    return text
-
-
-def test_bombs(service, tmp_path):
-    # 100 megapixels in 100 kB: told by the header, before anything is decoded.
-    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
-    path = upload(service, (tmp_path / "bomb.png").read_bytes(), "bomb.png")
-    with pytest.raises(PatchScalerError, match=r"^bomb.png: 10000x10000 pixels are more than the 0\.02 meg"):
-        list(service.enlarge("me", path, Dials()))
-    Image.new("RGB", (100, 100)).save(path)
-    with pytest.raises(PatchScalerError, match=r"would become 6400x6400, and up to 0\.32 megapixels can"):
-        list(service.enlarge("me", path, read_dials(64, 0, "", 0)))
-    frames = [Image.new("L", (8, 8), value) for value in (0, 99, 200)]
-    frames[0].save(path.with_name("moves.gif"), save_all=True, append_images=frames[1:])
-    with pytest.raises(PatchScalerError, match=r"^moves.gif: moves, and only still pictures"):
-        list(service.enlarge("me", path.with_name("moves.gif"), Dials()))
-
-
-@pytest.mark.parametrize("path", ["/etc/passwd", "http://a/b.png", "../x", "", "a\0b", None, 5, ["a"], {"path": "a"}])
-def test_what_is_no_upload(service, path):
-    with pytest.raises(PatchScalerError, match=r"no uploaded file|no file"):
-        list(service.enlarge("me", path, Dials()))
-    assert not list(service.folder.path.iterdir())
-
-
-def test_links_out_of_the_folder(service, picture, tmp_path):
-    picture(16, 16).save(tmp_path / "secret.png")
-    link = service.folder.path / "a" / "in.png"
-    link.parent.mkdir()
-    link.symlink_to(tmp_path / "secret.png")
-    for path in (link, service.folder.path / "a" / ".." / ".." / "secret.png"):
-        with pytest.raises(PatchScalerError, match="no uploaded file"):
-            list(service.enlarge("me", path, Dials()))
-
-
 # --- hurried visitors -----------------------------------------------------------------------------
 
 
@@ -367,95 +245,3 @@ def test_pace():
     assert pace.expected(50) == {"a": 5.0}
     pace.learn({"a": 40.0}, 200)
     assert pace.expected(100) == {"a": pytest.approx(15)}
-
-
-# --- the folder -----------------------------------------------------------------------------------
-
-
-def test_equal_files_of_two_visitors_are_one(tmp_path):
-    folder = Folder(60, tmp_path)
-    file = folder.path / "a" / "x.png"
-    file.parent.mkdir()
-    file.write_bytes(b"x")
-    for visitor in ("one", "two"):
-        assert folder.uploaded(str(file), visitor) == file
-    folder.left("one")
-    assert file.exists()
-    folder.left("two")
-    assert not file.parent.exists()
-    folder.left("nobody")
-
-
-def test_sweep_spares_what_is_young_in_use_or_pinned(tmp_path):
-    folder = Folder(60, tmp_path)
-    (folder.path / "example").mkdir()
-    (folder.path / "example" / "cat.jpg").write_bytes(b"cat")
-    folder.pin()
-    used, done = folder.new_job(), folder.new_job()
-    folder.keep_job(done, "me")
-    (folder.path / "half").write_bytes(b"an upload that was cut off")
-    assert folder.size() == 3 + 26
-    folder.sweep()
-    assert len(list(folder.path.iterdir())) == 4
-    folder.sweep(time.time() + 61)
-    assert {path.name for path in folder.path.iterdir()} == {"example", used.name}
-    folder.uploaded(folder.path / "example" / "cat.jpg", "me")
-    folder.left("me")  # an example is nobody's own
-    assert (folder.path / "example" / "cat.jpg").exists()
-    assert folder.path.stat().st_mode & 0o777 == 0o700
-    folder.close()
-    assert not folder.path.exists()
-
-
-def test_no_place_for_a_folder(tmp_path):
-    with pytest.raises(PatchScalerError, match="no folder for uploads"):
-        Folder(60, tmp_path / "missing")
-
-
-# --- who may enter --------------------------------------------------------------------------------
-
-
-def test_passwords(tmp_path):
-    file = tmp_path / "who"
-    file.write_text("anna:one:two\n\nbert:three\n", encoding="utf-8")
-    check = read_passwords(file)
-    assert check("anna", "one:two") and check("bert", "three")
-    assert not any(check(*pair) for pair in (("anna", "three"), ("carl", "-"), ("", ""), ("anna", "one")))
-    file.write_text("anna\n", encoding="utf-8")
-    with pytest.raises(PatchScalerError, match="name:password"):
-        read_passwords(file)
-    with pytest.raises(PatchScalerError, match="cannot be read"):
-        read_passwords(tmp_path / "missing")
-
-
-def test_strangers_are_let_in_on_purpose_only():
-    check_open("127.0.0.1", False, False, False)
-    for host, share in (("0.0.0.0", False), ("127.0.0.1", True), ("192.168.0.2", False)):
-        with pytest.raises(PatchScalerError, match="--password-file FILE, or --everybody"):
-            check_open(host, share, False, False)
-        check_open(host, share, True, False)
-        check_open(host, share, False, True)
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [(["--queue", "0"], "--queue 1 or more"), (["--keep", "0"], "--keep"), (["--max-pixels", "-1"], "limits"),
-     (["--share"], "--everybody"), (["--host", "0.0.0.0"], "--host 0.0.0.0 opens"),
-     (["--password-file", "missing"], "missing: cannot be read")],
-)  # fmt: skip
-def test_commands_that_cannot_be(options, text, capsys, monkeypatch, tmp_path):
-    import sys
-    import types
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # nothing of it is needed to refuse
-    assert main(["web", *options]) == 1
-    assert text in capsys.readouterr().err
-
-
-def test_without_the_extra(capsys, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["web"]) == 1
-    assert "pip install 'patchscaler[web]'" in capsys.readouterr().err
