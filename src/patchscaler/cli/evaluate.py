@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cli.common import model_options
+from patchscaler.cli.common import load_model, model_options
 from patchscaler.cli.status_line import StatusLine
 from patchscaler.errors import PatchScalerError
 
@@ -203,7 +203,6 @@ def list_metrics(args: argparse.Namespace) -> int:
 def confidence(args: argparse.Namespace) -> int:
     from patchscaler.evaluation.confidence import confidence_lines, patch_errors
     from patchscaler.evaluation.pairs import load_pairs
-    from patchscaler.pipeline import PatchScaler
 
     if not args.hr or args.results or args.method != "ours":
         raise PatchScalerError("--confidence is of our own model, against originals: give --hr")
@@ -212,8 +211,7 @@ def confidence(args: argparse.Namespace) -> int:
         print(f"patchscaler: {failure}", file=sys.stderr)
     if not pairs:
         raise PatchScalerError("no picture can be measured")
-    scaler = PatchScaler.from_pretrained(args.model, device=args.device, dtype=args.dtype, autoencoder=args.autoencoder)
-    print("\n".join(confidence_lines(*patch_errors(scaler, pairs))))
+    print("\n".join(confidence_lines(*patch_errors(load_model(args), pairs))))
     return 1 if failures else 0
 
 

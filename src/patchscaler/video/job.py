@@ -6,7 +6,6 @@ The noise of the diffusion depends on the place alone, so it stands still while 
 import hashlib
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from patchscaler.pictures.sizes import Wanted, passes, resized
 from patchscaler.streaming.cost import check_disk, check_memory, duration, in_memory_bytes, size_of
 from patchscaler.streaming.disk import JobFolder
 from patchscaler.streaming.files import BASE
+from patchscaler.streaming.passes import Watch, nobody
 from patchscaler.video.clip import Clip, import_av, look_through
 from patchscaler.video.encoding import CODECS, SEGMENT, Plan, check_suffix, configure, encode_segment, make_plan
 from patchscaler.video.frames import even, pack, read_frames, to_frame, unpack
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 FORMAT = 1  # of job folders
 COMPRESSED = 0.15  # bytes a pixel, from above for what is not pure noise
 LOOKED_AT = 3  # frames, to tell the cost of all
-
-Watch = Callable[[str, int, int], None]  # (stage, done, in all)
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class MadeVideo:
 
 def upscale_video(
     scaler: "PatchScaler", source: str | Path | Clip, target: str | Path, *, wanted: Wanted | float = 4.0,
-    video: VideoOptions | None = None, dry_run: bool = False, watch: Watch | None = None, max_frames: int = 0,
+    video: VideoOptions | None = None, dry_run: bool = False, watch: Watch = nobody, max_frames: int = 0,
     hands: Hands | None = None, **options: Any,
 ) -> MadeVideo:  # fmt: skip
     """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
@@ -79,7 +77,7 @@ def upscale_video(
     wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
     run = _VideoRun(
         scaler, hands or ThisProcess(scaler), source, Path(target), wanted,
-        video or VideoOptions(), watch or (lambda stage, done, total: None), max_frames, options,
+        video or VideoOptions(), watch, max_frames, options,
     )  # fmt: skip
     if dry_run:
         return run.told()

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 from patchscaler.config import GROUP_NAMES
 from patchscaler.errors import PatchScalerError
 from patchscaler.folders import Summary
-
-Watch = Callable[[str, int, int], None]  # (stage, done, in all)
 
 
 @dataclass(frozen=True)
