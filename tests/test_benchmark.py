@@ -340,7 +340,7 @@ def test_bad_options(model, tmp_path, capsys):
     assert "--size takes 8 or more" in fails("--size", "4")
     assert "--runs 1 or more" in fails("--runs", "0")
     assert "--steps 1,2: give 3 numbers" in fails("--steps", "1,2")
-    assert "--overlap a: give 1 numbers" in fails("--overlap", "a")
+    assert "--overlap a: give numbers separated by commas" in fails("--overlap", "a")
     assert "--batch-sizes 0,1: take 1 or more" in fails("--batch-sizes", "0,1")
     assert "unknown method 'magic'" in fails("--against", "magic")
     assert "belongs to --paper-size" in fails("--extrapolate")

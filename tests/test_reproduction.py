@@ -293,7 +293,7 @@ def test_bad_options_are_one_line(small_pictures, capsys):
     for args, message in [
         (("table4", "--data", small_pictures, "--metrics", "vmaf"), "unknown metric 'vmaf': choose from psnr-y"),
         (("table2", "--data", small_pictures, "--methods", "magic"), "unknown method 'magic'"),
-        (("table3", "--sizes", "256,x"), "--sizes 256,x: give 2 numbers"),
+        (("table3", "--sizes", "256,x"), "--sizes 256,x: give numbers separated by commas"),
         (("table3", "--runs", 0), "--runs takes 1 or more"),
         (("table3-two", "--devices", "cpu"), "--devices cpu: give two"),
         (("figure5", "--data", "a", "--data", "b"), "figure5 takes one --data at a time"),
