@@ -23,15 +23,29 @@ BUDGETS = ("fast", "balanced", "best")
 FIDELITIES = (0.0, 0.5, 1.0)
 
 
-def row(squares: Sequence[tuple[str, Image.Image]], file: Path) -> None:
-    """Pictures of any size, shown as squares with their words below."""
-    page = Image.new("RGB", (len(squares) * (SIDE + 8) - 8, SIDE + 26), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(15)
-    for number, (words, picture) in enumerate(squares):
-        x = number * (SIDE + 8)
-        page.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (x, 0))
-        pen.text((x + 2, SIDE + 4), words, fill="black", font=font)
+def row(squares: Sequence[tuple[str, Image.Image]], file: Path, side: int = SIDE) -> None:
+    """Pictures of any size, shown as high as `side` with their words below."""
+    shown = [p.convert("RGB").resize((p.width * side // p.height, side), Image.Resampling.LANCZOS) for _, p in squares]
+    page = Image.new("RGB", (sum(p.width + 8 for p in shown) - 8, side + 26), "white")
+    pen, font, x = ImageDraw.Draw(page), ImageFont.load_default(15), 0
+    for (words, _), picture in zip(squares, shown, strict=True):
+        page.paste(picture, (x, 0))
+        pen.text((x + 2, side + 4), words, fill="black", font=font)
+        x += picture.width + 8
     page.save(file, quality=88)
+
+
+def first_page(scaler: PatchScaler, file: Path) -> None:
+    """An eye of the whole cat: what the README shows."""
+    cat, eye = Image.open(ROOT / "examples" / "cat.jpg").convert("RGB"), (560, 180, 960, 580)
+    made = scaler.upscale(cat, coarse=True)
+    assert made.coarse is not None
+    bicubic = cat.resize(made.image.size, Image.Resampling.BICUBIC)
+    row(
+        [("bicubic", bicubic.crop(eye)), ("coarse: restored only", made.coarse.crop(eye)),
+         ("PatchScaler", made.image.crop(eye)), ("difficulty", difficulty_overlay(made))],
+        file, side=400,
+    )  # fmt: skip
 
 
 def detail(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -102,4 +116,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    make(PatchScaler.from_pretrained(given.model, device="cpu"), given.out)
+    shipped = PatchScaler.from_pretrained(given.model, device="cpu")
+    make(shipped, given.out)
+    first_page(shipped, given.out.parent / "cat.jpg")

@@ -83,8 +83,8 @@ def check(scaler: PatchScaler, name: str, folder) -> None:
     assert parity(network, folder / f"{name}.onnx") < 1e-4
 
 
-def test_pixel_head_and_trunk(tiny, tmp_path):
-    dit = replace(tiny.config.patch_dit, head_width=8, head_depth=1, head_trunk=1)
+def test_drawing_head(tiny, tmp_path):
+    dit = replace(tiny.config.patch_dit, head_width=8, head_depth=1)
     check(scaler_of(replace(tiny.config, patch_dit=dit)), "patch_dit_without_prompt", tmp_path)
 
 

@@ -67,8 +67,7 @@ class PatchDiTConfig:
     depthwise_mlp: bool = False  # 3x3 depth-wise convolution inside the MLP, for locality
     prompt_dropout: float = 0.1
     head_width: int = 0  # channels of the convolutions on pixels at the end; 0: none
-    head_depth: int = 0  # their residual blocks
-    head_trunk: int = 0  # dense blocks of the trunk below them; 0: none
+    head_depth: int = 0  # residual blocks of three dense blocks each
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,8 @@ PATCH_DIT_SIZES = {
     "L": PatchDiTConfig(hidden_size=1024, depth=24, num_heads=16),
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
     "compact": PatchDiTConfig(
-        hidden_size=256, depth=3, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
-        shared_modulation=True, depthwise_mlp=True, head_width=64, head_depth=4, head_trunk=3),
+        hidden_size=256, depth=1, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
+        shared_modulation=True, depthwise_mlp=True, head_width=64, head_depth=5),
     "tiny": PatchDiTConfig(
         hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
         shared_modulation=True, depthwise_mlp=True),

@@ -49,6 +49,18 @@ def add_parser(commands: Any) -> None:
         if validation:
             p.add_argument("--validation", required=True, metavar="DIR", help="shards of held-out pictures")
 
+    def losses(p: Any) -> None:
+        # By their gradients on the picture (docs/training.md), LPIPS is 50 times as strong as L1 at equal weights.
+        p.add_argument("--l1", type=float, default=3.0)
+        p.add_argument("--lpips", type=float, default=1.0)
+        p.add_argument("--vgg", type=float, default=0.0, help="LPIPS on VGG-16, of a random quarter of each region")
+        p.add_argument("--gan", type=float, default=0.15)
+        p.add_argument("--teacher", type=float, default=0.0, metavar="SHARE", help="of L1 and of the steps that aim at "
+                       "the teacher's pictures in place of the truth ('train teacher' makes them)")  # fmt: skip
+        p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions")
+        p.add_argument("--pattern", type=float, default=20.0, help="against a fixed weave on flat areas")
+        p.add_argument("--grid", type=float, default=0.0, help="against steps at the borders of pixels and blocks")
+
     p = stage("shards", "degrade pictures into pairs on disk")
     p.add_argument("--images", required=True, metavar="DIR", help="folder of pictures, or tar shards")
     p.add_argument("--shards", required=True, metavar="DIR", help="where to write")
@@ -105,22 +117,23 @@ def add_parser(commands: Any) -> None:
                    "where noise or v is predicted)")  # fmt: skip
     p.add_argument("--low-times", type=float, default=0.6, help="share of times drawn from 1..500 only (0: uniform)")
 
-    p = stage("graft", "keep some blocks of a trained Patch-DiT, and begin its head's trunk from an ESRGAN's")
+    p = stage("graft", "keep some blocks of a trained Patch-DiT, and make an ESRGAN's blocks its drawing head")
     p.add_argument("--keep", default="", metavar="N,N,...", help="blocks of Patch-DiT, from 0 (default: all)")
-    p.add_argument(
-        "--trunk", metavar="FILE", help="an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
-    )
-    p.add_argument("--trunk-blocks", default="0,1,22", metavar="N,N,...", help="which of its blocks")
+    esrgan = "an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
+    p.add_argument("--esrgan", metavar="FILE", help=esrgan)
+    p.add_argument("--head-blocks", default="0,1,4,21,22", metavar="N,N,...", help="which of its blocks")
+
+    p = stage("distil", "teach the drawing head the features of the whole ESRGAN", loop=(3e-4, 4))
+    data(p)
+    p.add_argument("--esrgan", required=True, metavar="FILE", help=esrgan)
+    p.add_argument("--side", type=int, default=32, metavar="LATENTS", help="of the regions")
+
+    p = stage("drawing", "train the drawing head alone on coarse pictures", loop=(1.5e-4, 6))
+    data(p)
+    losses(p)
 
     p = stage("few-step", "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
     data(p)
-    # By their gradients on the picture (docs/training.md), LPIPS is 50 times as strong as L1 at equal weights.
-    p.add_argument("--l1", type=float, default=3.0)
-    p.add_argument("--lpips", type=float, default=1.0)
-    p.add_argument("--vgg", type=float, default=0.0, help="LPIPS on VGG-16, of a random quarter of each region")
-    p.add_argument("--gan", type=float, default=0.15)
-    p.add_argument("--teacher", type=float, default=0.0, metavar="SHARE", help="of L1 and of the steps that aim at "
-                   "the teacher's pictures in place of the truth ('train teacher' makes them)")  # fmt: skip
-    p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions that are fused")
-    p.add_argument("--pattern", type=float, default=20.0, help="against a fixed weave on flat areas")
-    p.add_argument("--grid", type=float, default=0.0, help="against steps at the borders of pixels and blocks")
+    losses(p)
+    p.add_argument("--head-rate", type=float, default=1.0, metavar="SHARE", help="of --lr, for a drawing head that "
+                   "'drawing' has trained already")  # fmt: skip

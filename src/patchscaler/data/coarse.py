@@ -148,6 +148,13 @@ class CoarseShards(PairShards):
         hr = [_cut(self.hr[r.shard][r.tile], r, factor, side) for r in regions]
         return to_unit(np.stack(coarse)), to_unit(np.stack(hr))
 
+    def small(self, regions: list[Region], latents: int, factor: int) -> Tensor:
+        """The LR pictures of these regions, (B, 3, s / 4, s / 4)."""
+        quarter = [self.lr[r.shard][r.tile, r.variant] for r in regions]
+        return to_unit(
+            np.stack([_cut(p, r, factor // 4, latents * factor // 4) for p, r in zip(quarter, regions, strict=True)])
+        )
+
     def tokens(self, regions: list[Region]) -> Tensor:
         """The captions of these regions' tiles -> (B, L, W)."""
         return torch.from_numpy(np.stack([self.text[r.shard][r.tile] for r in regions])).float()

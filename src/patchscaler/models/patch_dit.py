@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchscaler.config import PatchDiTConfig
+from patchscaler.models.drawing_head import DrawingHead
 from patchscaler.models.layers import (
     MLP,
     CrossAttention,
@@ -24,7 +25,6 @@ from patchscaler.models.layers import (
     tokenise,
     untokenise,
 )
-from patchscaler.models.pixel_head import PixelHead
 
 CHUNKS = 7  # shift, scale, gate of attention; scale of cross-attention; shift, scale, gate of the MLP
 
@@ -87,8 +87,7 @@ class PatchDiT(nn.Module):
         positions = sincos_positions(latent_patch_size // p, d)
         self.register_buffer("positions", positions, persistent=False)  # (L, D)
         self._initialise()
-        head = (config.head_width, config.head_depth, channels, config.head_trunk)
-        self.head = PixelHead(*head) if config.head_width else None
+        self.head = DrawingHead(config.head_width, config.head_depth, channels) if config.head_width else None
 
     def _initialise(self) -> None:
         for module in self.modules():

@@ -8,6 +8,7 @@ is what `patchscaler upscale --model` takes.
 import argparse
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.grouping import thresholds_for
 from patchscaler.model_folder import read_config, with_autoencoder
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
+from patchscaler.models.drawing_head import Drawer
 from patchscaler.models.grm import PixelGRM, build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.text_projection import TextProjection
@@ -33,8 +35,11 @@ from patchscaler.text_models import CAPTIONER, TEXT_ENCODER, Captioner, TextEnco
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
 from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts, TextTrainer
+from patchscaler.training.drawing import DistilStage, DrawingStage
+from patchscaler.training.few_step import FewStepStage
 from patchscaler.training.graft import grafted
 from patchscaler.training.loop import LoopConfig, train
+from patchscaler.training.picture_loss import WEIGHTS
 from patchscaler.training.texture import ClassifierStage, LabelledTextures
 
 
@@ -80,7 +85,7 @@ class ModelFolder:
         if network.head is not None and not self.path("patch_dit").exists():
             autoencoder = self.autoencoder()
             if not isinstance(autoencoder, PCAAutoencoder):
-                raise PatchScalerError("head_width: the head on pixels needs the closed-form autoencoder")
+                raise PatchScalerError("head_width: the drawing head needs the closed-form autoencoder")
             network.head.connect(autoencoder)
         return self._fill("patch_dit", network, needed)
 
@@ -234,24 +239,41 @@ def diffusion(args: argparse.Namespace) -> None:
 
 
 def graft(args: argparse.Namespace) -> None:
-    """Another depth of Patch-DiT and a trunk for its head, the rest as trained: a start for `few-step`."""
+    """Another depth of Patch-DiT and a drawing head from an ESRGAN: a start for `distil`, `drawing` and `few-step`."""
     model = folder(args)
-    weights = _foreign(args.trunk) if args.trunk else None
+    weights = _foreign(args.esrgan) if args.esrgan else None
     keep = numbers("--keep", args.keep, None, int) if args.keep else ()
-    config = grafted(model, keep, weights, numbers("--trunk-blocks", args.trunk_blocks, None, int))
-    print(f"{model.folder}: {config.depth} blocks, trunk of {config.head_trunk}")
+    config = grafted(model, keep, weights, numbers("--head-blocks", args.head_blocks, None, int))
+    print(f"{model.folder}: {config.depth} blocks, drawing head of {config.head_depth}")
+
+
+def distil(args: argparse.Namespace) -> None:
+    model = folder(args)
+    network, weights = _with_head(model), _foreign(args.esrgan)
+    blocks = sorted({int(name.split(".")[1]) for name in weights if re.match(r"body\.\d+\.", name)})
+    teacher = Drawer(model.config.patch_dit.head_width, len(blocks))
+    teacher.load_esrgan(weights, tuple(blocks))
+    stage = DistilStage(
+        network, teacher, CoarseShards(args.shards), CoarseShards(args.validation),
+        batch_size=args.batch_size, side=args.side, device=model.device,
+    )  # fmt: skip
+    print(train(stage, loop_config(args, model, "distil"), model.folder))
+
+
+def drawing(args: argparse.Namespace) -> None:
+    model = folder(args)
+    stage = DrawingStage(
+        _with_head(model), CoarseShards(args.shards), CoarseShards(args.validation), batch_size=args.batch_size,
+        side=args.side, weights=_loss_weights(args), device=model.device,
+    )  # fmt: skip
+    print(train(stage, loop_config(args, model, "drawing"), model.folder))
 
 
 def few_step(args: argparse.Namespace) -> None:
-    from patchscaler.training.few_step import FewStepStage
-
     model = folder(args)
     stage = FewStepStage(
         model.frozen(), model.patch_dit(), model.texture_encoder(), CoarseShards(args.shards),
-        CoarseShards(args.validation), batch_size=args.batch_size,
-        weights={"l1": args.l1, "lpips": args.lpips, "gan": args.gan, "pattern": args.pattern, "vgg": args.vgg,
-                 "grid": args.grid, "teacher": args.teacher},
-        side=args.side,
+        CoarseShards(args.validation), batch_size=args.batch_size, weights=_loss_weights(args), side=args.side,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
 
@@ -271,8 +293,19 @@ def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> Loop
     return LoopConfig(
         out=str(model.folder / "training" / name), steps=args.steps, minutes=args.minutes, lr=args.lr,
         optimizer=args.optimizer, ema=args.ema, warmup=args.warmup, decay=args.decay, bf16=args.bf16, seed=args.seed,
-        log_every=args.log_every, save_minutes=args.save_minutes,
+        log_every=args.log_every, save_minutes=args.save_minutes, head_rate=getattr(args, "head_rate", 1.0),
     )  # fmt: skip
+
+
+def _loss_weights(args: argparse.Namespace) -> dict[str, float]:
+    return {name: getattr(args, name) for name in WEIGHTS}
+
+
+def _with_head(model: ModelFolder) -> PatchDiT:
+    network = model.patch_dit()
+    if network.head is None:
+        raise PatchScalerError(f"{model.folder}: this model has no drawing head; 'patchscaler train graft' puts it on")
+    return network
 
 
 def _foreign(path: str) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from patchscaler.checkpoints import save_module
@@ -20,14 +19,10 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.patches import make_grid, merge, partition
-from patchscaler.perceptual import LPIPS
 from patchscaler.sampler import ddim_step
 from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
-from patchscaler.training.losses import PatchDiscriminator, fixed_pattern, low_band, uneven_steps
-
-# Of the losses; by their gradients on the picture LPIPS is 50 times as strong as L1 at equal weights.
-WEIGHTS = {"l1": 3.0, "lpips": 1.0, "vgg": 0.0, "gan": 0.15, "pattern": 20.0, "grid": 0.0, "teacher": 0.0}
+from patchscaler.training.picture_loss import PictureLoss, target
 
 
 class FewStepTrainer(Denoiser):
@@ -35,15 +30,12 @@ class FewStepTrainer(Denoiser):
 
     def __init__(
         self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, autoencoder: PCAAutoencoder,
-        diffusion: Diffusion, discriminator: PatchDiscriminator, lpips: LPIPS | None, vgg: LPIPS | None,
-        weights: dict[str, float],
+        diffusion: Diffusion, loss: PictureLoss,
     ):  # fmt: skip
         super().__init__(patch_dit, texture_encoder)
         self.correction = autoencoder.correction
-        self.weights = weights
-        self.made: dict[str, Tensor] = {}  # the last pictures, for the discriminator's turn
-        self.diffusion = diffusion
-        self._frozen = (autoencoder, discriminator, lpips, vgg)  # a tuple: no part of the state
+        self.diffusion, self.loss = diffusion, loss
+        self._frozen = (autoencoder,)  # a tuple: no part of the state
 
     def restore(self, batch: Batch) -> Tensor:
         """The step that carries the gradient, patches fused -> latents (B, C, G, G)."""
@@ -52,58 +44,11 @@ class FewStepTrainer(Denoiser):
         return torch.stack([merge(p, batch["grid"]) for p in x_0.split(len(batch["grid"]))])
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        autoencoder, discriminator, lpips, vgg = self._frozen
-        w = self.weights
         latents = self.restore(batch)  # (B, C, G, G)
-        image = autoencoder.decode(latents).float()  # (B, 3, S, S)
-        hr, coarse = batch["hr"], batch["coarse_pixels"]
-        l1 = (image - hr).abs().mean()
-        if w["teacher"]:
-            l1 = (1 - w["teacher"]) * l1 + w["teacher"] * (image - batch["teacher"]).abs().mean()
+        loss, logs = self.loss(self._frozen[0].decode(latents).float(), batch)  # of (B, 3, S, S)
         # Latents weigh every component alike: fine ones count as much as the mean.
         l1_latents = (latents - batch["hr_latents"]).abs().mean()
-        # AlexNet strides by four: a random offset keeps its gradient from drawing a grid on the latents' one.
-        dy, dx = batch["offset"]
-        aim, nothing = batch["aim"], l1.new_zeros(())
-        perceptual = lpips(image[..., dy:, dx:], aim[..., dy:, dx:]).mean() if lpips else nothing
-        # VGG costs as much as everything else: a random quarter of the region.
-        (y, x), side = batch["window"], image.shape[-1] // 2
-        quarter = (..., slice(y, y + side), slice(x, x + side))
-        deep = vgg(image[quarter], aim[quarter]).mean() if vgg else nothing
-        adversarial = nothing
-        if w["gan"]:
-            discriminator.requires_grad_(False)  # its own turn comes
-            adversarial = -discriminator(image, coarse).float().mean()
-            discriminator.requires_grad_(True)
-        pattern = fixed_pattern(image - coarse, hr - coarse)
-        grid = uneven_steps(image, aim)
-        loss = w["l1"] * (l1 + 0.05 * l1_latents) + w["lpips"] * perceptual + w["vgg"] * deep
-        loss = loss + w["gan"] * adversarial + w["pattern"] * pattern + w["grid"] * grid
-        self.made["image"] = image.detach()
-        logs = {
-            "l1": l1,
-            "lpips": perceptual,
-            "vgg": deep,
-            "adversarial": adversarial,
-            "pattern": pattern,
-            "grid": grid,
-        }
-        return loss, {k: float(v.detach()) for k, v in logs.items()}
-
-
-class DiscriminatorTrainer(nn.Module):
-    """Hinge loss on the pictures the generator has just made."""
-
-    def __init__(self, discriminator: PatchDiscriminator, made: dict[str, Tensor]):
-        super().__init__()
-        self.discriminator = discriminator
-        self.made = made
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        real = self.discriminator(batch["hr"], batch["coarse_pixels"]).float()
-        fake = self.discriminator(self.made["image"], batch["coarse_pixels"]).float()
-        loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        return loss, {"hinge": float(loss.detach()), "gap": float((real.mean() - fake.mean()).detach())}
+        return loss + 0.05 * self.loss.weights["l1"] * l1_latents, logs
 
 
 class FewStepStage:
@@ -122,22 +67,12 @@ class FewStepStage:
         self.frozen, self.shards, self.validation = frozen, shards, validation
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
-        discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights = WEIGHTS | (weights or {})
-        self.lpips = LPIPS().to(device) if weights["lpips"] else None
-        self.vgg = LPIPS("vgg").to(device, memory_format=torch.channels_last) if weights["vgg"] else None  # type: ignore[call-overload]
-        self.generator = FewStepTrainer(
-            patch_dit, texture_encoder, autoencoder, self.diffusion, discriminator, self.lpips, self.vgg, weights
-        ).to(device)
-        self.trainables: dict[str, nn.Module] = {
-            "generator": self.generator,
-            "discriminator": DiscriminatorTrainer(discriminator, self.generator.made),
-        }
-        if not weights["gan"]:
-            del self.trainables["discriminator"]
+        self.loss = PictureLoss(weights or {}, device)
+        self.generator = FewStepTrainer(patch_dit, texture_encoder, autoencoder, self.diffusion, self.loss).to(device)
+        self.trainables: dict[str, nn.Module] = {"generator": self.generator} | self.loss.opponent()
         groups = frozen.config.groups
         self.grid = make_grid(side, side, groups.latent_patch_size, groups.overlap)
-        self.batch_size, self.side, self.teacher = batch_size, side, weights["teacher"]
+        self.batch_size, self.side = batch_size, side
         self.settings = sorted(
             {(t, n) for t, n in zip(groups.start_times, groups.num_inference_steps, strict=True) if n}
         )
@@ -149,16 +84,10 @@ class FewStepStage:
         drop = self.frozen.config.patch_dit.prompt_dropout
         factor = self.autoencoder.factor
         regions = self.shards.draw(self.batch_size, self.side, factor, rng)
-        pixels, hr = self.shards.read(regions, self.side, factor)
-        batch = self.make_batch(pixels, hr, start, steps, last, rng, generator, drop)
-        batch["aim"] = batch["hr"]  # of the perceptual losses
-        if self.teacher:
-            teacher = self.shards.taught(regions, self.side, factor).to(self.frozen.device)
-            # Its shifts of colour are half of its distance to the coarse picture, and inference takes such back.
-            batch["teacher"] = teacher + low_band(batch["coarse_pixels"] - teacher)
-            if rng.random() < self.teacher:
-                batch["aim"] = batch["teacher"]
-        return batch
+        share = self.loss.weights["teacher"]
+        batch = target(self.shards, regions, self.side, factor, share, rng, self.frozen.device)
+        pixels, hr = batch["coarse_pixels"], batch["hr"]
+        return batch | self.make_batch(pixels, hr, start, steps, last, rng, generator, drop)
 
     @torch.no_grad()
     def make_batch(
@@ -187,8 +116,7 @@ class FewStepStage:
             x_0 = self.diffusion.to_x_0(output.float(), x_t, t, coarse)
             t_next = torch.full_like(t, times[i + 1])
             x_t, t = ddim_step(self.diffusion, x_t, x_0, t, t_next), t_next
-        window = tuple(rng.integers(hr.shape[-1] // 2 + 1, size=2))
-        return batch | {"x_t": x_t, "t": t, "offset": tuple(rng.integers(8, size=2)), "window": window}
+        return batch | {"x_t": x_t, "t": t}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -207,11 +135,11 @@ class FewStepStage:
                         pictures["coarse"] = batch["coarse_pixels"]
                     for key, picture in pictures.items():
                         out.setdefault(f"psnr_{key}", []).append(mean_psnr(picture, batch["hr"]))
-                        if self.lpips:
-                            distance = self.lpips(picture, batch["hr"]).mean()
+                        if self.loss.lpips:
+                            distance = self.loss.lpips(picture, batch["hr"]).mean()
                             out.setdefault(f"lpips_{key}", []).append(float(distance))
-                        if self.vgg:
-                            out.setdefault(f"vgg_{key}", []).append(float(self.vgg(picture, batch["hr"]).mean()))
+                        if self.loss.vgg:
+                            out.setdefault(f"vgg_{key}", []).append(float(self.loss.vgg(picture, batch["hr"]).mean()))
         return {k: float(np.mean(v)) for k, v in out.items()}
 
     @torch.no_grad()

@@ -1,9 +1,10 @@
-"""Convolutions on pixels at the end of Patch-DiT (`compact` only).
+"""What Patch-DiT makes of a patch, drawn once more by convolutions on pixels (`compact` only).
 
 In the closed-form latents an edge looks different at each of the 64 places it can have in its block, so that
-attention over blocks has to learn sharpening 64 times; a convolution learns it once. The head decodes what
-the transformer says by the inverse transform, corrects it, and encodes the correction; a trunk at a quarter of the
-side may see further for it. It sees one patch, as the transformer does, and simple patches never meet it.
+attention over blocks has to learn sharpness 64 times; a convolution learns it once. The head decodes what the
+transformer says by the inverse transform, draws the patch anew in the layout of Real-ESRGAN's network - so that some
+of its dense blocks may be the start - and encodes the drawing. It sees one patch, as the transformer does, and
+simple patches never meet it.
 """
 
 import itertools
@@ -14,10 +15,9 @@ from torch import Tensor, nn
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
-from patchscaler.models.grm import ResBlock
 
-FOLD = 2  # pixels of a square of this side are channels: a quarter of the cost, and 64 channels run fast
 GROWTH = 32  # channels that each convolution of a dense block adds
+SCALE = 4  # the dense blocks work at a quarter of the picture's side, where they see four times as far for their cost
 
 
 class DenseBlock(nn.Module):
@@ -35,27 +35,35 @@ class DenseBlock(nn.Module):
         return x + 0.2 * self.convs[-1](torch.cat(maps, 1))  # (N, W, h, w)
 
 
-class Trunk(nn.Module):
-    """Dense blocks at a quarter of the picture's side, where a convolution sees four times as far for its cost.
+class Drawer(nn.Module):
+    """Pixels of what the transformer says and of the coarse patch -> the patch drawn anew, all in [-1, 1].
 
-    (N, 6, s, s) -> features (N, W, s / 2, s / 2). The layout of Real-ESRGAN's network up to its first enlargement,
-    so that blocks of it may be the start.
+    The layout of Real-ESRGAN's network (arXiv 2107.10833), whose small picture is here folded from the large one.
     """
 
     def __init__(self, width: int, depth: int):
         super().__init__()
-        self.conv_first = nn.Conv2d(6 * 16, width, 3, padding=1)
+        self.conv_first = nn.Conv2d(6 * SCALE**2, width, 3, padding=1)
         self.blocks = nn.ModuleList([nn.Sequential(*[DenseBlock(width) for _ in range(3)]) for _ in range(depth)])
-        self.conv_body = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_up = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (
+            nn.Conv2d(width, width, 3, padding=1) for _ in range(4)
+        )
+        self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        first = self.conv_first(F.pixel_unshuffle(pixels, 4))  # (N, W, s/4, s/4)
+    def features(self, pixels: Tensor) -> Tensor:
+        """(N, 6, s, s) -> (N, W, s/4, s/4), what the enlargement draws from."""
+        first = self.conv_first(F.pixel_unshuffle(pixels, SCALE))  # (N, W, s/4, s/4)
         h = first
         for block in self.blocks:
             h = h + 0.2 * block(h)  # (N, W, s/4, s/4)
-        h = first + self.conv_body(h)  # (N, W, s/4, s/4)
-        return F.leaky_relu(self.conv_up(F.interpolate(h, scale_factor=2.0)), 0.2)  # (N, W, s/2, s/2)
+        return first + self.conv_body(h)  # (N, W, s/4, s/4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        h = self.features(pixels)  # (N, W, s/4, s/4)
+        h = F.leaky_relu(self.conv_up1(F.interpolate(h, scale_factor=2.0)), 0.2)  # (N, W, s/2, s/2)
+        h = F.leaky_relu(self.conv_up2(F.interpolate(h, scale_factor=2.0)), 0.2)  # (N, W, s, s)
+        h = F.leaky_relu(self.conv_hr(h), 0.2)  # (N, W, s, s)
+        return 2 * self.conv_last(h) - 1  # (N, 3, s, s)
 
     @torch.no_grad()
     def load_esrgan(self, weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
@@ -74,20 +82,20 @@ class Trunk(nn.Module):
                     for r, k in itertools.product(range(3), range(5)):
                         source = weights[f"body.{block}.rdb{r + 1}.conv{k + 1}.{part}"]
                         own[f"blocks.{i}.{r}.convs.{k}.{part}"].copy_(source.float())
-                own[f"conv_body.{part}"].copy_(weights[f"conv_body.{part}"].float())
-                own[f"conv_up.{part}"].copy_(weights[f"conv_up1.{part}"].float())
+                for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
+                    own[f"{name}.{part}"].copy_(weights[f"{name}.{part}"].float())
         except (KeyError, RuntimeError) as error:
             raise PatchScalerError(f"the ESRGAN network does not fit: {str(error).splitlines()[0]}") from error
 
 
-class PixelHead(nn.Module):
-    """x_0, y_0 (N, C, V, V) -> what to add to x_0, (N, C, V, V). Starts at zero."""
+class DrawingHead(nn.Module):
+    """x_0, y_0 (N, C, V, V) -> what to add to x_0, (N, C, V, V): the drawing in place of the coarse patch."""
 
     to_pixels: Tensor
     to_latents: Tensor
     mean: Tensor
 
-    def __init__(self, width: int, depth: int, channels: int, trunk_depth: int = 0, factor: int = 8):
+    def __init__(self, width: int, depth: int, channels: int, factor: int = 8):
         super().__init__()
         d = 3 * factor**2
         self.factor = factor
@@ -95,21 +103,10 @@ class PixelHead(nn.Module):
         self.register_buffer("to_pixels", torch.eye(d)[:, :channels].clone())  # (3ff, C)
         self.register_buffer("to_latents", torch.eye(d)[:channels].clone())  # (C, 3ff)
         self.register_buffer("mean", torch.zeros(d))
-        self.conv_in = nn.Conv2d(6 * FOLD**2, width, 3, padding=1)
-        self.trunk = Trunk(width, trunk_depth) if trunk_depth else None
-        self.join = nn.Conv2d(width, width, 1) if trunk_depth else None
-        self.blocks = nn.Sequential(*[ResBlock(width, width, norm=False) for _ in range(depth)])
-        self.conv_out = nn.Conv2d(width, 3 * FOLD**2, 3, padding=1)
-        nn.init.kaiming_normal_(self.conv_in.weight)
-        nn.init.zeros_(self.conv_in.bias)  # type: ignore[arg-type]
-        if self.join is not None:  # a trunk put into a trained head leaves it as it was
-            nn.init.zeros_(self.join.weight)
-            nn.init.zeros_(self.join.bias)  # type: ignore[arg-type]
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        self.drawer = Drawer(width, depth)
 
     @torch.no_grad()
-    def connect(self, autoencoder: PCAAutoencoder) -> "PixelHead":
+    def connect(self, autoencoder: PCAAutoencoder) -> "DrawingHead":
         """Take the autoencoder's basis."""
         scale = autoencoder.std[:, None] ** autoencoder.scale_power
         self.to_pixels.copy_((autoencoder.basis * scale).T)
@@ -122,12 +119,8 @@ class PixelHead(nn.Module):
             both = torch.cat([x_0, coarse]).float()  # (2N, C, V, V)
             blocks = F.conv2d(both, self.to_pixels.float()[..., None, None], self.mean.float())  # (2N, 3ff, V, V)
             pixels = torch.cat(F.pixel_shuffle(blocks, self.factor).chunk(2), 1)  # (N, 6, fV, fV)
-            folded = F.pixel_unshuffle(pixels, FOLD).contiguous(memory_format=torch.channels_last)  # (N, 24, ...)
-        h = self.conv_in(folded)  # (N, W, fV/2, fV/2)
-        if self.trunk is not None and self.join is not None:
-            h = h + self.join(self.trunk(pixels))  # (N, W, fV/2, fV/2)
-        h = self.blocks(h)  # (N, W, fV/2, fV/2)
-        delta = F.pixel_shuffle(self.conv_out(h), FOLD)  # (N, 3, fV, fV)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        drawn = self.drawer(pixels)  # (N, 3, fV, fV)
         with torch.autocast(x_0.device.type, enabled=False):
-            blocks = F.pixel_unshuffle(delta.float(), self.factor)  # (N, 3ff, V, V)
-            return F.conv2d(blocks, self.to_latents.float()[..., None, None])  # (N, C, V, V)
+            delta = F.pixel_unshuffle(drawn.float() - pixels[:, 3:], self.factor)  # (N, 3ff, V, V)
+            return F.conv2d(delta, self.to_latents.float()[..., None, None])  # (N, C, V, V)

@@ -1,0 +1,157 @@
+"""The drawing head of Patch-DiT before it is trained in the chain: a large ESRGAN made small.
+
+Whole regions at once and no patches, no textures, no transformer: twice the pictures in the same time. First the
+few blocks learn what all of them said (`DistilStage`), then the drawing meets the losses of the last stage
+(`DrawingStage`). Both begin from the coarse picture, as the head does.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from patchscaler.checkpoints import save_module
+from patchscaler.data.coarse import CoarseShards
+from patchscaler.models.drawing_head import SCALE, Drawer
+from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.training.loop import Batch, mean_psnr
+from patchscaler.training.picture_loss import PictureLoss, target
+
+FACTOR = 8  # pixels of a latent's side, in the closed-form autoencoder that the head needs
+
+
+def _as_input(coarse: Tensor) -> Tensor:
+    """The coarse picture (N, 3, s, s) as both of the drawer's pictures: no transformer has spoken yet."""
+    return torch.cat([coarse, coarse], 1).contiguous(memory_format=torch.channels_last)  # (N, 6, s, s)
+
+
+class DistilTrainer(nn.Module):
+    """Error of the features against the large network's, relative to how much those vary within a picture.
+
+    Weighed by how the first enlargement reads them: what it does not see need not be right.
+    """
+
+    reads: Tensor
+
+    def __init__(self, drawer: Drawer):
+        super().__init__()
+        self.drawer = drawer
+        for conv in (drawer.conv_up1, drawer.conv_up2, drawer.conv_hr, drawer.conv_last):
+            conv.requires_grad_(False)
+        # After enlarging by repetition a 3x3 convolution is one of 2x2 for each of four phases, its taps summed.
+        weight, gram = drawer.conv_up1.weight.detach().float(), torch.zeros(1)
+        for rows in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
+            for columns in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
+                for r in rows:
+                    for c in columns:
+                        tap = weight[:, :, r, c].sum((2, 3))  # (W, W)
+                        gram = gram + tap.T @ tap
+        values, vectors = torch.linalg.eigh(gram)
+        self.register_buffer("reads", (vectors * values.clamp_min(0).sqrt()) @ vectors.T, persistent=False)  # (W, W)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        features = self.drawer.features(_as_input(batch["coarse"])).float()  # (N, W, s/4, s/4)
+        wanted = batch["features"]
+        spread = wanted - wanted.mean((2, 3), keepdim=True)
+        error, scale = (F.conv2d(x, self.reads[..., None, None]).square().mean() for x in (features - wanted, spread))
+        loss = error / scale
+        return loss, {"error": float(loss.detach())}
+
+
+class DistilStage:
+    """teacher: the whole network as a drawer, which sees the small picture."""
+
+    def __init__(
+        self, network: PatchDiT, teacher: Drawer, shards: CoarseShards, validation: CoarseShards,
+        *, batch_size: int = 4, side: int = 32, device: str = "cpu",
+    ):  # fmt: skip
+        assert network.head is not None
+        self.network, self.shards, self.validation, self.device = network, shards, validation, device
+        self.batch_size, self.side = batch_size, side
+        last = torch.channels_last
+        self.teacher = teacher.to(device, memory_format=last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.trainer = DistilTrainer(network.head.drawer.to(device, memory_format=last))  # type: ignore[call-overload]
+        self.trainables: dict[str, nn.Module] = {"drawer": self.trainer.to(device)}
+
+    @torch.no_grad()
+    def _features(self, lr: Tensor) -> Tensor:
+        """lr: (N, 3, h, w) in [-1, 1] -> what the large network makes of it, (N, W, h, w)."""
+        enlarged = F.interpolate(lr.to(self.device), scale_factor=SCALE)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            return self.teacher.features(_as_input(enlarged)).float()
+
+    def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
+        regions = self.shards.draw(self.batch_size, self.side, FACTOR, rng)
+        coarse, _ = self.shards.read(regions, self.side, FACTOR)
+        features = self._features(self.shards.small(regions, self.side, FACTOR))
+        return {"coarse": coarse.to(self.device), "features": features}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        rng, errors = np.random.default_rng(0), []
+        for _ in range(8):
+            regions = self.validation.draw(4, self.side, FACTOR, rng)
+            coarse, _ = self.validation.read(regions, self.side, FACTOR)
+            features = self._features(self.validation.small(regions, self.side, FACTOR))
+            errors.append(model({"coarse": coarse.to(self.device), "features": features})[1]["error"])
+        return {"error": float(np.mean(errors))}
+
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        return []
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        save_module(folder / "patch_dit.safetensors", self.network, {"network": "patch_dit"})
+
+
+class DrawingTrainer(nn.Module):
+    """Drawing of the coarse picture -> losses."""
+
+    def __init__(self, drawer: Drawer, loss: PictureLoss):
+        super().__init__()
+        self.drawer, self.loss = drawer, loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        return self.loss(self.drawer(_as_input(batch["coarse_pixels"])).float(), batch)
+
+
+class DrawingStage:
+    def __init__(
+        self, network: PatchDiT, shards: CoarseShards, validation: CoarseShards,
+        *, batch_size: int = 3, side: int = 24, weights: dict[str, float] | None = None, device: str = "cpu",
+    ):  # fmt: skip
+        assert network.head is not None
+        self.network, self.shards, self.validation, self.device = network, shards, validation, device
+        self.batch_size, self.side = batch_size, side
+        self.loss = PictureLoss(weights or {}, device)
+        drawer = network.head.drawer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trainables: dict[str, nn.Module] = {"drawer": DrawingTrainer(drawer, self.loss)} | self.loss.opponent()
+
+    @torch.no_grad()
+    def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
+        regions = self.shards.draw(self.batch_size, self.side, FACTOR, rng)
+        return target(self.shards, regions, self.side, FACTOR, self.loss.weights["teacher"], rng, self.device)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR and LPIPS of drawings and of the coarse pictures."""
+        rng, out = np.random.default_rng(0), dict[str, list[float]]()
+        for _ in range(8):
+            coarse, hr = (x.to(self.device) for x in self.validation.regions(8, self.side, FACTOR, rng))
+            for name, picture in (("drawn", model.drawer(_as_input(coarse)).float()), ("coarse", coarse)):  # type: ignore[operator]
+                out.setdefault(f"psnr_{name}", []).append(mean_psnr(picture, hr))
+                for measure, network in (("lpips", self.loss.lpips), ("vgg", self.loss.vgg)):
+                    if network:
+                        out.setdefault(f"{measure}_{name}", []).append(float(network(picture, hr).mean()))
+        return {k: float(np.mean(v)) for k, v in out.items()}
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        """Coarse, drawn, truth."""
+        coarse, hr = self.validation.regions(6, self.side, FACTOR, np.random.default_rng(0))
+        drawn = model.drawer(_as_input(coarse.to(self.device))).float().cpu()  # type: ignore[operator]
+        return [list(row) for row in zip(coarse, drawn, hr, strict=True)]
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        save_module(folder / "patch_dit.safetensors", self.network, {"network": "patch_dit"})
