@@ -88,10 +88,11 @@ def worker_at_work() -> int:
     raise AssertionError("no worker is at work")
 
 
-def test_folders_by_the_command(address, model_folder, scaler, tmp_path, picture):
+def test_folders_by_the_command(address, model_folder, scaler, tmp_path, picture, monkeypatch):
     """Through another process, that comes to a cluster which is there."""
     from test_cli import patchscaler
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as a worker: more threads may add up in another order
     (tmp_path / "in").mkdir()
     for n in range(5):
         picture(40 + 8 * n, 56, n).save(tmp_path / "in" / f"{n}.png")
