@@ -163,7 +163,7 @@ PATCH_DIT_SIZES = {
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
     "compact": PatchDiTConfig(
         hidden_size=256, depth=1, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
-        shared_modulation=True, depthwise_mlp=True, head_width=64, head_depth=5),
+        shared_modulation=True, depthwise_mlp=True),  # `train graft` puts the drawing head on
     "tiny": PatchDiTConfig(
         hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
         shared_modulation=True, depthwise_mlp=True),

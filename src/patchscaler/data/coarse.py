@@ -150,10 +150,8 @@ class CoarseShards(PairShards):
 
     def small(self, regions: list[Region], latents: int, factor: int) -> Tensor:
         """The LR pictures of these regions, (B, 3, s / 4, s / 4)."""
-        quarter = [self.lr[r.shard][r.tile, r.variant] for r in regions]
-        return to_unit(
-            np.stack([_cut(p, r, factor // 4, latents * factor // 4) for p, r in zip(quarter, regions, strict=True)])
-        )
+        step, side = factor // 4, latents * factor // 4
+        return to_unit(np.stack([_cut(self.lr[r.shard][r.tile, r.variant], r, step, side) for r in regions]))
 
     def tokens(self, regions: list[Region]) -> Tensor:
         """The captions of these regions' tiles -> (B, L, W)."""

@@ -19,8 +19,6 @@ from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.training.loop import Batch, mean_psnr
 from patchscaler.training.picture_loss import PictureLoss, target
 
-FACTOR = 8  # pixels of a latent's side, in the closed-form autoencoder that the head needs
-
 
 def _as_input(coarse: Tensor) -> Tensor:
     """The coarse picture (N, 3, s, s) as both of the drawer's pictures: no transformer has spoken yet."""
@@ -60,49 +58,51 @@ class DistilTrainer(nn.Module):
         return loss, {"error": float(loss.detach())}
 
 
-class DistilStage:
+class _HeadStage:
+    """What both stages hold: the Patch-DiT whose head is trained, and its pairs. side: of the regions, in latents."""
+
+    def __init__(
+        self, network: PatchDiT, shards: CoarseShards, validation: CoarseShards, batch_size: int, side: int, device: str
+    ):
+        assert network.head is not None
+        self.network, self.shards, self.validation, self.device = network, shards, validation, device
+        self.batch_size, self.side, self.factor = batch_size, side, network.head.factor
+        self.drawer = network.head.drawer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        save_module(folder / "patch_dit.safetensors", self.network, {"network": "patch_dit"})
+
+
+class DistilStage(_HeadStage):
     """teacher: the whole network as a drawer, which sees the small picture."""
 
     def __init__(
         self, network: PatchDiT, teacher: Drawer, shards: CoarseShards, validation: CoarseShards,
         *, batch_size: int = 4, side: int = 32, device: str = "cpu",
     ):  # fmt: skip
-        assert network.head is not None
-        self.network, self.shards, self.validation, self.device = network, shards, validation, device
-        self.batch_size, self.side = batch_size, side
-        last = torch.channels_last
-        self.teacher = teacher.to(device, memory_format=last).eval().requires_grad_(False)  # type: ignore[call-overload]
-        self.trainer = DistilTrainer(network.head.drawer.to(device, memory_format=last))  # type: ignore[call-overload]
-        self.trainables: dict[str, nn.Module] = {"drawer": self.trainer.to(device)}
+        super().__init__(network, shards, validation, batch_size, side, device)
+        self.teacher = teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.trainables: dict[str, nn.Module] = {"drawer": DistilTrainer(self.drawer).to(device)}
 
     @torch.no_grad()
-    def _features(self, lr: Tensor) -> Tensor:
-        """lr: (N, 3, h, w) in [-1, 1] -> what the large network makes of it, (N, W, h, w)."""
-        enlarged = F.interpolate(lr.to(self.device), scale_factor=SCALE)
+    def _draw(self, shards: CoarseShards, count: int, rng: np.random.Generator) -> Batch:
+        regions = shards.draw(count, self.side, self.factor, rng)
+        coarse, _ = shards.read(regions, self.side, self.factor)  # (N, 3, s, s)
+        small = shards.small(regions, self.side, self.factor).to(self.device)  # (N, 3, s/4, s/4)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            return self.teacher.features(_as_input(enlarged)).float()
+            features = self.teacher.features(_as_input(F.interpolate(small, scale_factor=SCALE)))  # (N, W, s/4, s/4)
+        return {"coarse": coarse.to(self.device), "features": features.float()}
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
-        regions = self.shards.draw(self.batch_size, self.side, FACTOR, rng)
-        coarse, _ = self.shards.read(regions, self.side, FACTOR)
-        features = self._features(self.shards.small(regions, self.side, FACTOR))
-        return {"coarse": coarse.to(self.device), "features": features}
+        return self._draw(self.shards, self.batch_size, rng)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        rng, errors = np.random.default_rng(0), []
-        for _ in range(8):
-            regions = self.validation.draw(4, self.side, FACTOR, rng)
-            coarse, _ = self.validation.read(regions, self.side, FACTOR)
-            features = self._features(self.validation.small(regions, self.side, FACTOR))
-            errors.append(model({"coarse": coarse.to(self.device), "features": features})[1]["error"])
-        return {"error": float(np.mean(errors))}
+        rng = np.random.default_rng(0)
+        return {"error": float(np.mean([model(self._draw(self.validation, 4, rng))[1]["error"] for _ in range(8)]))}
 
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         return []
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        save_module(folder / "patch_dit.safetensors", self.network, {"network": "patch_dit"})
 
 
 class DrawingTrainer(nn.Module):
@@ -116,29 +116,29 @@ class DrawingTrainer(nn.Module):
         return self.loss(self.drawer(_as_input(batch["coarse_pixels"])).float(), batch)
 
 
-class DrawingStage:
+class DrawingStage(_HeadStage):
+    """weights: of the losses (`PictureLoss`)."""
+
     def __init__(
         self, network: PatchDiT, shards: CoarseShards, validation: CoarseShards,
         *, batch_size: int = 3, side: int = 24, weights: dict[str, float] | None = None, device: str = "cpu",
     ):  # fmt: skip
-        assert network.head is not None
-        self.network, self.shards, self.validation, self.device = network, shards, validation, device
-        self.batch_size, self.side = batch_size, side
+        super().__init__(network, shards, validation, batch_size, side, device)
         self.loss = PictureLoss(weights or {}, device)
-        drawer = network.head.drawer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trainables: dict[str, nn.Module] = {"drawer": DrawingTrainer(drawer, self.loss)} | self.loss.opponent()
+        trainer = DrawingTrainer(self.drawer, self.loss)
+        self.trainables: dict[str, nn.Module] = {"drawer": trainer} | self.loss.opponent()
 
     @torch.no_grad()
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
-        regions = self.shards.draw(self.batch_size, self.side, FACTOR, rng)
-        return target(self.shards, regions, self.side, FACTOR, self.loss.weights["teacher"], rng, self.device)
+        regions = self.shards.draw(self.batch_size, self.side, self.factor, rng)
+        return target(self.shards, regions, self.side, self.factor, self.loss.weights["teacher"], rng, self.device)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR and LPIPS of drawings and of the coarse pictures."""
         rng, out = np.random.default_rng(0), dict[str, list[float]]()
         for _ in range(8):
-            coarse, hr = (x.to(self.device) for x in self.validation.regions(8, self.side, FACTOR, rng))
+            coarse, hr = (x.to(self.device) for x in self.validation.regions(8, self.side, self.factor, rng))
             for name, picture in (("drawn", model.drawer(_as_input(coarse)).float()), ("coarse", coarse)):  # type: ignore[operator]
                 out.setdefault(f"psnr_{name}", []).append(mean_psnr(picture, hr))
                 for measure, network in (("lpips", self.loss.lpips), ("vgg", self.loss.vgg)):
@@ -149,9 +149,6 @@ class DrawingStage:
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         """Coarse, drawn, truth."""
-        coarse, hr = self.validation.regions(6, self.side, FACTOR, np.random.default_rng(0))
+        coarse, hr = self.validation.regions(6, self.side, self.factor, np.random.default_rng(0))
         drawn = model.drawer(_as_input(coarse.to(self.device))).float().cpu()  # type: ignore[operator]
         return [list(row) for row in zip(coarse, drawn, hr, strict=True)]
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        save_module(folder / "patch_dit.safetensors", self.network, {"network": "patch_dit"})
