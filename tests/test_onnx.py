@@ -13,7 +13,7 @@ from common import read
 from torch import nn
 
 from patchscaler.cli import main
-from patchscaler.config import AutoencoderConfig, GRMConfig, TextureConfig, preset
+from patchscaler.config import AutoencoderConfig, DrawerConfig, GRMConfig, TextureConfig, preset
 from patchscaler.errors import PatchScalerError
 from patchscaler.model_folder import build_networks
 from patchscaler.onnx import export
@@ -83,9 +83,8 @@ def check(scaler: PatchScaler, name: str, folder) -> None:
     assert parity(network, folder / f"{name}.onnx") < 1e-4
 
 
-def test_drawing_head(tiny, tmp_path):
-    dit = replace(tiny.config.patch_dit, head_width=8, head_depth=1)
-    check(scaler_of(replace(tiny.config, patch_dit=dit)), "patch_dit_without_prompt", tmp_path)
+def test_drawer(tiny, tmp_path):
+    check(scaler_of(replace(tiny.config, drawer=DrawerConfig(8, 1))), "drawer", tmp_path)
 
 
 def test_text_prompt(tiny, tmp_path):

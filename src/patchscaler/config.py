@@ -66,8 +66,14 @@ class PatchDiTConfig:
     shared_modulation: bool = False  # one adaLN for all blocks plus a table for each
     depthwise_mlp: bool = False  # 3x3 depth-wise convolution inside the MLP, for locality
     prompt_dropout: float = 0.1
-    head_width: int = 0  # channels of the convolutions on pixels at the end; 0: none
-    head_depth: int = 0  # residual blocks of three dense blocks each
+
+
+@dataclass(frozen=True)
+class DrawerConfig:
+    """The convolutions on pixels after Patch-DiT; ours, not the paper's."""
+
+    width: int = 0  # channels; 0: none
+    depth: int = 0  # residual blocks of three dense blocks each
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class ModelConfig:
     grm: GRMConfig = field(default_factory=GRMConfig)
     texture: TextureConfig = field(default_factory=TextureConfig)
     patch_dit: PatchDiTConfig = field(default_factory=PatchDiTConfig)
+    drawer: DrawerConfig = field(default_factory=DrawerConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
 
@@ -163,7 +170,7 @@ PATCH_DIT_SIZES = {
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
     "compact": PatchDiTConfig(
         hidden_size=256, depth=1, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
-        shared_modulation=True, depthwise_mlp=True),  # `train graft` puts the drawing head on
+        shared_modulation=True, depthwise_mlp=True),  # `train graft` puts the drawer after it
     "tiny": PatchDiTConfig(
         hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
         shared_modulation=True, depthwise_mlp=True),

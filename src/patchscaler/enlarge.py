@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from patchscaler.drawing import CONTEXT
 from patchscaler.jobs import Picture, Progress, Result, check_passes
 from patchscaler.pictures.planes import Planes, array_planes, to_pil, to_planes
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
@@ -81,7 +82,8 @@ def tile_margin(scaler: "PatchScaler") -> int:
     """Pixels of the input around a tile that its output depends on, a multiple of the patches' stride."""
     groups, step = scaler.config.groups, scaler.step
     stride = (groups.latent_patch_size - groups.overlap) * step
-    reach = scaler.grm.reach + (scaler.autoencoder.reach + groups.latent_patch_size) * step + SEAM
+    drawn = CONTEXT if scaler.drawer else 0
+    reach = scaler.grm.reach + (scaler.autoencoder.reach + groups.latent_patch_size + drawn) * step + SEAM
     return -(-reach // stride) * stride
 
 

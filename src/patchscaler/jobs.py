@@ -14,6 +14,7 @@ from patchscaler.config import GROUP_NAMES, GroupConfig
 from patchscaler.devices import synchronise
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget
+from patchscaler.drawing import latents_drawn
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import steps_of
 from patchscaler.patches import PatchGrid
@@ -105,6 +106,7 @@ class Job:
     textures: Any  # (M, K) int64 array: memory entries that fed each patch
     todo: Tensor  # (M,) bool: patches that are to be put on the canvas
     noise_of: dict[int, Tensor] = field(default_factory=dict)  # (C, V, V) of patches with a seed of their own
+    draws: bool = False  # has the model a drawer?
 
     @property
     def steps(self) -> Tensor:
@@ -115,14 +117,17 @@ class Job:
         patches = {name: int((self.groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
         numbers = zip(GROUP_NAMES, self.config.num_inference_steps, strict=True)
         evaluations = {name: patches[name] * steps for name, steps in numbers}
-        return {"patches": patches, "evaluations": evaluations, "evaluations_total": sum(evaluations.values())}
+        return {
+            "patches": patches, "evaluations": evaluations, "evaluations_total": sum(evaluations.values()),
+            "latents_drawn": latents_drawn(self.steps > 0, self.grid) if self.draws else 0,
+        }  # fmt: skip
 
 
 class Counter:
-    """Patch-steps done, of all pictures together."""
+    """Patch-steps done, of all pictures together; what is drawn afterwards, in as many as take its time."""
 
-    def __init__(self, jobs: list[Job], progress: Progress | None):
-        self.total = sum(int(job.steps.sum()) for job in jobs)
+    def __init__(self, jobs: list[Job], progress: Progress | None, drawing: int = 0):
+        self.total = sum(int(job.steps.sum()) for job in jobs) + drawing
         self.done = sum(int(job.steps[~job.todo].sum()) for job in jobs)
         self.progress = progress
 

@@ -17,6 +17,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.hub import fetch, is_hub_id
 from patchscaler.model_card import MARK, model_card
 from patchscaler.models.autoencoder import build_autoencoder
+from patchscaler.models.drawer import Drawer
 from patchscaler.models.grm import build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.text_projection import TextProjection
@@ -78,7 +79,7 @@ def autoencoder_files(folder: Path) -> list[str]:
 def build_networks(
     config: ModelConfig, autoencoder: str | Path | None = None, offline: bool = False
 ) -> dict[str, nn.Module]:
-    """The five networks of a configuration, freshly initialised (a diffusers autoencoder is loaded).
+    """The networks of a configuration, freshly initialised (a diffusers autoencoder is loaded).
 
     autoencoder: where that one is, in place of what the configuration names. offline: nothing is fetched.
     """
@@ -93,7 +94,8 @@ def build_networks(
         networks["text_projection"] = TextProjection(config.text_width, config.patch_dit.hidden_size)
     else:
         networks["texture_encoder"] = TextureEncoder(config.patch_dit, c, v)
-    return networks | {"patch_dit": PatchDiT(config.patch_dit, c, v)}
+    networks["patch_dit"] = PatchDiT(config.patch_dit, c, v)
+    return networks | ({"drawer": Drawer(config.drawer)} if config.drawer.width else {})
 
 
 def write_model(

@@ -1,7 +1,7 @@
 """The whole of PatchScaler, from a picture to a picture four times as large. Read this file first.
 
 LR picture -> GRM: coarse latents and confidence -> patches -> groups by confidence -> texture prompt
--> Patch-DiT from each group's start -> fused latents -> decoder -> picture
+-> Patch-DiT from each group's start -> fused latents -> drawer (compact) -> decoder -> picture
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ from patchscaler.dials.budget import Budget, parse_budget
 from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
 from patchscaler.dials.invention import cell_moments
 from patchscaler.diffusion import Diffusion
+from patchscaler.drawing import PER_STEP, Drawn, drawn_parts, looked_at
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups
 from patchscaler.grouping import check_groups, patch_confidence
@@ -37,6 +38,7 @@ from patchscaler.model_folder import (
     write_model,
 )
 from patchscaler.models.autoencoder import Autoencoder
+from patchscaler.models.drawer import Drawer
 from patchscaler.models.grm import GRM
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
@@ -47,13 +49,11 @@ from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_
 from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
 from patchscaler.texture_memory import TextureMemory
 
-CPU_PATCHES = 8  # whose maps fit a processor's cache: 24 patches take .61 s so, .66 s at once
-
 __all__ = ["PatchScaler", "Picture", "Progress", "Result"]
 
 
 class PatchScaler:
-    """Five networks, a texture memory and the numbers that tie them together."""
+    """The networks, a texture memory and the numbers that tie them together."""
 
     def __init__(
         self, config: ModelConfig, networks: dict[str, torch.nn.Module], memory: TextureMemory | None,
@@ -64,7 +64,9 @@ class PatchScaler:
         self.engine = "torch"  # or what `onnx.engine.use_engine` put in its place
         for network in networks.values():
             network.to(self.device).eval().requires_grad_(False)
-        networks["grm"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name in ("grm", "drawer"):
+            if name in networks:
+                networks[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = networks
         self.memory = memory.to(self.device) if memory else None
         self.diffusion = Diffusion(config.diffusion)
@@ -182,8 +184,12 @@ class PatchScaler:
         clock.lap("coarse")
         for job in jobs:
             assign(self, job, options, spent=clock.seconds["coarse"] / len(jobs))
-        self.sample(jobs, options, clock, Counter(jobs, options.progress))
-        results = [self._result(job, options) for job in jobs]
+        count = Counter(jobs, options.progress, self.drawing_steps(jobs) if options.progress else 0)
+        self.sample(jobs, options, clock, count)
+        fused = [self.drawn(job, count) for job in jobs]
+        if self.drawer:
+            clock.lap("drawing")
+        results = [self._result(job, latents, options) for job, latents in zip(jobs, fused, strict=True)]
         clock.lap("decode")
         for result in results:
             result.cost["seconds"] = dict(clock.seconds)
@@ -271,10 +277,55 @@ class PatchScaler:
         clock.lap("sampling")
         return y_0, entries
 
-    def _result(self, job: Job, options: Options) -> Result:
-        """Fused latents -> picture."""
+    def drawn(self, job: Job, count: Callable[[int], None]) -> Tensor:
+        """-> fused latents (C, H, W), drawn anew where patches were sampled."""
         assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
-        image, coarse = self.picture(job.canvas.fused(), job.coarse, job.confidence, job.planes.rgb, options)
+        latents = job.canvas.fused()
+        if self.drawer is None:
+            return latents
+        lr = reflect_pad(job.planes.rgb, *self.padded_size(*job.size))
+        parts = list(drawn_parts(job.steps > 0, job.grid))
+        return self.draw_parts(latents, job.coarse, lr, parts, count=count)
+
+    def draw_parts(
+        self, latents: Tensor, coarse: Tensor, lr: Tensor, parts: Sequence[Drawn], origin: tuple[int, int] = (0, 0),
+        count: Callable[[int], None] = lambda evaluated: None,
+    ) -> Tensor:  # fmt: skip
+        """Fused and coarse latents (C, H, W) of an area, its small picture (3, sH, sW) -> with these parts drawn.
+
+        origin: of the area in the picture, (row, column) in latents.
+        """
+        out = latents.clone()
+        for part, share in parts:
+            sides = zip((part.rows, part.columns), origin, strict=True)
+            (y, rows), (x, columns) = ((slice(s.start - o, s.stop - o), slice(s.low - o, s.high - o)) for s, o in sides)
+            small = lr[:, self.step * rows.start : self.step * rows.stop]
+            small = small[:, :, self.step * columns.start : self.step * columns.stop]
+            added = self.draw(latents[:, rows, columns], coarse[:, rows, columns], small)
+            out[:, y, x] += share.to(added) * added[:, part.rows.core, part.columns.core]
+            count(-(-looked_at(part) // PER_STEP))
+        return out
+
+    def drawing_steps(self, jobs: list[Job]) -> int:
+        """The time that drawing these pictures takes, in patch-steps."""
+        if self.drawer is None:
+            return 0
+        parts = (part for job in jobs for part, _ in drawn_parts(job.steps > 0, job.grid))
+        return sum(-(-looked_at(part) // PER_STEP) for part in parts)
+
+    def draw(self, latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
+        """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""
+        assert self.drawer is not None
+        pixels = self.autoencoder.decode(torch.stack([latents, coarse]))  # (2, 3, fh, fw)
+        pixels = pixels.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)  # (1, 6, fh, fw)
+        with self.autocast():
+            drawn = self.drawer.draw(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
+        return self.autoencoder.encode(drawn.float())[0] - coarse
+
+    def _result(self, job: Job, latents: Tensor, options: Options) -> Result:
+        """Fused latents (C, H, W) -> picture."""
+        assert isinstance(job.coarse, Tensor)
+        image, coarse = self.picture(latents, job.coarse, job.confidence, job.planes.rgb, options)
         moments = cell_moments(image, coarse, self.autoencoder.factor) if options.invention else None
         profile = job.planes.icc_profile
         return Result(
@@ -307,7 +358,10 @@ class PatchScaler:
         """A job whose patches are all still to be sampled; see `Job` for the shapes."""
         textures = np.full((len(grid), max(1, self.top_k)), -1, np.int64)
         groups, todo = torch.zeros(len(grid), dtype=torch.long), torch.ones(len(grid), dtype=torch.bool)
-        return Job(planes, size, coarse, noise, confidence, grid, scores, groups, config, canvas, textures, todo)
+        return Job(
+            planes, size, coarse, noise, confidence, grid, scores, groups, config, canvas, textures, todo,
+            draws=self.drawer is not None,
+        )  # fmt: skip
 
     def texture_prompt(self, y_0: Tensor) -> tuple[Prompt, Tensor]:
         """Texture Feature Wrapping (3.3). y_0: (N, C, V, V) -> prompt, entries (N, K)."""
@@ -326,10 +380,7 @@ class PatchScaler:
         context = k * (self.config.groups.latent_patch_size // c.context_patch_size) ** 2
         floats = (12 + 2 * k) * latents + tokens * c.hidden_size * (8 + 3 * c.mlp_ratio)
         floats += context * (c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size))
-        pixels = (self.config.groups.latent_patch_size * self.autoencoder.factor) ** 2
-        floats += 2 * c.head_width * pixels  # a convolution's input and output
-        fit = max(1, int(mebibytes * 2**20 / (4 * floats)))
-        return min(fit, CPU_PATCHES) if c.head_width and torch.device(self.device).type == "cpu" else fit
+        return max(1, int(mebibytes * 2**20 / (4 * floats)))
 
     def denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Patch-DiT as `sample_groups` calls it: (x_t, t, rows of y_0) -> x_0."""
@@ -388,6 +439,10 @@ class PatchScaler:
     @property
     def patch_dit(self) -> PatchDiT:
         return self.networks["patch_dit"]  # type: ignore[return-value]
+
+    @property
+    def drawer(self) -> Drawer | None:
+        return self.networks.get("drawer")  # type: ignore[return-value]
 
 
 def _autoencoder(networks: dict[str, torch.nn.Module]) -> Autoencoder:

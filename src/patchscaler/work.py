@@ -48,6 +48,12 @@ def sample(
     return patches.cpu(), entries
 
 
+def draw(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
+    """Of a tile: see `PatchScaler.draw`."""
+    added = scaler.draw(latents.to(scaler.device), coarse.to(scaler.device), small.to(scaler.device))
+    return added.cpu()
+
+
 def decode(
     scaler: "PatchScaler", latents: Tensor, coarse: Tensor, confidence: Tensor, lr: Tensor, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,7 +103,7 @@ def _light(made: Enlarged) -> Enlarged:
     return made
 
 
-WORK: dict[str, Callable[..., Any]] = {f.__name__: f for f in (restore, sample, decode, one, lot)}
+WORK: dict[str, Callable[..., Any]] = {f.__name__: f for f in (restore, sample, draw, decode, one, lot)}
 
 
 def portable(argument: Any) -> Any:

@@ -35,14 +35,18 @@ class NetworkFlops:
     decode: int  # per picture
     prompt: int  # per patch that is sampled: classifier, texture encoder, keys and values
     evaluation: int  # per patch and step: Patch-DiT
+    drawing: int = 0  # per latent that is drawn
 
     def of_picture(self, cost: dict[str, Any]) -> dict[str, int]:
         """By stage, from `Result.cost`: patches of groups without evaluations need no prompt."""
         sampled = sum(cost["patches"][name] for name in GROUP_NAMES if cost["evaluations"][name])
         stages = {
             "coarse": self.coarse, "prompt": self.prompt * sampled,
-            "sampling": self.evaluation * cost["evaluations_total"], "decode": self.decode,
+            "sampling": self.evaluation * cost["evaluations_total"],
         }  # fmt: skip
+        if self.drawing:
+            stages["drawing"] = self.drawing * cost["latents_drawn"]
+        stages["decode"] = self.decode
         return stages | {"total": sum(stages.values())}
 
 
@@ -64,4 +68,10 @@ def network_flops(model: PatchScaler, height: int, width: int, prompt: bool = Tr
         # The search is a product of the query with every key: counted with the rest.
     with model.autocast():
         evaluation = count_flops(lambda: model.patch_dit(patch, t, patch, found[-1]))
-    return NetworkFlops(coarse, decode, texture, evaluation)
+    drawing = 0
+    if model.drawer:
+        side = 32
+        part = torch.zeros(model.autoencoder.channels, side, side, device=model.device)
+        small = torch.zeros(3, side * model.step, side * model.step, device=model.device)
+        drawing = count_flops(lambda: model.draw(part, part, small)) // side**2
+    return NetworkFlops(coarse, decode, texture, evaluation, drawing)

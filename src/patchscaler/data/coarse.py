@@ -112,9 +112,12 @@ class CoarseShards(PairShards):
         self.teacher = [np.load(f, mmap_mode="r") if f.exists() else None for f in names]
         self.text = open_tokens(folder, len(files)) if text else []
 
-    def regions(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """-> coarse, hr: (B, 3, s, s) in [-1, 1], s = latents * factor, on the latents' grid, flipped alike."""
-        return self.read(self.draw(batch, latents, factor, rng), latents, factor)
+    def regions(
+        self, batch: int, latents: int, factor: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """-> coarse, hr: (B, 3, s, s), small: (B, 3, s / 4, s / 4), in [-1, 1]; s = latents * factor, flipped alike."""
+        drawn = self.draw(batch, latents, factor, rng)
+        return *self.read(drawn, latents, factor), self.small(drawn, latents, factor)
 
     def taught(self, regions: list[Region], latents: int, factor: int) -> Tensor:
         """The teacher's pictures of these regions, (B, 3, s, s), and the truth where there are none."""

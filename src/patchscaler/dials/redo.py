@@ -2,7 +2,8 @@
 
 A patch depends on nothing but the input, its group and its noise. So the patches that touch the box are made
 anew, those around them are made again as they were, for the overlaps, and the pixels of the box's patches
-take the old ones' place. The result is what a whole run with these changes gives.
+take the old ones' place; with a drawer, those of all tiles that see them. The result is what a whole run with these
+changes gives.
 """
 
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ import torch
 from patchscaler.config import GroupConfig
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.invention import cell_moments
+from patchscaler.drawing import CONTEXT, drawn_parts, tiles_of
 from patchscaler.errors import PatchScalerError
+from patchscaler.group_sampling import steps_of
 from patchscaler.grouping import patch_confidence
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture, Progress
 from patchscaler.patches import Canvas, PatchGrid, make_grid
 from patchscaler.pictures.colour import reach_of
 from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_planes
 from patchscaler.pipeline import PatchScaler
+from patchscaler.streaming.windows import Span, Window
 
 
 @dataclass
@@ -83,19 +87,33 @@ def _redo_box(
     corners = np.array(grid.corners())[touched]
     # In latents: what is replaced, and what has to be right around it to be decoded.
     region = [(int(corners[:, i].min()), int(corners[:, i].max()) + grid.size) for i in (0, 1)]
+    if scaler.drawer:
+        seen = _tiles_meeting(grid, region, CONTEXT)
+        region = [(min(s.start for s in sides), max(s.stop for s in sides)) for sides in _sides(seen)]
     reach = scaler.autoencoder.reach + -(-reach_of(options.colour, options.fidelity > 0, scaler.config.scale) // f)
     limits = (grid.height, grid.width)
     around = [(max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)]
-    job, area, index = _job_of(scaler, planes, padded, grid, out, options, around)
+    tiles, read = [], around
+    if scaler.drawer:  # whatever lies around is drawn again as it was, for the colours
+        tiles = _tiles_meeting(grid, around)
+        read = [(min(s.low for s in sides), max(s.high for s in sides)) for sides in _sides(tiles)]
+    job, area, index = _job_of(scaler, planes, padded, grid, out, options, read)
     scaler.sample([job], options, Clock(scaler.device), Counter([job], progress))
     if out.textures is not None:
         out.textures[index] = job.textures[:, : out.textures.shape[1]]
 
-    y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(around, area, strict=True))
     assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, torch.Tensor)
+    latents = job.canvas.fused()
+    if scaler.drawer:
+        (top, bottom), (left, right) = area
+        lr = reflect_pad(planes.rgb, *padded)[:, step * top : step * bottom, step * left : step * right]
+        steps = steps_of(torch.from_numpy(out.groups), out.config)
+        parts = list(drawn_parts(steps > 0, grid, tiles))
+        latents = scaler.draw_parts(latents, job.coarse, lr, parts, (top, left))
+    y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(around, area, strict=True))
     rows, columns = (slice(step * a, min(step * b, n)) for (a, b), n in zip(around, (h, w), strict=True))
     image, plain = scaler.picture(
-        job.canvas.fused()[:, y, x], job.coarse[:, y, x], job.confidence[:, y, x],
+        latents[:, y, x], job.coarse[:, y, x], job.confidence[:, y, x],
         planes.rgb[:, rows, columns].to(scaler.device), options,
     )  # fmt: skip
     core = [slice(f * (a - start), f * (b - start)) for (a, b), (start, _) in zip(region, around, strict=True)]
@@ -108,6 +126,20 @@ def _redo_box(
         cells = cell_moments(image, plain, f).numpy()
         place = slice(region[0][0], region[0][0] + cells.shape[1]), slice(region[1][0], region[1][0] + cells.shape[2])
         out.moments[:, place[0], place[1]] = cells
+
+
+def _tiles_meeting(grid: PatchGrid, area: list[tuple[int, int]], by: int = 0) -> list[Window]:
+    """The drawer's tiles that have any of [start, stop) x [start, stop) within `by` latents of their core."""
+    (top, bottom), (left, right) = area
+    return [
+        t for t in tiles_of(grid.height, grid.width)
+        if t.rows.start - by < bottom and t.rows.stop + by > top
+        and t.columns.start - by < right and t.columns.stop + by > left
+    ]  # fmt: skip
+
+
+def _sides(tiles: list[Window]) -> tuple[list[Span], list[Span]]:
+    return [t.rows for t in tiles], [t.columns for t in tiles]
 
 
 def _job_of(

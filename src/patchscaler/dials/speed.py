@@ -11,6 +11,7 @@ from torch import Tensor
 from patchscaler.assignment import assign
 from patchscaler.devices import synchronise
 from patchscaler.dials.budget import hardest_first
+from patchscaler.drawing import latents_drawn
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture
 from patchscaler.streaming.cost import Cost, cost_of, in_memory_bytes
 
@@ -55,11 +56,28 @@ def seconds_of_decoding(scaler: "PatchScaler", job: Job, side: int = 64) -> floa
     return seconds * job.grid.height * job.grid.width / (corner.shape[-2] * corner.shape[-1])
 
 
+def seconds_per_drawn(scaler: "PatchScaler", job: Job, side: int = 32) -> float:
+    """Of drawing, a latent: from one corner of `side` latents."""
+    corner = job.coarse[:, :side, :side].to(scaler.device)  # (C, <= side, <= side)
+    h, w = corner.shape[1:]
+    small = torch.zeros(3, h * scaler.step, w * scaler.step, device=scaler.device)
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        scaler.draw(corner, corner, small)
+        synchronise(scaler.device)
+        seconds = time.perf_counter() - began
+    return seconds / (h * w)
+
+
 def affordable_evaluations(scaler: "PatchScaler", job: Job, options: Options, spent: float) -> float:
     """How many evaluations the budget's seconds leave room for. spent: seconds that restoring the picture took."""
     assert options.budget is not None and options.budget.seconds is not None
     began = time.perf_counter()
     each, decoding = seconds_per_evaluation(scaler, job, options), seconds_of_decoding(scaler, job)
+    if scaler.drawer:  # a sampled patch is drawn, too
+        own = (job.grid.size - job.grid.overlap) ** 2
+        each += seconds_per_drawn(scaler, job) * own / max(1, job.config.num_inference_steps[2])
     left = options.budget.seconds - spent - decoding - (time.perf_counter() - began)
     return left / each if each else float("inf")
 
@@ -73,7 +91,10 @@ def estimate(scaler: "PatchScaler", picture: Picture, keywords: dict[str, Any]) 
     restoring = time.perf_counter() - began
     assign(scaler, job, options, restoring)
     sampling = seconds_per_evaluation(scaler, job, options) * int(job.steps.sum())
-    seconds = {"restoring": restoring, "sampling": sampling, "decoding": seconds_of_decoding(scaler, job)}
+    seconds = {"restoring": restoring, "sampling": sampling}
+    if scaler.drawer:
+        seconds["drawing"] = seconds_per_drawn(scaler, job) * latents_drawn(job.steps > 0, job.grid)
+    seconds["decoding"] = seconds_of_decoding(scaler, job)
     h, w = job.size
     size, memory = (w * scaler.config.scale, h * scaler.config.scale), in_memory_bytes(scaler, h, w)
     return replace(cost_of(job, size, 0, memory, 0), seconds=seconds)

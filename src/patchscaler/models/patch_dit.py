@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchscaler.config import PatchDiTConfig
-from patchscaler.models.drawing_head import DrawingHead
 from patchscaler.models.layers import (
     MLP,
     CrossAttention,
@@ -87,7 +86,6 @@ class PatchDiT(nn.Module):
         positions = sincos_positions(latent_patch_size // p, d)
         self.register_buffer("positions", positions, persistent=False)  # (L, D)
         self._initialise()
-        self.head = DrawingHead(config.head_width, config.head_depth, channels) if config.head_width else None
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -125,8 +123,7 @@ class PatchDiT(nn.Module):
             x = block(x, m, prompt.keys_values[i] if prompt is not None else None)  # (N, L, D)
         shift, scale = self.final_modulation(F.silu(c)).chunk(2, -1)  # each (N, D)
         x = self.out(modulate(self.norm(x), shift, scale))  # (N, L, C p p)
-        x = untokenise(x, self.config.patch_size)  # (N, C, V, V)
-        return x if self.head is None else x + self.head(coarse + x, coarse)  # (N, C, V, V)
+        return untokenise(x, self.config.patch_size)  # (N, C, V, V)
 
 
 class EncoderBlock(nn.Module):

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.config import GroupConfig
+from patchscaler.drawing import drawn_parts
 from patchscaler.group_sampling import sample_groups, steps_of
 from patchscaler.grouping import assign_groups, check_groups, patch_confidence
 from patchscaler.models.patch_dit import Prompt
@@ -32,6 +33,7 @@ class Restored:
 
     planes: Planes
     size: tuple[int, int]  # of the small picture, (h, w)
+    lr: Tensor  # (3, sH, sW) the small picture, padded
     latents: Tensor  # (C, H, W)
     confidence: Tensor  # (1, H, W)
     grid: PatchGrid
@@ -54,7 +56,7 @@ def restore(model: PatchScaler, picture: Picture, groups: GroupConfig | None = N
     noise = noise_field(seed, len(latents), 0, 0, grid.height, grid.width).to(model.device)
     scores = patch_confidence(confidence, grid).cpu()
     return Restored(
-        planes, (height, width), latents, confidence, grid, partition(latents, grid), partition(noise, grid),
+        planes, (height, width), lr[0], latents, confidence, grid, partition(latents, grid), partition(noise, grid),
         scores, assign_groups(scores, config.thresholds), config,
     )  # fmt: skip
 
@@ -92,9 +94,27 @@ def texture_prompts(model: PatchScaler) -> PromptOf:
 @torch.inference_mode()
 def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image:
     """(M, C, V, V) -> the picture."""
-    image = model.decode(merge(patches, restored.grid), restored.size)  # (3, 4h, 4w)
+    latents = merge(patches, restored.grid)
+    if model.drawer:
+        parts = list(drawn_parts(steps_of(restored.groups, restored.config) > 0, restored.grid))
+        latents = model.draw_parts(latents, restored.latents, restored.lr, parts)
+    image = model.decode(latents, restored.size)  # (3, 4h, 4w)
     image = match_colour(image, restored.planes.rgb.to(image), DEFAULT)
     return to_pil(finish(image, restored.planes))
+
+
+@torch.inference_mode()
+def draw_patches(model: PatchScaler, restored: Restored, index: Tensor, patches: Tensor) -> Tensor:
+    """Sampled patches (n, C, V, V) at these places, each drawn by itself where the model has a drawer."""
+    if model.drawer is None:
+        return patches
+    corners, v, s = restored.grid.corners(), restored.grid.size, model.step
+    out = []
+    for patch, i in zip(patches, index.tolist(), strict=True):
+        (y, x), y_0 = corners[i], restored.coarse[i]
+        small = restored.lr[:, s * y : s * (y + v), s * x : s * (x + v)]
+        out.append(patch + model.draw(patch, y_0, small))
+    return torch.stack(out)
 
 
 @torch.inference_mode()

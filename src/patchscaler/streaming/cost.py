@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patchscaler.drawing import CONTEXT, TILE
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job
+from patchscaler.models.drawer import BAND, GROWTH, REACH, SCALE
 from patchscaler.streaming.windows import FADE, Sizes
 
 if TYPE_CHECKING:
@@ -76,6 +78,16 @@ def decoding_bytes(scaler: "PatchScaler") -> int:
     return 18 * pixels + 16 * scaler.autoencoder.channels
 
 
+def drawing_bytes(scaler: "PatchScaler") -> int:
+    """Of drawing a tile."""
+    if scaler.drawer is None:
+        return 0
+    side, width = TILE + 2 * CONTEXT, scaler.config.drawer.width
+    features = (side * scaler.step) ** 2 * 4 * (width + 5 * GROWTH) * 2  # the maps of a dense block, and joined
+    band = (BAND + 2 * REACH) * SCALE * side * scaler.autoencoder.factor * 4 * width * 3
+    return features + band + 6 * 3 * 4 * (side * scaler.autoencoder.factor) ** 2
+
+
 def window_sizes(scaler: "PatchScaler", width: int, window: int | None, limit: float) -> Sizes:
     """width: of the picture, in LR pixels. window: LR pixels of a core's side, or None: as limit (MiB) allows."""
     step, room = scaler.step, int(limit * MEBIBYTE)
@@ -99,7 +111,7 @@ def window_sizes(scaler: "PatchScaler", width: int, window: int | None, limit: f
 def in_memory_bytes(scaler: "PatchScaler", height: int, width: int) -> int:
     """Peak of the path without windows, over the model's own memory, from above."""
     per_pixel = restoring_bytes(scaler) + decoding_bytes(scaler) // scaler.step**2
-    return per_pixel * height * width
+    return per_pixel * height * width + drawing_bytes(scaler)
 
 
 def free_memory() -> int | None:
@@ -140,7 +152,8 @@ def disk_bytes(
     c, v = scaler.autoencoder.channels, scaler.config.groups.latent_patch_size
     latents = (h / scaler.step + v) * (w / scaler.step + v)
     picture = h * w * scaler.config.scale**2 * channels * bits // 8
-    return int(16 * h * w + latents * (4 * c + 4 + 16 * moments) + 2 * sampled * c * v * v + 3 * picture)
+    drawn = 2 * c if scaler.drawer else 0
+    return int(16 * h * w + latents * (4 * c + 4 + 16 * moments + drawn) + 2 * sampled * c * v * v + 3 * picture)
 
 
 def check_disk(needed: int, folder: Path, kept: int = 0) -> None:

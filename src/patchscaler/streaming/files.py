@@ -16,7 +16,8 @@ from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
 from patchscaler.dials.record import make_record, options_record, provenance, weights_of
 from patchscaler.dials.report import write_report
-from patchscaler.dials.speed import seconds_of_decoding, seconds_per_evaluation
+from patchscaler.dials.speed import seconds_of_decoding, seconds_per_drawn, seconds_per_evaluation
+from patchscaler.drawing import latents_drawn
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job, Options, check_passes
 from patchscaler.patches import PatchGrid, make_grid
@@ -40,6 +41,7 @@ from patchscaler.streaming.passes import (
     Watch,
     assign_once,
     decode_windows,
+    draw_tiles,
     nobody,
     restore_windows,
     sample_patches,
@@ -197,6 +199,7 @@ class _FileRun:
     def _enlarged(self, n: int, job: Job, source: Source, folder: JobFolder) -> DiskArray:
         """All that is left of a pass, and the size that it is to have."""
         store = sample_patches(self.scaler, self.hands, job, self.options, folder)
+        draw_tiles(self.scaler, self.hands, job, store, source, folder, self.watch)
         result = decode_windows(
             self.scaler, self.hands, job, store, source, self.sizes, self.options, folder, self.watch
         )
@@ -218,6 +221,8 @@ class _FileRun:
         if measure:
             each = seconds_per_evaluation(scaler, job, self.options)
             seconds = {"restoring": restoring, "sampling": each * cost.total}
+            if scaler.drawer:
+                seconds["drawing"] = seconds_per_drawn(scaler, job) * latents_drawn(job.steps > 0, job.grid)
             cost = replace(cost, seconds=seconds | {"decoding": seconds_of_decoding(scaler, job)})
         return job, cost
 

@@ -1,4 +1,4 @@
-"""Three passes over a picture of any size: restore, sample, decode. What is done survives a kill.
+"""Passes over a picture of any size: restore, sample, draw, decode. What is done survives a kill.
 
 The patches, their groups and their noise are those of the whole picture; windows only bound what is in memory.
 Letters: C channels, H, W latents of the whole picture, M patches, V a patch's side.
@@ -18,6 +18,7 @@ from patchscaler.assignment import assign, change
 from patchscaler.batches import Batches
 from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
+from patchscaler.drawing import drawn_parts
 from patchscaler.jobs import Counter, Job, Options
 from patchscaler.patches import PatchGrid, blend_window, make_grid
 from patchscaler.pictures.colour import Statistics, reach_of, with_statistics
@@ -82,6 +83,7 @@ class PatchStore:
         count, v = int(self.sampled.sum()), job.grid.size
         self.patches = folder.array("patches", (count, channels, v, v), np.float16)
         self.done = folder.progress("patches", count)
+        self.drawn: DiskArray | None = None  # (H, W, C) what the drawer adds, once it was drawn
         self.window = blend_window(v, job.grid.overlap)  # (V, V)
         self.rows = {row: i for i, row in enumerate(job.grid.rows)}
         self.columns = {column: i for i, column in enumerate(job.grid.columns)}
@@ -110,7 +112,11 @@ class PatchStore:
                 if self.sampled[index]:
                     patch = torch.from_numpy(self.patches[self.slot[index]]).float()
                     added[:, here[0], here[1]] += patch[:, there[0], there[1]] * self.window[there]
-        return coarse + added / weight, coarse
+        latents = coarse + added / weight
+        if self.drawn is not None:
+            drawn = torch.from_numpy(self.drawn[rows.low : rows.high, columns.low : columns.high])
+            latents += drawn.float().movedim(-1, 0)
+        return latents, coarse
 
 
 def _overlap(row: int, column: int, v: int, rows: Span, columns: Span) -> tuple[tuple[slice, slice], ...]:
@@ -222,6 +228,39 @@ def sample_patches(scaler: "PatchScaler", hands: Hands, job: Job, options: Optio
         count(int(batches.steps[batch].sum()))
     folder.record(now=True)
     return store
+
+
+def draw_tiles(
+    scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, folder: JobFolder,
+    watch: Watch = nobody,
+) -> None:  # fmt: skip
+    """Between the second and the third pass: what the drawer adds, on disk, for the store to add it."""
+    if scaler.drawer is None:
+        return
+    step, padded = scaler.step, scaler.padded_size(*source.size)
+    drawn = folder.array("drawn", (job.grid.height, job.grid.width, scaler.autoencoder.channels), np.float16)
+    parts = list(drawn_parts(job.steps > 0, job.grid))
+    done = folder.progress("drawn", len(parts))
+    todo = [int(n) for n in np.flatnonzero(~done)]
+    if todo:
+        watch("tiles drawn", int(done.sum()), len(parts))
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        for n in todo:
+            rows, columns = parts[n][0].rows, parts[n][0].columns
+            y, x = (slice(step * side.low, step * side.high) for side in (rows, columns))
+            yield *store.fused(rows, columns), source.window(y, x, padded)
+
+    for n, added in zip(todo, hands.map("draw", calls()), strict=True):
+        part, share = parts[n]
+        own = share * added[:, part.rows.core, part.columns.core]  # (C, h, w)
+        place = slice(part.rows.start, part.rows.stop), slice(part.columns.start, part.columns.stop)
+        drawn[place] = own.movedim(0, -1).numpy()
+        done[n] = True
+        watch("tiles drawn", int(done.sum()), len(parts))
+        folder.record()
+    folder.record(now=True)
+    store.drawn = drawn
 
 
 def decode_windows(

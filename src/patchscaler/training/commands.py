@@ -25,7 +25,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.grouping import thresholds_for
 from patchscaler.model_folder import read_config, with_autoencoder
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
-from patchscaler.models.drawing_head import Drawer
+from patchscaler.models.drawer import Drawer
 from patchscaler.models.grm import PixelGRM, build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.text_projection import TextProjection
@@ -81,13 +81,10 @@ class ModelFolder:
 
     def patch_dit(self, needed: bool = True) -> PatchDiT:
         size = self.config.groups.latent_patch_size
-        network = PatchDiT(self.config.patch_dit, self.channels, size)
-        if network.head is not None and not self.path("patch_dit").exists():
-            autoencoder = self.autoencoder()
-            if not isinstance(autoencoder, PCAAutoencoder):
-                raise PatchScalerError("head_width: the drawing head needs the closed-form autoencoder")
-            network.head.connect(autoencoder)
-        return self._fill("patch_dit", network, needed)
+        return self._fill("patch_dit", PatchDiT(self.config.patch_dit, self.channels, size), needed)
+
+    def drawer(self) -> Drawer | None:
+        return self._fill("drawer", Drawer(self.config.drawer), True) if self.config.drawer.width else None
 
     def texture_encoder(self, needed: bool = True) -> TextureEncoder:
         size = self.config.groups.latent_patch_size
@@ -239,19 +236,19 @@ def diffusion(args: argparse.Namespace) -> None:
 
 
 def graft(args: argparse.Namespace) -> None:
-    """Another depth of Patch-DiT and a drawing head from an ESRGAN: a start for `distil`, `drawing` and `few-step`."""
+    """Another depth of Patch-DiT and a drawer from an ESRGAN: a start for `distil`, `drawing` and `few-step`."""
     model = folder(args)
     weights = _foreign(args.esrgan) if args.esrgan else None
     keep = numbers("--keep", args.keep, None, int) if args.keep else ()
-    config = grafted(model, keep, weights, numbers("--head-blocks", args.head_blocks, None, int))
-    print(f"{model.folder}: {config.depth} blocks, drawing head of {config.head_depth}")
+    config, drawing = grafted(model, keep, weights, numbers("--drawer-blocks", args.drawer_blocks, None, int))
+    print(f"{model.folder}: {config.depth} blocks, drawer of {drawing.depth}")
 
 
 def distil(args: argparse.Namespace) -> None:
     model = folder(args)
-    network, weights = _with_head(model), _foreign(args.esrgan)
+    network, weights = _drawer(model), _foreign(args.esrgan)
     blocks = sorted({int(name.split(".")[1]) for name in weights if re.match(r"body\.\d+\.", name)})
-    teacher = Drawer(model.config.patch_dit.head_width, len(blocks))
+    teacher = Drawer(dataclasses.replace(model.config.drawer, depth=len(blocks)))
     teacher.load_esrgan(weights, tuple(blocks))
     stage = DistilStage(
         network, teacher, CoarseShards(args.shards), CoarseShards(args.validation),
@@ -263,7 +260,7 @@ def distil(args: argparse.Namespace) -> None:
 def drawing(args: argparse.Namespace) -> None:
     model = folder(args)
     stage = DrawingStage(
-        _with_head(model), CoarseShards(args.shards), CoarseShards(args.validation), batch_size=args.batch_size,
+        _drawer(model), CoarseShards(args.shards), CoarseShards(args.validation), batch_size=args.batch_size,
         side=args.side, weights=_loss_weights(args), device=model.device,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "drawing"), model.folder))
@@ -272,7 +269,7 @@ def drawing(args: argparse.Namespace) -> None:
 def few_step(args: argparse.Namespace) -> None:
     model = folder(args)
     stage = FewStepStage(
-        model.frozen(), model.patch_dit(), model.texture_encoder(), CoarseShards(args.shards),
+        model.frozen(), model.patch_dit(), model.texture_encoder(), model.drawer(), CoarseShards(args.shards),
         CoarseShards(args.validation), batch_size=args.batch_size, weights=_loss_weights(args), side=args.side,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
@@ -293,7 +290,7 @@ def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> Loop
     return LoopConfig(
         out=str(model.folder / "training" / name), steps=args.steps, minutes=args.minutes, lr=args.lr,
         optimizer=args.optimizer, ema=args.ema, warmup=args.warmup, decay=args.decay, bf16=args.bf16, seed=args.seed,
-        log_every=args.log_every, save_minutes=args.save_minutes, head_rate=getattr(args, "head_rate", 1.0),
+        log_every=args.log_every, save_minutes=args.save_minutes, drawer_rate=getattr(args, "drawer_rate", 1.0),
     )  # fmt: skip
 
 
@@ -301,10 +298,10 @@ def _loss_weights(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in WEIGHTS}
 
 
-def _with_head(model: ModelFolder) -> PatchDiT:
-    network = model.patch_dit()
-    if network.head is None:
-        raise PatchScalerError(f"{model.folder}: this model has no drawing head; 'patchscaler train graft' puts it on")
+def _drawer(model: ModelFolder) -> Drawer:
+    network = model.drawer()
+    if network is None:
+        raise PatchScalerError(f"{model.folder}: this model has no drawer; 'patchscaler train graft' puts it there")
     return network
 
 

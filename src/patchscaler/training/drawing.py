@@ -1,8 +1,8 @@
-"""The drawing head of Patch-DiT before it is trained in the chain: a large ESRGAN made small.
+"""The drawer before it is trained in the chain: a large ESRGAN made small.
 
 Whole regions at once and no patches, no textures, no transformer: twice the pictures in the same time. First the
 few blocks learn what all of them said (`DistilStage`), then the drawing meets the losses of the last stage
-(`DrawingStage`). Both begin from the coarse picture, as the head does.
+(`DrawingStage`). Both begin from the coarse picture, as the drawer does where Patch-DiT says nothing.
 """
 
 from pathlib import Path
@@ -14,8 +14,7 @@ from torch import Generator, Tensor, nn
 
 from patchscaler.checkpoints import save_module
 from patchscaler.data.coarse import CoarseShards
-from patchscaler.models.drawing_head import SCALE, Drawer
-from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.drawer import Drawer
 from patchscaler.training.loop import Batch, mean_psnr
 from patchscaler.training.picture_loss import PictureLoss, target
 
@@ -50,7 +49,7 @@ class DistilTrainer(nn.Module):
         self.register_buffer("reads", (vectors * values.clamp_min(0).sqrt()) @ vectors.T, persistent=False)  # (W, W)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        features = self.drawer.features(_as_input(batch["coarse"])).float()  # (N, W, s/4, s/4)
+        features = self.drawer.features(_as_input(batch["coarse"]), batch["small"]).float()  # (N, W, s/4, s/4)
         wanted = batch["features"]
         spread = wanted - wanted.mean((2, 3), keepdim=True)
         error, scale = (F.conv2d(x, self.reads[..., None, None]).square().mean() for x in (features - wanted, spread))
@@ -58,29 +57,29 @@ class DistilTrainer(nn.Module):
         return loss, {"error": float(loss.detach())}
 
 
-class _HeadStage:
-    """What both stages hold: the Patch-DiT whose head is trained, and its pairs. side: of the regions, in latents."""
+class _DrawerStage:
+    """What both stages hold: the drawer and its pairs. side: of the regions, in latents."""
 
     def __init__(
-        self, network: PatchDiT, shards: CoarseShards, validation: CoarseShards, batch_size: int, side: int, device: str
+        self, drawer: Drawer, shards: CoarseShards, validation: CoarseShards, batch_size: int, side: int, device: str
     ):
-        assert network.head is not None
-        self.network, self.shards, self.validation, self.device = network, shards, validation, device
-        self.batch_size, self.side, self.factor = batch_size, side, network.head.factor
-        self.drawer = network.head.drawer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.shards, self.validation, self.device = shards, validation, device
+        self.batch_size, self.side = batch_size, side
+        self.factor = shards.coarse[0].shape[2] // shards.confidence[0].shape[2]
+        self.drawer = drawer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_module(folder / "patch_dit.safetensors", self.network, {"network": "patch_dit"})
+        save_module(folder / "drawer.safetensors", self.drawer, {"network": "drawer"})
 
 
-class DistilStage(_HeadStage):
+class DistilStage(_DrawerStage):
     """teacher: the whole network as a drawer, which sees the small picture."""
 
     def __init__(
-        self, network: PatchDiT, teacher: Drawer, shards: CoarseShards, validation: CoarseShards,
+        self, drawer: Drawer, teacher: Drawer, shards: CoarseShards, validation: CoarseShards,
         *, batch_size: int = 4, side: int = 32, device: str = "cpu",
     ):  # fmt: skip
-        super().__init__(network, shards, validation, batch_size, side, device)
+        super().__init__(drawer, shards, validation, batch_size, side, device)
         self.teacher = teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
         self.trainables: dict[str, nn.Module] = {"drawer": DistilTrainer(self.drawer).to(device)}
 
@@ -90,8 +89,8 @@ class DistilStage(_HeadStage):
         coarse, _ = shards.read(regions, self.side, self.factor)  # (N, 3, s, s)
         small = shards.small(regions, self.side, self.factor).to(self.device)  # (N, 3, s/4, s/4)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            features = self.teacher.features(_as_input(F.interpolate(small, scale_factor=SCALE)))  # (N, W, s/4, s/4)
-        return {"coarse": coarse.to(self.device), "features": features.float()}
+            features = self.teacher.features(_as_input(coarse.to(self.device)), small)  # (N, W, s/4, s/4)
+        return {"coarse": coarse.to(self.device), "small": small, "features": features.float()}
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
         return self._draw(self.shards, self.batch_size, rng)
@@ -113,17 +112,17 @@ class DrawingTrainer(nn.Module):
         self.drawer, self.loss = drawer, loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return self.loss(self.drawer(_as_input(batch["coarse_pixels"])).float(), batch)
+        return self.loss(self.drawer(_as_input(batch["coarse_pixels"]), batch["small"]).float(), batch)
 
 
-class DrawingStage(_HeadStage):
+class DrawingStage(_DrawerStage):
     """weights: of the losses (`PictureLoss`)."""
 
     def __init__(
-        self, network: PatchDiT, shards: CoarseShards, validation: CoarseShards,
+        self, drawer: Drawer, shards: CoarseShards, validation: CoarseShards,
         *, batch_size: int = 3, side: int = 24, weights: dict[str, float] | None = None, device: str = "cpu",
     ):  # fmt: skip
-        super().__init__(network, shards, validation, batch_size, side, device)
+        super().__init__(drawer, shards, validation, batch_size, side, device)
         self.loss = PictureLoss(weights or {}, device)
         trainer = DrawingTrainer(self.drawer, self.loss)
         self.trainables: dict[str, nn.Module] = {"drawer": trainer} | self.loss.opponent()
@@ -131,15 +130,20 @@ class DrawingStage(_HeadStage):
     @torch.no_grad()
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
         regions = self.shards.draw(self.batch_size, self.side, self.factor, rng)
-        return target(self.shards, regions, self.side, self.factor, self.loss.weights["teacher"], rng, self.device)
+        batch = target(self.shards, regions, self.side, self.factor, self.loss.weights["teacher"], rng, self.device)
+        return batch | {"small": self.shards.small(regions, self.side, self.factor).to(self.device)}
+
+    def _held_out(self, count: int, rng: np.random.Generator) -> list[Tensor]:
+        """Coarse, truth and small pictures of regions that are not trained on."""
+        return [x.to(self.device) for x in self.validation.regions(count, self.side, self.factor, rng)]
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR and LPIPS of drawings and of the coarse pictures."""
         rng, out = np.random.default_rng(0), dict[str, list[float]]()
         for _ in range(8):
-            coarse, hr = (x.to(self.device) for x in self.validation.regions(8, self.side, self.factor, rng))
-            for name, picture in (("drawn", model.drawer(_as_input(coarse)).float()), ("coarse", coarse)):  # type: ignore[operator]
+            coarse, hr, small = self._held_out(8, rng)
+            for name, picture in (("drawn", model.drawer(_as_input(coarse), small).float()), ("coarse", coarse)):  # type: ignore[operator]
                 out.setdefault(f"psnr_{name}", []).append(mean_psnr(picture, hr))
                 for measure, network in (("lpips", self.loss.lpips), ("vgg", self.loss.vgg)):
                     if network:
@@ -149,6 +153,6 @@ class DrawingStage(_HeadStage):
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         """Coarse, drawn, truth."""
-        coarse, hr = self.validation.regions(6, self.side, self.factor, np.random.default_rng(0))
-        drawn = model.drawer(_as_input(coarse.to(self.device))).float().cpu()  # type: ignore[operator]
-        return [list(row) for row in zip(coarse, drawn, hr, strict=True)]
+        coarse, hr, small = self._held_out(6, np.random.default_rng(0))
+        drawn = model.drawer(_as_input(coarse), small).float()  # type: ignore[operator]
+        return [list(row) for row in zip(coarse.cpu(), drawn.cpu(), hr.cpu(), strict=True)]

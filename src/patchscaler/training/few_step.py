@@ -17,6 +17,7 @@ from patchscaler.data.coarse import CoarseShards
 from patchscaler.diffusion import Diffusion, group_timesteps
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
+from patchscaler.models.drawer import Drawer
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.patches import make_grid, merge, partition
 from patchscaler.sampler import ddim_step
@@ -29,19 +30,25 @@ class FewStepTrainer(Denoiser):
     """Generator: last step -> fused -> decoded -> losses. The autoencoder's correction is trained along."""
 
     def __init__(
-        self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, autoencoder: PCAAutoencoder,
-        diffusion: Diffusion, loss: PictureLoss,
+        self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, drawer: Drawer | None,
+        autoencoder: PCAAutoencoder, diffusion: Diffusion, loss: PictureLoss,
     ):  # fmt: skip
         super().__init__(patch_dit, texture_encoder)
-        self.correction = autoencoder.correction
+        self.drawer, self.correction = drawer, autoencoder.correction
         self.diffusion, self.loss = diffusion, loss
         self._frozen = (autoencoder,)  # a tuple: no part of the state
 
     def restore(self, batch: Batch) -> Tensor:
-        """The step that carries the gradient, patches fused -> latents (B, C, G, G)."""
+        """The step that carries the gradient, patches fused, drawn -> latents (B, C, G, G)."""
         output = self.patch_dit(batch["x_t"], batch["t"], batch["coarse"], self.prompt(batch)).float()
         x_0 = self.diffusion.to_x_0(output, batch["x_t"], batch["t"], batch["coarse"])  # (B M, C, V, V)
-        return torch.stack([merge(p, batch["grid"]) for p in x_0.split(len(batch["grid"]))])
+        fused = torch.stack([merge(p, batch["grid"]) for p in x_0.split(len(batch["grid"]))])
+        if self.drawer is None:
+            return fused
+        autoencoder, coarse = self._frozen[0], batch["coarse_pixels"]
+        pixels = torch.cat([autoencoder.decode(fused), coarse], 1).contiguous(memory_format=torch.channels_last)
+        drawn = self.drawer(pixels, batch["small"]).float()  # (B, 3, S, S)
+        return fused + autoencoder.encode(drawn) - autoencoder.encode(coarse)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         latents = self.restore(batch)  # (B, C, G, G)
@@ -55,8 +62,9 @@ class FewStepStage:
     """Regions of `side` latents, cut and fused as the pipeline does."""
 
     def __init__(
-        self, frozen: FrozenParts, patch_dit: PatchDiT, texture_encoder: TextureEncoder, shards: CoarseShards,
-        validation: CoarseShards, *, batch_size: int = 4, side: int = 24, weights: dict[str, float] | None = None,
+        self, frozen: FrozenParts, patch_dit: PatchDiT, texture_encoder: TextureEncoder, drawer: Drawer | None,
+        shards: CoarseShards, validation: CoarseShards, *, batch_size: int = 4, side: int = 24,
+        weights: dict[str, float] | None = None,
     ):  # fmt: skip
         autoencoder = frozen.autoencoder
         if not isinstance(autoencoder, PCAAutoencoder):
@@ -68,7 +76,8 @@ class FewStepStage:
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
         self.loss = PictureLoss(weights or {}, device)
-        self.generator = FewStepTrainer(patch_dit, texture_encoder, autoencoder, self.diffusion, self.loss).to(device)
+        trainer = FewStepTrainer(patch_dit, texture_encoder, drawer, autoencoder, self.diffusion, self.loss)
+        self.generator = trainer.to(device)
         self.trainables: dict[str, nn.Module] = {"generator": self.generator} | self.loss.opponent()
         groups = frozen.config.groups
         self.grid = make_grid(side, side, groups.latent_patch_size, groups.overlap)
@@ -87,11 +96,12 @@ class FewStepStage:
         share = self.loss.weights["teacher"]
         batch = target(self.shards, regions, self.side, factor, share, rng, self.frozen.device)
         pixels, hr = batch["coarse_pixels"], batch["hr"]
-        return batch | self.make_batch(pixels, hr, start, steps, last, rng, generator, drop)
+        small = self.shards.small(regions, self.side, factor)
+        return batch | self.make_batch(pixels, hr, small, start, steps, last, rng, generator, drop)
 
     @torch.no_grad()
     def make_batch(
-        self, pixels: Tensor, hr: Tensor, start: int, steps: int, last: int, rng: np.random.Generator,
+        self, pixels: Tensor, hr: Tensor, small: Tensor, start: int, steps: int, last: int, rng: np.random.Generator,
         generator: Generator, drop: float,
     ) -> Batch:  # fmt: skip
         """Everything up to the input of step `last` (0 is the first) of `steps` from `start`."""
@@ -104,7 +114,7 @@ class FewStepStage:
         values, scores = self.frozen.textures(coarse, rng, drop)
         batch: Batch = {
             "coarse": coarse, "values": values, "scores": scores, "hr": hr, "coarse_pixels": pixels,
-            "grid": self.grid, "hr_latents": self.autoencoder.encode(hr),
+            "small": small.to(device), "grid": self.grid, "hr_latents": self.autoencoder.encode(hr),
         }  # fmt: skip
         times = group_timesteps(start, steps)
         t = torch.full((len(coarse),), start, device=device)
@@ -127,8 +137,8 @@ class FewStepStage:
             for name, drop in (("", 0.0), ("_no_prompt", 1.0)):
                 rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
                 for _ in range(8):
-                    pixels, hr = self.validation.regions(8, self.side, self.autoencoder.factor, rng)
-                    batch = self.make_batch(pixels, hr, start, steps, steps - 1, rng, generator, drop)
+                    pixels, hr, small = self.validation.regions(8, self.side, self.autoencoder.factor, rng)
+                    batch = self.make_batch(pixels, hr, small, start, steps, steps - 1, rng, generator, drop)
                     image = self.autoencoder.decode(model.restore(batch))
                     pictures = {f"{start}_{steps}{name}": image}
                     if not drop:
@@ -146,14 +156,17 @@ class FewStepStage:
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         """Coarse, restored in the fewest and in the most steps, truth."""
         assert isinstance(model, FewStepTrainer)
-        pixels, hr = self.validation.regions(6, self.side, self.autoencoder.factor, np.random.default_rng(0))
+        factor = self.autoencoder.factor
+        pixels, hr, small = self.validation.regions(6, self.side, factor, np.random.default_rng(0))
         columns = [pixels]
         for start, steps in (self.settings[0], self.settings[-1]):
             rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-            batch = self.make_batch(pixels, hr, start, steps, steps - 1, rng, generator, 0.0)
+            batch = self.make_batch(pixels, hr, small, start, steps, steps - 1, rng, generator, 0.0)
             columns.append(self.autoencoder.decode(model.restore(batch)))
         return [list(row) for row in zip(*columns, hr, strict=True)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_denoiser(model, folder)
+        if isinstance(model.drawer, Drawer):
+            save_module(folder / "drawer.safetensors", model.drawer, {"network": "drawer"})
         save_module(folder / "autoencoder.safetensors", self.autoencoder, {"network": "autoencoder"}, half=False)

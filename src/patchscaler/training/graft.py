@@ -1,4 +1,4 @@
-"""A trained Patch-DiT made shallower, and a drawing head put on it: a start for the last stages, not a model yet."""
+"""A trained Patch-DiT made shallower, and a drawer put after it: a start for the last stages, not a model yet."""
 
 import dataclasses
 import re
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from patchscaler.checkpoints import save_module
-from patchscaler.config import PatchDiTConfig
+from patchscaler.config import DrawerConfig, PatchDiTConfig
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.autoencoder import PCAAutoencoder
+from patchscaler.models.drawer import Drawer
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def grafted(
-    model: "ModelFolder", keep: tuple[int, ...], esrgan: dict[str, Tensor] | None, head_blocks: tuple[int, ...]
-) -> PatchDiTConfig:
-    """Write the changed networks and configuration to the model's folder -> the configuration.
+    model: "ModelFolder", keep: tuple[int, ...], esrgan: dict[str, Tensor] | None, drawer_blocks: tuple[int, ...]
+) -> tuple[PatchDiTConfig, DrawerConfig]:
+    """Write the changed networks and configuration to the model's folder -> their configurations.
 
     keep: Patch-DiT's blocks that stay, in order; none for all. The texture encoder keeps its first blocks. esrgan: the
-    weights whose head_blocks become the drawing head; the transformer's own output then starts at zero again.
+    weights whose drawer_blocks become the drawer; the transformer's own output then starts at zero again.
     Raises PatchScalerError for blocks that are not there and weights that do not fit.
     """
     old, encoder = model.patch_dit(), model.texture_encoder()
@@ -30,26 +30,26 @@ def grafted(
     if missing := sorted(i for i in keep if not 0 <= i < len(old.blocks)):
         raise PatchScalerError(f"--keep {missing[0]}: Patch-DiT has the blocks 0 to {len(old.blocks) - 1}")
     config = dataclasses.replace(old.config, depth=len(keep))
+    drawing, drawer = model.config.drawer, None
     if esrgan is not None:
         width = len(esrgan.get("conv_first.weight", ()))
-        if not width or not head_blocks:
-            raise PatchScalerError("--esrgan: give --head-blocks, and weights that have 'conv_first.weight'")
-        config = dataclasses.replace(config, head_width=width, head_depth=len(head_blocks))
+        if not width or not drawer_blocks:
+            raise PatchScalerError("--esrgan: give --drawer-blocks, and weights that have 'conv_first.weight'")
+        drawing = DrawerConfig(width, len(drawer_blocks))
+        drawer = Drawer(drawing)
+        drawer.load_esrgan(esrgan, drawer_blocks)
     size = model.config.groups.latent_patch_size
     new, shorter = PatchDiT(config, model.channels, size), TextureEncoder(config, model.channels, size)
     _take(new, old, {old_block: i for i, old_block in enumerate(keep)})
     _take(shorter, encoder, {i: i for i in range(len(shorter.blocks))})
-    if esrgan is not None and new.head is not None:
-        autoencoder = model.autoencoder()
-        if not isinstance(autoencoder, PCAAutoencoder):
-            raise PatchScalerError("--esrgan: the drawing head needs the closed-form autoencoder")
-        new.head.connect(autoencoder).drawer.load_esrgan(esrgan, head_blocks)
+    if drawer is not None:
+        save_module(model.path("drawer"), drawer, {"network": "drawer"})
         nn.init.zeros_(new.out.weight)
         nn.init.zeros_(new.out.bias)
     save_module(model.path("patch_dit"), new, {"network": "patch_dit"})
     save_module(model.path("texture_encoder"), shorter, {"network": "texture_encoder"})
-    model.save_config(dataclasses.replace(model.config, patch_dit=config))
-    return config
+    model.save_config(dataclasses.replace(model.config, patch_dit=config, drawer=drawing))
+    return config, drawing
 
 
 def _take(new: nn.Module, old: nn.Module, blocks: dict[int, int]) -> None:

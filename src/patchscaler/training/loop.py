@@ -49,7 +49,7 @@ class LoopConfig:
     steps: int = 0  # 0: no limit
     minutes: float = 0.0  # 0: no limit; of this run and those it resumes, together
     lr: float = 5e-4
-    head_rate: float = 1.0  # of lr, for a drawing head
+    drawer_rate: float = 1.0  # of lr, for a drawer
     optimizer: str = "adamw"
     warmup: int = 100
     decay: float = 0.3
@@ -76,7 +76,7 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         rank = distributed.process_index
     device = distributed.device if distributed else next(next(iter(stage.trainables.values())).parameters()).device
     optimizers = {
-        n: build_optimizers(config.optimizer, m, config.lr, config.head_rate) for n, m in stage.trainables.items()
+        n: build_optimizers(config.optimizer, m, config.lr, config.drawer_rate) for n, m in stage.trainables.items()
     }
     main = next(iter(stage.trainables))
     ema = EMA(stage.trainables[main], config.ema)

@@ -9,28 +9,28 @@ from torch import Tensor, nn
 from patchscaler.errors import PatchScalerError
 
 
-def build_optimizers(name: str, module: nn.Module, lr: float, head_rate: float = 1.0) -> list[torch.optim.Optimizer]:
+def build_optimizers(name: str, module: nn.Module, lr: float, drawer_rate: float = 1.0) -> list[torch.optim.Optimizer]:
     """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, others by AdamW); rates in `initial_lr`.
 
-    head_rate: of lr, for a drawing head that was trained before and must not be shaken (adam and adamw).
+    drawer_rate: of lr, for a drawer that was trained before and must not be shaken (adam and adamw).
     """
     optimizers = _build(name, module, lr)
-    if head_rate != 1:
-        head = {id(p) for n, p in module.named_parameters() if "head.drawer." in n}
+    if drawer_rate != 1:
+        drawer = {id(p) for n, p in module.named_parameters() if "drawer." in n}
         for optimizer in optimizers:
-            _part(optimizer, head, head_rate * lr)
+            _part(optimizer, drawer, drawer_rate * lr)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return optimizers
 
 
-def _part(optimizer: torch.optim.Optimizer, head: set[int], lr: float) -> None:
-    """Move the head's parameters to a group of their own."""
+def _part(optimizer: torch.optim.Optimizer, drawer: set[int], lr: float) -> None:
+    """Move the drawer's parameters to a group of their own."""
     group = optimizer.param_groups[0]
-    own = [p for p in group["params"] if id(p) in head]
+    own = [p for p in group["params"] if id(p) in drawer]
     if own:
-        group["params"] = [p for p in group["params"] if id(p) not in head]
+        group["params"] = [p for p in group["params"] if id(p) not in drawer]
         optimizer.add_param_group({"params": own, "lr": lr})
 
 
