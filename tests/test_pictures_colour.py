@@ -203,13 +203,13 @@ def test_none_and_unknown(shifted):
 
 
 def test_low_band_by_hand():
-    assert LEVELS == 5 and REACH == 31
-    impulse = torch.zeros(1, 101, 101)
-    impulse[0, 50, 50] = 1
+    assert LEVELS == 6 and REACH == 63
+    impulse = torch.zeros(1, 151, 151)
+    impulse[0, 75, 75] = 1
     out = low_band(impulse)[0]
     assert out.sum() == pytest.approx(1, abs=1e-5)
     seen = out.nonzero()
-    assert seen.min() == 50 - REACH and seen.max() == 50 + REACH  # what windows have to read around them
+    assert seen.min() == 75 - REACH and seen.max() == 75 + REACH  # what windows have to read around them
     assert torch.equal(low_band(torch.ones(3, 7, 5)), torch.ones(3, 7, 5))
 
 

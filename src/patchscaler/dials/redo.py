@@ -2,8 +2,8 @@
 
 A patch depends on nothing but the input, its group and its noise. So the patches that touch the box are made
 anew, those around them are made again as they were, for the overlaps, and the pixels of the box's patches
-take the old ones' place; with a drawer, those of all tiles that see them. The result is what a whole run with these
-changes gives.
+take the old ones' place. The result is what a whole run with these changes gives, but for the little that colours
+and drawing change beyond the border of a patch: there the old picture stays.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import torch
 from patchscaler.config import GroupConfig
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.invention import cell_moments
-from patchscaler.drawing import CONTEXT, drawn_parts, tiles_of
+from patchscaler.drawing import drawn_parts, tiles_of
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import steps_of
 from patchscaler.grouping import patch_confidence
@@ -24,7 +24,7 @@ from patchscaler.patches import Canvas, PatchGrid, make_grid
 from patchscaler.pictures.colour import reach_of
 from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_planes
 from patchscaler.pipeline import PatchScaler
-from patchscaler.streaming.windows import Span, Window
+from patchscaler.streaming.windows import Window
 
 
 @dataclass
@@ -87,16 +87,14 @@ def _redo_box(
     corners = np.array(grid.corners())[touched]
     # In latents: what is replaced, and what has to be right around it to be decoded.
     region = [(int(corners[:, i].min()), int(corners[:, i].max()) + grid.size) for i in (0, 1)]
-    if scaler.drawer:
-        seen = _tiles_meeting(grid, region, CONTEXT)
-        region = [(min(s.start for s in sides), max(s.stop for s in sides)) for sides in _sides(seen)]
     reach = scaler.autoencoder.reach + -(-reach_of(options.colour, options.fidelity > 0, scaler.config.scale) // f)
     limits = (grid.height, grid.width)
     around = [(max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)]
     tiles, read = [], around
-    if scaler.drawer:  # whatever lies around is drawn again as it was, for the colours
+    if scaler.drawer:
         tiles = _tiles_meeting(grid, around)
-        read = [(min(s.low for s in sides), max(s.high for s in sides)) for sides in _sides(tiles)]
+        sides = [t.rows for t in tiles], [t.columns for t in tiles]
+        read = [(min(s.low for s in side), max(s.high for s in side)) for side in sides]
     job, area, index = _job_of(scaler, planes, padded, grid, out, options, read)
     scaler.sample([job], options, Clock(scaler.device), Counter([job], progress))
     if out.textures is not None:
@@ -128,18 +126,13 @@ def _redo_box(
         out.moments[:, place[0], place[1]] = cells
 
 
-def _tiles_meeting(grid: PatchGrid, area: list[tuple[int, int]], by: int = 0) -> list[Window]:
-    """The drawer's tiles that have any of [start, stop) x [start, stop) within `by` latents of their core."""
+def _tiles_meeting(grid: PatchGrid, area: list[tuple[int, int]]) -> list[Window]:
+    """The drawer's tiles that hold any of [start, stop) x [start, stop)."""
     (top, bottom), (left, right) = area
     return [
         t for t in tiles_of(grid.height, grid.width)
-        if t.rows.start - by < bottom and t.rows.stop + by > top
-        and t.columns.start - by < right and t.columns.stop + by > left
+        if t.rows.start < bottom and t.rows.stop > top and t.columns.start < right and t.columns.stop > left
     ]  # fmt: skip
-
-
-def _sides(tiles: list[Window]) -> tuple[list[Span], list[Span]]:
-    return [t.rows for t in tiles], [t.columns for t in tiles]
 
 
 def _job_of(
