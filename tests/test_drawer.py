@@ -14,7 +14,9 @@ from patchscaler.checkpoints import save_module
 from patchscaler.cli import main
 from patchscaler.config import DrawerConfig
 from patchscaler.cost.flops import network_flops
+from patchscaler.cost.measure import measure_picture, shares_of_peak
 from patchscaler.data.coarse import CoarseShards, write_teacher
+from patchscaler.dials import speed
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.redo import Made, redo
 from patchscaler.drawing import CONTEXT, drawn_parts, latents_drawn, looked_at, sampled_share, tiles_of
@@ -97,6 +99,46 @@ def test_only_what_holds_sampled_patches_is_drawn():
     assert right.columns.low == 54 - CONTEXT and latents_drawn(sampled, grid) == looked_at(left) + looked_at(right)
     sampled[:] = True
     assert sum(share.numel() for _, share in drawn_parts(sampled, grid)) == 96 * 160
+
+
+def test_a_tile_is_cut_where_that_leaves_less_to_draw():
+    grid = make_grid(64, 64, 16, 4)
+    for chosen in ([0, 24], [0, 1, 2, 3, 4, 5, 10, 15, 20]):  # two corners; two edges
+        sampled = torch.zeros(25, dtype=torch.bool)
+        sampled[chosen] = True
+        parts = list(drawn_parts(sampled, grid))
+        total = torch.zeros(64, 64)
+        for part, share in parts:
+            total[part.rows.start : part.rows.stop, part.columns.start : part.columns.stop] += share
+        assert len(parts) == 2 and torch.equal(total, sampled_share(sampled, grid, slice(0, 64), slice(0, 64)))
+        assert sum(looked_at(part) for part, _ in parts) < 0.65 * 64**2
+    assert len(list(drawn_parts(torch.ones(25, dtype=torch.bool), grid))) == 1
+
+
+def test_a_budget_in_seconds_counts_the_drawing(drawing, monkeypatch):
+    monkeypatch.setattr(speed, "seconds_per_evaluation", lambda *_: 1e-9)
+    monkeypatch.setattr(speed, "seconds_of_decoding", lambda *_: 1.0)
+    monkeypatch.setattr(speed, "seconds_per_drawn", lambda *_: 1.0)
+    image, before = picture(150, 180), 0
+    for seconds in (2, 1000, 4000, 9000):
+        drawn = drawing.upscale(image, budget=f"{seconds}s").cost["latents_drawn"]
+        assert drawn <= seconds - 1 and drawn >= before
+        before = drawn
+    assert before == drawing.upscale(image, budget=1.0).cost["latents_drawn"]  # all of it
+    assert drawing.upscale(image, budget="4000s").cost["latents_drawn"] > 1500
+
+
+def test_a_benchmark_counts_and_times_the_drawing(drawing):
+    measured = measure_picture(drawing, picture(40, 48), 2)
+    shares = shares_of_peak(network_flops(drawing, 40, 48), measured, 1e12)
+    assert shares["drawing"] > 0 and measured.stages["drawing"] > 0
+
+
+def test_a_dry_run_and_an_estimate_tell_of_the_drawing(drawing, tmp_path):
+    Image.fromarray(picture(60, 60)).save(tmp_path / "in.png")
+    dry = upscale_file(drawing, tmp_path / "in.png", tmp_path / "out.png", dry_run=True)
+    assert list(dry.estimate.seconds) == ["restoring", "sampling", "drawing", "decoding"]
+    assert list(speed.estimate(drawing, picture(60, 60), {}).seconds) == list(dry.estimate.seconds)
 
 
 def test_simple_patches_are_not_drawn(drawing):
@@ -184,7 +226,9 @@ def test_a_box_made_again_is_what_a_whole_run_gives(drawing):
         whole.array, {"period": None, "colour": "wavelet", "changes": (), "groups": drawing.config.groups},
         whole.groups, whole.config,
     )  # fmt: skip
-    again = redo(drawing, image, made, [change])
+    told: list[tuple[int, int]] = []
+    again = redo(drawing, image, made, [change], lambda *step: told.append(step))
+    assert told[-1][0] == told[-1][1] > int((whole.groups > 0).sum())  # the drawing, too
     expected = drawing.upscale(image, groups=drawing.config.groups, changes=(change,))
     inside = np.zeros(whole.array.shape[:2], bool)
     for i in patches_in(change.box, whole.grid, drawing.step, (150, 180)):

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.parse
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from webserver import called, jobs, multipart, own, request, served, slow_work, upload_of, waited
 
+from patchscaler.config import DrawerConfig
+from patchscaler.models.drawer import Drawer
+from patchscaler.pipeline import PatchScaler
+from patchscaler.streaming.files import upscale_file
 from patchscaler.web import guard
 from patchscaler.web import service as service_module
+from patchscaler.web.widgets import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -365,3 +371,13 @@ def test_the_command(model_folder, file, tmp_path):
             assert not folder.exists()
         finally:
             process.kill()
+
+
+def test_the_page_knows_every_stage(tiny, picture, tmp_path):
+    drawer = DrawerConfig(8, 1)
+    model = PatchScaler(replace(tiny.config, drawer=drawer), tiny.networks | {"drawer": Drawer(drawer)}, tiny.memory)
+    picture(60, 60).save(tmp_path / "in.png")
+    told = []
+    upscale_file(model, tmp_path / "in.png", tmp_path / "out.png", watch=lambda *what: told.append(what[0]))
+    stages = list(dict.fromkeys(told))
+    assert "tiles drawn" in stages and [STAGES[stage][0] for stage in stages] == [1, 2, 3, 4, 5]

@@ -127,6 +127,8 @@ class ModelConfig:
             config = _build(ModelConfig, json.loads(text))
             if config.scale != 4:
                 raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
+            if config.drawer.width and config.autoencoder.kind != "pca":  # others see a whole tile at once
+                raise PatchScalerError("drawer: it needs the closed-form autoencoder (kind pca)")
             return config
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error
@@ -136,7 +138,9 @@ def _build(cls: type[Config], values: dict[str, Any]) -> Config:
     """A dataclass from JSON values: nested dataclasses rebuilt, lists as tuples, unknown names refused."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(fields)):
-        raise PatchScalerError(f"unknown setting {', '.join(unknown)} in {cls.__name__}: is the file newer?")
+        raise PatchScalerError(
+            f"unknown setting {', '.join(unknown)} in {cls.__name__}: is the file of another version?"
+        )
     out: dict[str, Any] = {}
     for name, value in values.items():
         kind = fields[name].type

@@ -6,24 +6,19 @@ Letters: C channels, H, W latents of the whole picture, M patches, h, w latents 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from patchscaler.patches import PatchGrid, blend_window
+from patchscaler.patches import PatchGrid, blend_window, meeting
 from patchscaler.streaming.windows import Span, Window, cut_windows
-
-if TYPE_CHECKING:
-    pass
 
 TILE = 64  # latents of a tile's side
 # Latents read around it. On 4 Kodak pictures a cut differs from the whole by 15 grey levels at most with 4, by 5 with
 # 8; LPIPS is the same with 2.
 CONTEXT = 6
+CUT = 4  # latents between the places where a tile may be cut into parts
 PER_STEP = 16  # latents that are drawn in about the time of a patch-step, for the progress bar
-
 
 Drawn = tuple[Window, Tensor]  # a part, and the share of sampled patches over its core, (h, w)
 
@@ -33,44 +28,16 @@ def tiles_of(height: int, width: int) -> list[Window]:
     return cut_windows(height, width, TILE, CONTEXT)
 
 
-def drawn_part(tile: Window, share: Tensor) -> Window | None:
-    """The part of a tile that holds sampled patches. share: (h, w) over the tile's core."""
-    rows, columns = ((share.sum(other) > 0).nonzero()[:, 0] for other in (1, 0))
-    if not len(rows):
-        return None
-    return Window(_part(tile.rows, rows), _part(tile.columns, columns))
-
-
-def _part(side: Span, found: Tensor) -> Span:
-    start, stop = side.start + int(found[0]), side.start + int(found[-1]) + 1
-    return replace(
-        side, start=start, stop=stop, low=max(side.low, start - CONTEXT), high=min(side.high, stop + CONTEXT)
-    )
-
-
 def sampled_share(sampled: Tensor, grid: PatchGrid, rows: slice, columns: slice) -> Tensor:
     """(M,) bool -> (h, w): how much of a place's fused latents comes from sampled patches, 0 to 1."""
     v, window = grid.size, blend_window(grid.size, grid.overlap)
     shares, weight = torch.zeros(2, rows.stop - rows.start, columns.stop - columns.start)
-    across = [(j, *_meet(column, v, columns)) for j, column in enumerate(grid.columns) if _meets(column, v, columns)]
-    for i, row in enumerate(grid.rows):
-        if not _meets(row, v, rows):
-            continue
-        y, in_y = _meet(row, v, rows)
-        for j, x, in_x in across:
-            weight[y, x] += window[in_y, in_x]
-            shares[y, x] += window[in_y, in_x] * float(sampled[i * len(grid.columns) + j])
+    across = meeting(grid.columns, v, columns.start, columns.stop)
+    for i, y, own_y in meeting(grid.rows, v, rows.start, rows.stop):
+        for j, x, own_x in across:
+            weight[y, x] += window[own_y, own_x]
+            shares[y, x] += window[own_y, own_x] * float(sampled[i * len(grid.columns) + j])
     return shares / weight
-
-
-def _meets(start: int, v: int, side: slice) -> bool:
-    return start + v > side.start and start < side.stop
-
-
-def _meet(start: int, v: int, side: slice) -> tuple[slice, slice]:
-    """Where a patch's side lies on another one: slices of that one, and of the patch."""
-    low, high = max(start, side.start), min(start + v, side.stop)
-    return slice(low - side.start, high - side.start), slice(low - start, high - start)
 
 
 def drawn_parts(sampled: Tensor, grid: PatchGrid, tiles: list[Window] | None = None) -> Iterator[Drawn]:
@@ -78,11 +45,52 @@ def drawn_parts(sampled: Tensor, grid: PatchGrid, tiles: list[Window] | None = N
     for tile in tiles_of(grid.height, grid.width) if tiles is None else tiles:
         rows, columns = tile.rows, tile.columns
         share = sampled_share(sampled, grid, slice(rows.start, rows.stop), slice(columns.start, columns.stop))
-        part = drawn_part(tile, share)
-        if part is not None:
-            top, left = part.rows.start - rows.start, part.columns.start - columns.start
-            n, m = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
-            yield part, share[top : top + n, left : left + m]
+        for y, x in _boxes(share > 0, tile):
+            yield _part(tile, y, x), share[y, x]
+
+
+def _boxes(wanted: Tensor, tile: Window) -> list[tuple[slice, slice]]:
+    """(h, w) bool over a tile's core -> boxes that hold all that is wanted, cut where that leaves less to look at."""
+    if not wanted.any():
+        return []
+    box = _around(wanted)
+    if wanted[box].all():
+        return [box]
+    least, best = looked_at(_part(tile, *box)), [box]
+    for axis, side in enumerate(box):
+        for cut in range(side.start + CUT, side.stop, CUT):
+            before, after = wanted.clone(), wanted.clone()
+            before.narrow(axis, cut, before.shape[axis] - cut).fill_(False)
+            after.narrow(axis, 0, cut).fill_(False)
+            halves = [_around(half) for half in (before, after)]
+            seen = sum(looked_at(_part(tile, *half)) for half in halves)
+            if seen < least:
+                least, best = seen, halves
+    if len(best) == 1:
+        return best
+    return [found for half in best for found in _boxes(_within(wanted, half), tile)]
+
+
+def _around(wanted: Tensor) -> tuple[slice, slice]:
+    """The smallest box that holds all that is wanted, which is something."""
+    rows, columns = (wanted.any(other).nonzero()[:, 0].tolist() for other in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _within(wanted: Tensor, box: tuple[slice, slice]) -> Tensor:
+    inside = torch.zeros_like(wanted)
+    inside[box] = wanted[box]
+    return inside
+
+
+def _part(tile: Window, y: slice, x: slice) -> Window:
+    """This box of a tile's core, with as much around it as the tile reads or CONTEXT, whichever is less."""
+    return Window(_side(tile.rows, y), _side(tile.columns, x))
+
+
+def _side(side: Span, own: slice) -> Span:
+    start, stop = side.start + own.start, side.start + own.stop
+    return Span(start, stop, max(side.low, start - CONTEXT), min(side.high, stop + CONTEXT))
 
 
 def looked_at(part: Window) -> int:
@@ -90,6 +98,11 @@ def looked_at(part: Window) -> int:
     return (part.rows.high - part.rows.low) * (part.columns.high - part.columns.low)
 
 
+def patch_steps(part: Window) -> int:
+    """That take about the time of drawing it."""
+    return -(-looked_at(part) // PER_STEP)
+
+
 def latents_drawn(sampled: Tensor, grid: PatchGrid) -> int:
-    """The same, of a whole picture."""
+    """What the drawer sees of a whole picture."""
     return sum(looked_at(part) for part, _ in drawn_parts(sampled, grid))

@@ -79,7 +79,10 @@ def over_passes(progress: Progress, areas: Sequence[int], number: int) -> Progre
 
 
 def tile_margin(scaler: "PatchScaler") -> int:
-    """Pixels of the input around a tile that its output depends on, a multiple of the patches' stride."""
+    """Pixels of the input around a tile that its output depends on, a multiple of the patches' stride.
+
+    But for the cuts between the drawer's tiles, which do not repeat with the texture; the seam's fade hides them.
+    """
     groups, step = scaler.config.groups, scaler.step
     stride = (groups.latent_patch_size - groups.overlap) * step
     drawn = CONTEXT if scaler.drawer else 0

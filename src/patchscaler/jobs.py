@@ -21,7 +21,7 @@ from patchscaler.patches import PatchGrid
 from patchscaler.pictures.planes import Planes, to_pil
 
 Picture = Image.Image | np.ndarray | Tensor | Planes
-Progress = Callable[[int, int], None]  # (patch-steps done, patch-steps in all)
+Progress = Callable[[int, int], None]  # (done, in all) in patch-steps, and what takes as long as so many
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,18 @@ class Job:
         return steps_of(self.groups, self.config)
 
     def cost(self) -> dict[str, Any]:
-        patches = {name: int((self.groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
-        numbers = zip(GROUP_NAMES, self.config.num_inference_steps, strict=True)
-        evaluations = {name: patches[name] * steps for name, steps in numbers}
-        return {
-            "patches": patches, "evaluations": evaluations, "evaluations_total": sum(evaluations.values()),
-            "latents_drawn": latents_drawn(self.steps > 0, self.grid) if self.draws else 0,
-        }  # fmt: skip
+        return cost_of_groups(self.groups, self.config, self.grid, self.draws)
+
+
+def cost_of_groups(groups: Tensor, config: GroupConfig, grid: PatchGrid, draws: bool) -> dict[str, Any]:
+    """groups: (M,) of a picture's patches; draws: has the model a drawer? -> `Result.cost` without its seconds."""
+    patches = {name: int((groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
+    numbers = zip(GROUP_NAMES, config.num_inference_steps, strict=True)
+    evaluations = {name: patches[name] * steps for name, steps in numbers}
+    return {
+        "patches": patches, "evaluations": evaluations, "evaluations_total": sum(evaluations.values()),
+        "latents_drawn": latents_drawn(steps_of(groups, config) > 0, grid) if draws else 0,
+    }  # fmt: skip
 
 
 class Counter:

@@ -42,6 +42,14 @@ def make_grid(height: int, width: int, size: int = 16, overlap: int = 8) -> Patc
     return PatchGrid(height, width, size, overlap, starts(height), starts(width))
 
 
+def meeting(starts: tuple[int, ...], size: int, low: int, high: int) -> list[tuple[int, slice, slice]]:
+    """Sides that meet [low, high): their numbers, where they lie in it, and which part of them does."""
+    return [
+        (i, slice(max(s, low) - low, min(s + size, high) - low), slice(max(s, low) - s, min(s + size, high) - s))
+        for i, s in enumerate(starts) if s + size > low and s < high
+    ]  # fmt: skip
+
+
 def partition(x: Tensor, grid: PatchGrid) -> Tensor:
     """(C, H, W) -> (M, C, V, V), row by row."""
     v = grid.size

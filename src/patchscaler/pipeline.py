@@ -24,7 +24,7 @@ from patchscaler.dials.budget import Budget, parse_budget
 from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
 from patchscaler.dials.invention import cell_moments
 from patchscaler.diffusion import Diffusion
-from patchscaler.drawing import PER_STEP, Drawn, drawn_parts, looked_at
+from patchscaler.drawing import Drawn, drawn_parts, patch_steps
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups
 from patchscaler.grouping import check_groups, patch_confidence
@@ -303,7 +303,7 @@ class PatchScaler:
             small = small[:, :, self.step * columns.start : self.step * columns.stop]
             added = self.draw(latents[:, rows, columns], coarse[:, rows, columns], small)
             out[:, y, x] += share.to(added) * added[:, part.rows.core, part.columns.core]
-            count(-(-looked_at(part) // PER_STEP))
+            count(patch_steps(part))
         return out
 
     def drawing_steps(self, jobs: list[Job]) -> int:
@@ -311,7 +311,7 @@ class PatchScaler:
         if self.drawer is None:
             return 0
         parts = (part for job in jobs for part, _ in drawn_parts(job.steps > 0, job.grid))
-        return sum(-(-looked_at(part) // PER_STEP) for part in parts)
+        return sum(patch_steps(part) for part in parts)
 
     def draw(self, latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
         """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""

@@ -15,7 +15,7 @@ import torch
 from patchscaler.config import GroupConfig
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.invention import cell_moments
-from patchscaler.drawing import drawn_parts, tiles_of
+from patchscaler.drawing import drawn_parts, patch_steps, tiles_of
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import steps_of
 from patchscaler.grouping import patch_confidence
@@ -90,13 +90,17 @@ def _redo_box(
     reach = scaler.autoencoder.reach + -(-reach_of(options.colour, options.fidelity > 0, scaler.config.scale) // f)
     limits = (grid.height, grid.width)
     around = [(max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)]
-    tiles, read = [], around
+    tiles: list[Window] = []
+    read = around
     if scaler.drawer:
         tiles = _tiles_meeting(grid, around)
         sides = [t.rows for t in tiles], [t.columns for t in tiles]
         read = [(min(s.low for s in side), max(s.high for s in side)) for side in sides]
     job, area, index = _job_of(scaler, planes, padded, grid, out, options, read)
-    scaler.sample([job], options, Clock(scaler.device), Counter([job], progress))
+    steps = steps_of(torch.from_numpy(out.groups), out.config)
+    parts = list(drawn_parts(steps > 0, grid, tiles))
+    count = Counter([job], progress, sum(patch_steps(part) for part, _ in parts))
+    scaler.sample([job], options, Clock(scaler.device), count)
     if out.textures is not None:
         out.textures[index] = job.textures[:, : out.textures.shape[1]]
 
@@ -105,9 +109,7 @@ def _redo_box(
     if scaler.drawer:
         (top, bottom), (left, right) = area
         lr = reflect_pad(planes.rgb, *padded)[:, step * top : step * bottom, step * left : step * right]
-        steps = steps_of(torch.from_numpy(out.groups), out.config)
-        parts = list(drawn_parts(steps > 0, grid, tiles))
-        latents = scaler.draw_parts(latents, job.coarse, lr, parts, (top, left))
+        latents = scaler.draw_parts(latents, job.coarse, lr, parts, (top, left), count)
     y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(around, area, strict=True))
     rows, columns = (slice(step * a, min(step * b, n)) for (a, b), n in zip(around, (h, w), strict=True))
     image, plain = scaler.picture(

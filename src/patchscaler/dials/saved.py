@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from patchscaler.checkpoints import file_hash
-from patchscaler.config import GROUP_NAMES
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.record import (
     group_config,
@@ -23,7 +23,7 @@ from patchscaler.dials.record import (
 from patchscaler.dials.redo import Made, redo
 from patchscaler.dials.report import RECORD, read_maps, read_report, write_report
 from patchscaler.errors import PatchScalerError
-from patchscaler.jobs import Options, Picture, Progress
+from patchscaler.jobs import Options, Picture, Progress, cost_of_groups
 from patchscaler.patches import make_grid
 from patchscaler.pictures.planes import Planes
 from patchscaler.pictures.reading import load_picture
@@ -143,10 +143,5 @@ class Redone:
         self.groups, self.scores, self.config = made.groups, scores, made.config
         self.options: Options | None = options
         self.textures = made.textures if made.textures is not None else np.full((len(scores), 1), -1)
-        steps = np.array(made.config.num_inference_steps)
-        counts = np.bincount(made.groups, minlength=3)
-        patches = dict(zip(GROUP_NAMES, counts.tolist(), strict=True))
-        evaluations = dict(zip(GROUP_NAMES, (counts * steps).tolist(), strict=True))
-        self.cost: dict[str, Any] = {
-            "patches": patches, "evaluations": evaluations, "evaluations_total": int((counts * steps).sum()),
-        }  # fmt: skip
+        draws = scaler.drawer is not None
+        self.cost: dict[str, Any] = cost_of_groups(torch.from_numpy(made.groups), made.config, self.grid, draws)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from patchscaler.assignment import assign
 from patchscaler.devices import synchronise
-from patchscaler.dials.budget import hardest_first
+from patchscaler.dials.budget import hardest_first, spend
 from patchscaler.drawing import latents_drawn
+from patchscaler.group_sampling import steps_of
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture
 from patchscaler.streaming.cost import Cost, cost_of, in_memory_bytes
 
@@ -72,14 +73,28 @@ def seconds_per_drawn(scaler: "PatchScaler", job: Job, side: int = 32) -> float:
 
 def affordable_evaluations(scaler: "PatchScaler", job: Job, options: Options, spent: float) -> float:
     """How many evaluations the budget's seconds leave room for. spent: seconds that restoring the picture took."""
-    assert options.budget is not None and options.budget.seconds is not None
+    budget = options.budget
+    assert budget is not None and budget.seconds is not None
     began = time.perf_counter()
     each, decoding = seconds_per_evaluation(scaler, job, options), seconds_of_decoding(scaler, job)
-    if scaler.drawer:  # a sampled patch is drawn, too
-        own = (job.grid.size - job.grid.overlap) ** 2
-        each += seconds_per_drawn(scaler, job) * own / max(1, job.config.num_inference_steps[2])
-    left = options.budget.seconds - spent - decoding - (time.perf_counter() - began)
-    return left / each if each else float("inf")
+    drawn = seconds_per_drawn(scaler, job) if scaler.drawer else 0.0
+    left = budget.seconds - spent - decoding - (time.perf_counter() - began)
+    if not drawn:
+        return left / each if each else float("inf")
+
+    def seconds(evaluations: float) -> float:
+        """What is sampled is drawn, too, and neighbours share what lies around them."""
+        plan = spend(budget, job.scores.numpy(), job.config, evaluations)
+        steps = steps_of(torch.from_numpy(plan.groups), plan.config)
+        return each * int(steps.sum()) + drawn * latents_drawn(steps > 0, job.grid)
+
+    low, high = 0.0, float(len(job.grid) * max(job.config.num_inference_steps))
+    if seconds(high) <= left:
+        return high
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (middle, high) if seconds(middle) <= left else (low, middle)
+    return low
 
 
 @torch.inference_mode()

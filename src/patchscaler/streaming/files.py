@@ -1,4 +1,4 @@
-"""A picture file of any size -> another, larger one: checks, three passes, the file, all or nothing."""
+"""A picture file of any size -> another, larger one: checks, the passes, the file, all or nothing."""
 
 import contextlib
 import hashlib
@@ -33,6 +33,7 @@ from patchscaler.streaming.cost import (
     check_memory,
     cost_of,
     disk_bytes,
+    drawing_bytes,
     size_of,
     window_sizes,
 )  # fmt: skip
@@ -52,7 +53,7 @@ from patchscaler.work import Hands, ThisProcess
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
 
-FORMAT = 1  # of job folders; another number, and none of before is taken up
+FORMAT = 2  # of job folders; another number, and none of before is taken up
 BASE = 700 * 2**20  # bytes: the interpreter, torch and the model
 
 
@@ -129,7 +130,7 @@ class _FileRun:
         self.hands = hands
         self.scaler, self.source, self.target, self.files, self.watch = scaler, source, target, files, watch
         self.options = replace(options, progress=lambda done, total: watch("patch-steps", done, total))
-        self.memory = BASE + int(1.5 * limit * 2**20)
+        self.memory = BASE + max(int(1.5 * limit * 2**20), drawing_bytes(scaler))
         check_output(target, source)
         with opened(source, options.max_pixels) as image:
             turned = orientation(told_of(source, image)) >= 5
@@ -262,8 +263,10 @@ def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
         folder.remove()
         return
     folder.close()
-    done = "some of it is"
-    if patches is not None:
+    done, tiles = "some of it is", folder.done.get("drawn")
+    if tiles is not None:
+        done = f"{int(tiles.sum())} of {len(tiles)} tiles are"
+    elif patches is not None:
         done = f"{int(patches.sum())} of {len(patches)} patches are"
     elif restored is not None:
         done = f"{int(restored.sum())} of {len(restored)} windows are"

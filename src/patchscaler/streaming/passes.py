@@ -18,9 +18,9 @@ from patchscaler.assignment import assign, change
 from patchscaler.batches import Batches
 from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
-from patchscaler.drawing import drawn_parts
+from patchscaler.drawing import drawn_parts, sampled_share
 from patchscaler.jobs import Counter, Job, Options
-from patchscaler.patches import PatchGrid, blend_window, make_grid
+from patchscaler.patches import PatchGrid, blend_window, make_grid, meeting
 from patchscaler.pictures.colour import Statistics, reach_of, with_statistics
 from patchscaler.pictures.planes import finish
 from patchscaler.streaming.disk import DiskArray, JobFolder
@@ -101,33 +101,22 @@ class PatchStore:
 
     def fused(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
         """[low, high) of both -> fused latents, coarse latents: (C, n, m)."""
-        v = self.grid.size
+        v, grid = self.grid.size, self.grid
         coarse = self.coarse[:, rows.low : rows.high, columns.low : columns.high]
         added, weight = torch.zeros_like(coarse), torch.zeros(coarse.shape[1:])
-        for row in (r for r in self.grid.rows if r + v > rows.low and r < rows.high):
-            for column in (c for c in self.grid.columns if c + v > columns.low and c < columns.high):
-                index = self.rows[row] * len(self.columns) + self.columns[column]
-                here, there = _overlap(row, column, v, rows, columns)
-                weight[here] += self.window[there]
+        across = meeting(grid.columns, v, columns.low, columns.high)
+        for i, y, own_y in meeting(grid.rows, v, rows.low, rows.high):
+            for j, x, own_x in across:
+                index, window = i * len(grid.columns) + j, self.window[own_y, own_x]
+                weight[y, x] += window
                 if self.sampled[index]:
                     patch = torch.from_numpy(self.patches[self.slot[index]]).float()
-                    added[:, here[0], here[1]] += patch[:, there[0], there[1]] * self.window[there]
+                    added[:, y, x] += patch[:, own_y, own_x] * window
         latents = coarse + added / weight
         if self.drawn is not None:
             drawn = torch.from_numpy(self.drawn[rows.low : rows.high, columns.low : columns.high])
             latents += drawn.float().movedim(-1, 0)
         return latents, coarse
-
-
-def _overlap(row: int, column: int, v: int, rows: Span, columns: Span) -> tuple[tuple[slice, slice], ...]:
-    """Where a patch meets [low, high): slices of the window, slices of the patch."""
-
-    def side(start: int, span: Span) -> tuple[slice, slice]:
-        a, b = max(start, span.low), min(start + v, span.high)
-        return slice(a - span.low, b - span.low), slice(a - start, b - start)
-
-    (y, py), (x, px) = side(row, rows), side(column, columns)
-    return (y, x), (py, px)
 
 
 # --- the passes -----------------------------------------------------------------------------------
@@ -234,12 +223,13 @@ def draw_tiles(
     scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, folder: JobFolder,
     watch: Watch = nobody,
 ) -> None:  # fmt: skip
-    """Between the second and the third pass: what the drawer adds, on disk, for the store to add it."""
+    """Pass 3: what the drawer adds, on disk, for the store to add it. Nothing without a drawer."""
     if scaler.drawer is None:
         return
     step, padded = scaler.step, scaler.padded_size(*source.size)
     drawn = folder.array("drawn", (job.grid.height, job.grid.width, scaler.autoencoder.channels), np.float16)
-    parts = list(drawn_parts(job.steps > 0, job.grid))
+    sampled = job.steps > 0
+    parts = [part for part, _ in drawn_parts(sampled, job.grid)]
     done = folder.progress("drawn", len(parts))
     todo = [int(n) for n in np.flatnonzero(~done)]
     if todo:
@@ -247,14 +237,14 @@ def draw_tiles(
 
     def calls() -> Iterator[tuple[Any, ...]]:
         for n in todo:
-            rows, columns = parts[n][0].rows, parts[n][0].columns
+            rows, columns = parts[n].rows, parts[n].columns
             y, x = (slice(step * side.low, step * side.high) for side in (rows, columns))
             yield *store.fused(rows, columns), source.window(y, x, padded)
 
     for n, added in zip(todo, hands.map("draw", calls()), strict=True):
-        part, share = parts[n]
-        own = share * added[:, part.rows.core, part.columns.core]  # (C, h, w)
-        place = slice(part.rows.start, part.rows.stop), slice(part.columns.start, part.columns.stop)
+        rows, columns = parts[n].rows, parts[n].columns
+        place = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        own = sampled_share(sampled, job.grid, *place) * added[:, rows.core, columns.core]  # (C, h, w)
         drawn[place] = own.movedim(0, -1).numpy()
         done[n] = True
         watch("tiles drawn", int(done.sum()), len(parts))
@@ -267,7 +257,7 @@ def decode_windows(
     scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, sizes: Sizes,
     options: Options, folder: JobFolder, watch: Watch = nobody,
 ) -> DiskArray:  # fmt: skip
-    """Pass 3: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
+    """Pass 4: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
 
     Where the invention is asked for, what `dials.invention` needs is kept as "moments" (4, H, W).
     """

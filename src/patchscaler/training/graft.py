@@ -35,6 +35,8 @@ def grafted(
         width = len(esrgan.get("conv_first.weight", ()))
         if not width or not drawer_blocks:
             raise PatchScalerError("--esrgan: give --drawer-blocks, and weights that have 'conv_first.weight'")
+        if model.config.autoencoder.kind != "pca":
+            raise PatchScalerError("--esrgan: the drawer needs the closed-form autoencoder")
         drawing = DrawerConfig(width, len(drawer_blocks))
         drawer = Drawer(drawing)
         drawer.load_esrgan(esrgan, drawer_blocks)

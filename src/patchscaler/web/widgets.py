@@ -11,8 +11,9 @@ from patchscaler.web.jobs import Job, Step
 
 STATIC = Path(__file__).parent / "static"
 STAGES = {  # as `upscale_file` names them
-    "windows restored": (1, "restoring"), "patch-steps": (2, "adding texture"), "strips decoded": (3, "decoding"),
-    "file written": (4, "writing"), "views": (4, "writing"),
+    "windows restored": (1, "restoring"), "patch-steps": (2, "adding texture"), "tiles drawn": (3, "drawing"),
+    "strips decoded": (4, "decoding"), "file written": (5, "writing"), "views": (5, "writing"),
+    "redo": (0, "making the box again"),
 }  # fmt: skip
 
 
@@ -49,8 +50,8 @@ def told(step: Step) -> dict[str, Any]:
     """What a status shows of a job that goes on."""
     if step.stage == "waiting":
         return {"stage": "Waiting for the picture before", "count": "", "share": None}
-    number, name = STAGES.get(step.stage, (0, "making the box again"))
-    stage = f"Step {number} of 4: {name}" if number else name.capitalize()
+    number, name = STAGES[step.stage]
+    stage = f"Step {number} of 5: {name}" if number else name.capitalize()
     count = f"{step.done} of {step.total} patch-steps" if step.stage in ("patch-steps", "redo") and step.done else ""
     if step.left is not None:
         count += f"{', ' if count else ''}about {duration(step.left)} left{'' if step.whole else ' of this step'}"
