@@ -219,10 +219,7 @@ def test_each_stop_of_the_dial_is_nearer_to_the_coarse_picture(dialled):
     assert all(b < a for a, b in pairwise(apart)) and apart[-1] == 0, apart
 
 
-def test_each_stop_of_the_dial_is_softer(dialled, request):
-    if request.node.callspec.params["dialled"] is synthetic_picture:
-        why = "between two drawings of one noise lies a smoother one: since compact-v4 the last stop is sharper again"
-        request.node.add_marker(pytest.mark.xfail(strict=True, reason=why))
+def test_each_stop_of_the_dial_is_softer(dialled):
     sharp = [sharpness(r) for r in dialled[1]]
     assert all(b < a for a, b in pairwise(sharp)), sharp
 
