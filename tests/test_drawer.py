@@ -446,9 +446,38 @@ def test_a_new_drawer_has_the_esrgans_weights(tmp_path, tiny):
     assert not folder.patch_dit().out.weight.any()  # the transformer says nothing at first
 
 
+def test_more_blocks_change_nothing_until_they_are_trained(tmp_path, tiny):
+    folder = with_drawer(tmp_path, tiny)
+    given = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
+    before, said = folder.drawer()(*given), folder.patch_dit().out.weight
+    save_file(esrgan(8, 3), tmp_path / "esrgan.safetensors")
+    options = ["--model", str(tmp_path), "--device", "cpu", "--esrgan", str(tmp_path / "esrgan.safetensors")]
+    assert main(["train", "graft", *options, "--drawer-blocks", "1,2", "--more"]) == 0
+    grown = ModelFolder(tmp_path, "tiny", "cpu")
+    assert grown.config.drawer == DrawerConfig(8, 3)
+    assert torch.allclose(grown.drawer()(*given), before, atol=0.02)  # half precision
+    assert torch.allclose(grown.patch_dit().out.weight, said, atol=1e-3)
+    source = esrgan(8, 3)["body.2.rdb1.conv1.weight"]
+    assert torch.allclose(grown.drawer().blocks[2][0].convs[0].weight, source, atol=1e-3)
+
+
+def test_a_drawer_in_eight_bits_draws_nearly_the_same(tmp_path, tiny):
+    folder = with_drawer(tmp_path, tiny)
+    given = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
+    before, size = folder.drawer()(*given), folder.path("drawer").stat().st_size
+    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--drawer-bits", "8"]) == 0
+    after = PatchScaler.from_pretrained(tmp_path, device="cpu", dtype="float32")
+    assert after.config.drawer.bits == 8 and folder.path("drawer").stat().st_size < size / 3
+    error = (after.drawer(*given) - before).square().mean() / before.var()
+    assert 0 < error < 1e-3
+    after.save_pretrained(tmp_path / "again")  # what was rounded once is not rounded to anything else
+    assert (tmp_path / "again" / "drawer.safetensors").read_bytes() == folder.path("drawer").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--more"], "--more, --drawer-bits: there is no drawer that they could change"),
         (["--keep", "7"], "--keep 7: Patch-DiT has the blocks 0 to 1"),
         (["--keep", "a"], "--keep a: give numbers separated by commas"),
         (["--esrgan", "other"], "--esrgan: give --drawer-blocks, and weights that have 'conv_first.weight'"),

@@ -74,6 +74,7 @@ class DrawerConfig:
 
     width: int = 0  # channels; 0: none
     depth: int = 0  # residual blocks of three dense blocks each
+    bits: int = 16  # a weight on disk: 16, or 8 with a factor for each output channel
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ class ModelConfig:
                 raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
             if config.drawer.width and config.autoencoder.kind != "pca":  # others see a whole tile at once
                 raise PatchScalerError("drawer: it needs the closed-form autoencoder (kind pca)")
+            if config.drawer.bits not in (8, 16):
+                raise PatchScalerError(f"drawer: {config.drawer.bits} bits: its weights are kept in 8 or 16")
             return config
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error

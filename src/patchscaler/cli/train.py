@@ -122,6 +122,8 @@ def add_parser(commands: Any) -> None:
     esrgan = "an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
     p.add_argument("--esrgan", metavar="FILE", help=esrgan)
     p.add_argument("--drawer-blocks", default="0,1,4,21,22", metavar="N,N,...", help="which of its blocks")
+    p.add_argument("--more", action="store_true", help="put them behind the drawer's own, silent at first")
+    p.add_argument("--drawer-bits", type=int, choices=(8, 16), help="of a weight of the drawer on disk")
 
     p = stage("distil", "teach the drawer the features of the whole ESRGAN", loop=(3e-4, 4))
     data(p)

@@ -45,6 +45,7 @@ class Drawer(nn.Module):
 
     def __init__(self, config: DrawerConfig):
         super().__init__()
+        self.config, self.storage_bits = config, config.bits
         width, depth = config.width, config.depth
         self.conv_first = nn.Conv2d(6 * SCALE**2 + 3, width, 3, padding=1)
         self.blocks = nn.ModuleList([nn.Sequential(*[DenseBlock(width) for _ in range(3)]) for _ in range(depth)])
@@ -95,11 +96,34 @@ class Drawer(nn.Module):
             own["conv_first.weight"].zero_()[:, -3:] = first.float() / 2
             own["conv_first.bias"].copy_(weights["conv_first.bias"].float() + first.float().sum((1, 2, 3)) / 2)
             for part in ("weight", "bias"):
-                for i, block in enumerate(blocks):
-                    for r, k in itertools.product(range(3), range(5)):
-                        source = weights[f"body.{block}.rdb{r + 1}.conv{k + 1}.{part}"]
-                        own[f"blocks.{i}.{r}.convs.{k}.{part}"].copy_(source.float())
                 for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
                     own[f"{name}.{part}"].copy_(weights[f"{name}.{part}"].float())
+            for i, block in enumerate(blocks):
+                self._take_block(weights, block, i)
         except (KeyError, RuntimeError) as error:
             raise PatchScalerError(f"the ESRGAN network does not fit: {str(error).splitlines()[0]}") from error
+
+    @torch.no_grad()
+    def grow_from(self, smaller: "Drawer", weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
+        """Draw as a smaller drawer does, and have these blocks of an ESRGAN behind its own, silent at first.
+
+        The last convolutions of their dense blocks are zero. Raises PatchScalerError where the network has other sizes.
+        """
+        own, depth = self.state_dict(), len(smaller.blocks)
+        try:
+            for name, weight in smaller.state_dict().items():
+                own[name].copy_(weight)
+            for i, block in enumerate(blocks, depth):
+                self._take_block(weights, block, i)
+        except (KeyError, RuntimeError) as error:
+            raise PatchScalerError(f"the ESRGAN network does not fit: {str(error).splitlines()[0]}") from error
+        for dense in (m for m in self.blocks[depth:].modules() if isinstance(m, DenseBlock)):
+            for zero in dense.convs[-1].parameters():
+                nn.init.zeros_(zero)
+        own["conv_body.weight"] /= 1.2 ** len(blocks)  # a silent block passes h on as 1.2 h
+
+    def _take_block(self, weights: dict[str, Tensor], block: int, place: int) -> None:
+        own = self.state_dict()
+        for r, k, part in itertools.product(range(3), range(5), ("weight", "bias")):
+            source = weights[f"body.{block}.rdb{r + 1}.conv{k + 1}.{part}"]
+            own[f"blocks.{place}.{r}.convs.{k}.{part}"].copy_(source.float())

@@ -240,7 +240,8 @@ def graft(args: argparse.Namespace) -> None:
     model = folder(args)
     weights = _foreign(args.esrgan) if args.esrgan else None
     keep = numbers("--keep", args.keep, None, int) if args.keep else ()
-    config, drawing = grafted(model, keep, weights, numbers("--drawer-blocks", args.drawer_blocks, None, int))
+    blocks = numbers("--drawer-blocks", args.drawer_blocks, None, int)
+    config, drawing = grafted(model, keep, weights, blocks, args.more, args.drawer_bits)
     print(f"{model.folder}: {config.depth} blocks, drawer of {drawing.depth}")
 
 

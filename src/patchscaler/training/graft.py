@@ -1,4 +1,4 @@
-"""A trained Patch-DiT made shallower, and a drawer put after it: a start for the last stages, not a model yet."""
+"""A trained Patch-DiT made shallower, a drawer put after it or made deeper: a start for the last stages."""
 
 import dataclasses
 import re
@@ -17,41 +17,70 @@ if TYPE_CHECKING:
 
 
 def grafted(
-    model: "ModelFolder", keep: tuple[int, ...], esrgan: dict[str, Tensor] | None, drawer_blocks: tuple[int, ...]
+    model: "ModelFolder",
+    keep: tuple[int, ...],
+    esrgan: dict[str, Tensor] | None,
+    drawer_blocks: tuple[int, ...],
+    more: bool = False,
+    bits: int | None = None,
 ) -> tuple[PatchDiTConfig, DrawerConfig]:
     """Write the changed networks and configuration to the model's folder -> their configurations.
 
     keep: Patch-DiT's blocks that stay, in order; none for all. The texture encoder keeps its first blocks. esrgan: the
-    weights whose drawer_blocks become the drawer; the transformer's own output then starts at zero again.
-    Raises PatchScalerError for blocks that are not there and weights that do not fit.
+    weights whose drawer_blocks become the drawer; the transformer's own output then starts at zero again. more: they
+    are put behind those that the drawer has, and nothing is changed by it yet. bits: of a weight of the drawer on disk;
+    None for as it was. Raises PatchScalerError for blocks that are not there and weights that do not
+    fit.
     """
     old, encoder = model.patch_dit(), model.texture_encoder()
     keep = keep or tuple(range(len(old.blocks)))
     if missing := sorted(i for i in keep if not 0 <= i < len(old.blocks)):
         raise PatchScalerError(f"--keep {missing[0]}: Patch-DiT has the blocks 0 to {len(old.blocks) - 1}")
     config = dataclasses.replace(old.config, depth=len(keep))
-    drawing, drawer = model.config.drawer, None
-    if esrgan is not None:
-        width = len(esrgan.get("conv_first.weight", ()))
-        if not width or not drawer_blocks:
-            raise PatchScalerError("--esrgan: give --drawer-blocks, and weights that have 'conv_first.weight'")
-        if model.config.autoencoder.kind != "pca":
-            raise PatchScalerError("--esrgan: the drawer needs the closed-form autoencoder")
-        drawing = DrawerConfig(width, len(drawer_blocks))
-        drawer = Drawer(drawing)
-        drawer.load_esrgan(esrgan, drawer_blocks)
+    drawer = _drawn_by(model, esrgan, drawer_blocks, more, bits)
     size = model.config.groups.latent_patch_size
     new, shorter = PatchDiT(config, model.channels, size), TextureEncoder(config, model.channels, size)
     _take(new, old, {old_block: i for i, old_block in enumerate(keep)})
     _take(shorter, encoder, {i: i for i in range(len(shorter.blocks))})
     if drawer is not None:
         save_module(model.path("drawer"), drawer, {"network": "drawer"})
+    if esrgan is not None and not more:
         nn.init.zeros_(new.out.weight)
         nn.init.zeros_(new.out.bias)
     save_module(model.path("patch_dit"), new, {"network": "patch_dit"})
     save_module(model.path("texture_encoder"), shorter, {"network": "texture_encoder"})
+    drawing = drawer.config if drawer is not None else model.config.drawer
     model.save_config(dataclasses.replace(model.config, patch_dit=config, drawer=drawing))
     return config, drawing
+
+
+def _drawn_by(
+    model: "ModelFolder", esrgan: dict[str, Tensor] | None, blocks: tuple[int, ...], more: bool, bits: int | None
+) -> Drawer | None:
+    """The new drawer; None where it stays as it is."""
+    old, config = model.drawer(), model.config.drawer
+    config = dataclasses.replace(config, bits=bits or config.bits)
+    if esrgan is None:
+        if more or (bits and old is None):
+            raise PatchScalerError("--more, --drawer-bits: there is no drawer that they could change; give --esrgan")
+        new = Drawer(config) if bits and old is not None else None
+        if new is not None and old is not None:
+            new.load_state_dict(old.state_dict())
+        return new
+    width = len(esrgan.get("conv_first.weight", ()))
+    if not width or not blocks:
+        raise PatchScalerError("--esrgan: give --drawer-blocks, and weights that have 'conv_first.weight'")
+    if model.config.autoencoder.kind != "pca":
+        raise PatchScalerError("--esrgan: the drawer needs the closed-form autoencoder")
+    if more and old is None:
+        raise PatchScalerError(f"--more: {model.folder} has no drawer yet; leave it out")
+    depth = len(blocks) + (config.depth if more else 0)
+    new = Drawer(dataclasses.replace(config, width=width, depth=depth))
+    if more and old is not None:
+        new.grow_from(old, esrgan, blocks)
+    else:
+        new.load_esrgan(esrgan, blocks)
+    return new
 
 
 def _take(new: nn.Module, old: nn.Module, blocks: dict[int, int]) -> None:
