@@ -36,24 +36,24 @@ def test_half_precision_on_disk_full_in_memory(tmp_path):
 
 def small_network(bits: int) -> nn.Module:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    module = nn.Sequential(nn.Conv2d(16, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     nn.init.zeros_(module[2].weight)
     module.storage_bits = bits
     return module
 
 
-def test_eight_bits_have_a_factor_for_each_output_channel(tmp_path):
+def test_eight_bits_have_a_factor_for_each_output_and_eight_inputs(tmp_path):
     source, target = small_network(8), small_network(8)
     with torch.no_grad():
-        source[0].weight[1] *= 1000  # it does not coarsen the other channels
+        source[0].weight[1, :8] *= 1000  # it coarsens neither the other output channels nor the other inputs
     save_module(tmp_path / "n.safetensors", source, {})
     with safe_open(tmp_path / "n.safetensors", framework="pt") as file:
         assert file.get_tensor("0.weight").dtype == torch.int8
-        assert file.get_tensor("0.weight.int8_scale").shape == (4,)
+        assert file.get_tensor("0.weight.int8_scale").shape == (4, 2)
         assert file.get_tensor("0.bias").dtype == torch.float16
     load_module(tmp_path / "n.safetensors", target)
-    largest = source[0].weight.abs().flatten(1).amax(1)
-    error = (source[0].weight - target[0].weight).abs().flatten(1).amax(1)
+    largest = source[0].weight.abs().reshape(4, 2, -1).amax(2)
+    error = (source[0].weight - target[0].weight).abs().reshape(4, 2, -1).amax(2)
     assert (error <= largest / 127 * 0.51).all() and error.all()
     assert not target[2].weight.any()
     save_module(tmp_path / "full.safetensors", source, {}, half=False)
@@ -64,7 +64,7 @@ def test_eight_bits_have_a_factor_for_each_output_channel(tmp_path):
 def test_eight_bits_without_their_factors_are_refused(tmp_path):
     save_module(tmp_path / "n.safetensors", small_network(8), {})
     tensors, _ = load_tensors(tmp_path / "n.safetensors")
-    for wrong in (None, torch.ones(3).half()):
+    for wrong in (None, torch.ones(3, 2).half(), torch.ones(4).half(), torch.ones(4, 3).half()):
         broken = {k: v for k, v in tensors.items() if k != "0.weight.int8_scale"}
         save_tensors(
             tmp_path / "n.safetensors", broken if wrong is None else broken | {"0.weight.int8_scale": wrong}, {}

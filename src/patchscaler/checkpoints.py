@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from patchscaler.errors import PatchScalerError
 
 FORMAT = "patchscaler-1"
-SCALE = ".int8_scale"  # of the float16 factors beside an int8 tensor, one for each of its first dimension
+SCALE = ".int8_scale"  # (out, G) float16 factors beside an int8 tensor (out, in, ...), one for each in/G inputs
+SHARED = 8  # inputs that share a factor; a few weights of a convolution are twenty times as large as the others
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -51,19 +52,17 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Floating-point tensors of two or more dimensions as int8, with the factor of each output channel beside them.
-
-    Of a convolution's weights the error is about a hundredth of their root mean square.
-    """
+    """Floating-point tensors of two or more dimensions as int8, and beside them factors for `SHARED` inputs each."""
     small = {}
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.ndim < 2:
             small[name] = tensor
             continue
-        rows = tensor.float().flatten(1)  # (out, the rest)
+        out, inputs = tensor.shape[:2]
+        rows = tensor.float().reshape(out, inputs // SHARED if inputs % SHARED == 0 else 1, -1)  # (out, G, the rest)
         # The factor is rounded before it divides, and never to zero, so that what is read is what was meant.
-        scale = (rows.abs().amax(1) / 127).half().clamp(min=2.0**-24)
-        small[name] = (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
+        scale = (rows.abs().amax(2) / 127).half().clamp(min=2.0**-24)
+        small[name] = (rows / scale.float()[..., None]).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
         small[name + SCALE] = scale
     return small
 
@@ -76,9 +75,16 @@ def full(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         if tensor.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
-            if scale is None or scale.shape != tensor.shape[:1]:
+            if (
+                scale is None
+                or scale.ndim != 2
+                or not scale.numel()
+                or len(scale) != len(tensor)
+                or tensor.shape[1] % scale.shape[1]
+            ):
                 raise PatchScalerError(f"{path}: '{name}' is in int8 and lacks its factors; download it again")
-            tensor = (tensor.float().flatten(1) * scale.float()[:, None]).view(tensor.shape)
+            rows = tensor.float().reshape(*scale.shape, -1)  # (out, G, the rest)
+            tensor = (rows * scale.float()[..., None]).view(tensor.shape)
         state[name] = tensor
     return state
 

@@ -74,7 +74,7 @@ class DrawerConfig:
 
     width: int = 0  # channels; 0: none
     depth: int = 0  # residual blocks of three dense blocks each
-    bits: int = 16  # a weight on disk: 16, or 8 with a factor for each output channel
+    bits: int = 16  # a weight on disk: 16, or 8 with factors beside them (checkpoints.py)
 
 
 @dataclass(frozen=True)
