@@ -15,8 +15,10 @@ import torch
 
 from patchscaler import __version__
 from patchscaler.cluster import Cluster, ModelSpec
+from patchscaler.config import DrawerConfig
 from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.errors import PatchScalerError
+from patchscaler.models.drawer import Drawer
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 
@@ -56,8 +58,20 @@ def test_windows_of_a_picture(address, spec, scaler, tmp_path, picture):
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
 
-@pytest.mark.parametrize("stage", ["windows restored", "patch-steps", "strips decoded"])
-def test_a_worker_that_is_killed_loses_nothing(address, spec, scaler, tmp_path, picture, stage):
+@pytest.fixture(scope="module")
+def drawing(tiny, tmp_path_factory) -> tuple[PatchScaler, Path]:
+    """The tiny model with a drawer, and its folder."""
+    folder, drawer = tmp_path_factory.mktemp("drawing"), DrawerConfig(8, 1)
+    config = replace(tiny.config, drawer=drawer)
+    PatchScaler(config, tiny.networks | {"drawer": Drawer(drawer)}, tiny.memory).save_pretrained(folder)
+    return PatchScaler.from_pretrained(folder, device="cpu", dtype="float32"), folder
+
+
+@pytest.mark.parametrize("stage", ["windows restored", "patch-steps", "tiles drawn", "strips decoded"])
+def test_a_worker_that_is_killed_loses_nothing(address, spec, scaler, drawing, tmp_path, picture, stage):
+    if stage == "tiles drawn":
+        scaler, folder = drawing
+        spec = replace(spec, source=str(folder), weights=weights_id(weights_of(scaler)))
     picture(150, 200).save(tmp_path / "in.png")
     killed: list[int] = []
 

@@ -20,6 +20,7 @@ from patchscaler.dials import speed
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.redo import Made, redo
 from patchscaler.drawing import CONTEXT, drawn_parts, latents_drawn, looked_at, sampled_share, tiles_of
+from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.drawer import Drawer
 from patchscaler.patches import blended, make_grid
@@ -290,6 +291,37 @@ def test_teacher_pictures_are_cut_and_turned_with_their_regions(tmp_path):
         else:
             blocks = picture.unflatten(1, (8, 4)).unflatten(3, (8, 4))
             assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)) and not torch.equal(picture, truth)
+
+
+def test_a_tile_of_a_texture_is_drawn_with_itself_around(drawing):
+    """Noise meets itself and so does what is drawn: rolled by the patches' stride, the picture is the result rolled."""
+    stride = 2 * (drawing.config.groups.latent_patch_size - drawing.config.groups.overlap)
+    tile = picture(2 * stride, 3 * stride)
+    made = enlarge(drawing, tile, tileable=True, budget="best")
+    assert made.array.shape == (8 * stride, 12 * stride, 3) and made.passes[0].cost["latents_drawn"] > 0
+    across = [np.abs(np.diff(made.array.astype(int), axis=a, append=made.array.take([0], a))) for a in (0, 1)]
+    assert across[0][-1].mean() <= 1.05 * across[0].mean((1, 2)).max()
+    assert across[1][:, -1].mean() <= 1.05 * across[1].mean((0, 2)).max()
+
+
+def test_sixteen_times_draws_in_each_pass(drawing):
+    made = enlarge(drawing, picture(16, 20), 16.0, budget="best")
+    assert made.array.shape == (256, 320, 3) and len(made.passes) == 2
+    assert all(result.cost["latents_drawn"] > 0 for result in made.passes)
+
+
+def test_onnx_runtime_draws_the_same(drawing, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from patchscaler.onnx.engine import use_engine
+
+    drawing.save_pretrained(tmp_path / "model", half=False)
+    other = PatchScaler.from_pretrained(tmp_path / "model", device="cpu", dtype="float32")
+    use_engine(other, "onnxruntime", tmp_path / "onnx")
+    other.drawer.features = None  # torch would fail
+    a, b = (scaler.upscale(picture(33, 47), budget="best") for scaler in (drawing, other))
+    assert a.cost["latents_drawn"] == b.cost["latents_drawn"] > 0
+    assert np.abs(a.array.astype(int) - b.array).max() <= 1
 
 
 # --- from an ESRGAN -------------------------------------------------------------------------------
