@@ -509,7 +509,7 @@ def test_a_drawer_in_eight_bits_draws_nearly_the_same(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--more"], "--more, --drawer-bits: there is no drawer that they could change"),
+        (["--more"], "--more: give --esrgan, whose blocks are put behind the drawer's own"),
         (["--keep", "7"], "--keep 7: Patch-DiT has the blocks 0 to 1"),
         (["--keep", "a"], "--keep a: give numbers separated by commas"),
         (["--esrgan", "other"], "--esrgan: give --drawer-blocks, and weights that have 'conv_first.weight'"),

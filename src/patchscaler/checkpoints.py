@@ -51,7 +51,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Floating-point tensors of two or more dimensions as int8, and beside them factors for `SHARED` inputs each."""
     small = {}
     for name, tensor in state.items():
@@ -67,21 +67,16 @@ def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return small
 
 
-def full(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `rounded` made -> floating-point tensors again; others stay. Raises PatchScalerError."""
+def from_int8(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `to_int8` made -> floating-point tensors again; others stay. Raises PatchScalerError."""
     state = {}
     for name, tensor in tensors.items():
         if name.endswith(SCALE):
             continue
         if tensor.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
-            if (
-                scale is None
-                or scale.ndim != 2
-                or not scale.numel()
-                or len(scale) != len(tensor)
-                or tensor.shape[1] % scale.shape[1]
-            ):
+            fits = scale is not None and scale.ndim == 2 and scale.numel() and len(scale) == len(tensor)
+            if scale is None or not fits or tensor.shape[1] % scale.shape[1]:
                 raise PatchScalerError(f"{path}: '{name}' is in int8 and lacks its factors; download it again")
             rows = tensor.float().reshape(*scale.shape, -1)  # (out, G, the rest)
             tensor = (rows * scale.float()[..., None]).view(tensor.shape)
@@ -93,7 +88,7 @@ def save_module(path: str | Path, module: nn.Module, metadata: dict[str, str], h
     """Floating-point weights in half precision, or int8 where `module.storage_bits` is 8. half: False for neither."""
     state = {k: v.detach().cpu() for k, v in module.state_dict().items()}
     if half and getattr(module, "storage_bits", 16) == 8:
-        state = rounded(state)
+        state = to_int8(state)
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     save_tensors(path, state, metadata)
@@ -102,7 +97,7 @@ def save_module(path: str | Path, module: nn.Module, metadata: dict[str, str], h
 def load_module(path: str | Path, module: nn.Module) -> dict[str, str]:
     """Fill a module, every name and shape checked -> metadata. Raises PatchScalerError on any mismatch."""
     tensors, metadata = load_tensors(path)
-    tensors = full(path, tensors)
+    tensors = from_int8(path, tensors)
     expected = module.state_dict()
     wrong = sorted(set(expected) ^ set(tensors))
     wrong += [k for k, v in tensors.items() if k in expected and v.shape != expected[k].shape]

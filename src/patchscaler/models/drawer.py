@@ -45,7 +45,7 @@ class Drawer(nn.Module):
 
     def __init__(self, config: DrawerConfig):
         super().__init__()
-        self.config, self.storage_bits = config, config.bits
+        self.config = config
         width, depth = config.width, config.depth
         self.conv_first = nn.Conv2d(6 * SCALE**2 + 3, width, 3, padding=1)
         self.blocks = nn.ModuleList([nn.Sequential(*[DenseBlock(width) for _ in range(3)]) for _ in range(depth)])
@@ -53,6 +53,11 @@ class Drawer(nn.Module):
             nn.Conv2d(width, width, 3, padding=1) for _ in range(4)
         )
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
+
+    @property
+    def storage_bits(self) -> int:
+        """Of a weight on disk, for `save_module`."""
+        return self.config.bits
 
     def features(self, pixels: Tensor, small: Tensor) -> Tensor:
         """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, W, s/4, s/4), what the enlargement draws from."""

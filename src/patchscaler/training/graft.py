@@ -61,11 +61,14 @@ def _drawn_by(
     old, config = model.drawer(), model.config.drawer
     config = dataclasses.replace(config, bits=bits or config.bits)
     if esrgan is None:
-        if more or (bits and old is None):
-            raise PatchScalerError("--more, --drawer-bits: there is no drawer that they could change; give --esrgan")
-        new = Drawer(config) if bits and old is not None else None
-        if new is not None and old is not None:
-            new.load_state_dict(old.state_dict())
+        if more:
+            raise PatchScalerError("--more: give --esrgan, whose blocks are put behind the drawer's own")
+        if not bits:
+            return None
+        if old is None:
+            raise PatchScalerError(f"--drawer-bits: {model.folder} has no drawer; give --esrgan")
+        new = Drawer(config)
+        new.load_state_dict(old.state_dict())
         return new
     width = len(esrgan.get("conv_first.weight", ()))
     if not width or not blocks:
