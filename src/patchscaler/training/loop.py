@@ -146,6 +146,8 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
             stage.save(averaged, Path(folder))
         wait = waited / max(1e-9, elapsed - seconds)
         _log(out, writer, step, elapsed, wait, {f"val/{k}": v for k, v in result.items()})
+    if distributed:  # one that leaves while another still saves can be torn down with its connections open
+        distributed.wait_for_everyone()
     return result
 
 
