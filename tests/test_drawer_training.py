@@ -17,8 +17,9 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.drawer import Drawer
 from patchscaler.pipeline import PatchScaler
 from patchscaler.training.commands import ModelFolder
-from patchscaler.training.drawing import DistilTrainer
+from patchscaler.training.drawing import DistilTrainer, DrawingStage
 from patchscaler.training.few_step import FewStepStage
+from patchscaler.training.losses import low_band
 
 DRAWER = DrawerConfig(8, 1)
 
@@ -66,6 +67,27 @@ def test_teacher_pictures_are_cut_and_turned_with_their_regions(tmp_path):
         else:
             blocks = picture.unflatten(1, (8, 4)).unflatten(3, (8, 4))
             assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)) and not torch.equal(picture, truth)
+
+
+def test_a_teacher_at_hand_is_asked_about_each_degradation(tmp_path):
+    """Half of the steps aim at what it draws of the small picture, its wide colours the coarse picture's."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("hr", (3, 64, 64, 3)), ("lr", (3, 2, 16, 16, 3)), ("coarse", (3, 2, 64, 64, 3))):
+        np.save(tmp_path / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
+    np.save(tmp_path / "0000_confidence.npy", np.full((3, 2, 8, 8), 0.5, np.float16))
+    shards, teacher = CoarseShards(tmp_path), Drawer(DRAWER)
+    weights = {"lpips": 0.0, "gan": 0.0, "teacher": 0.5}
+    stage = DrawingStage(Drawer(DRAWER), shards, shards, teacher, batch_size=2, side=8, weights=weights)
+    batches = [stage.batch(np.random.default_rng(i), torch.Generator()) for i in range(40)]
+    taught = [b for b in batches if not torch.equal(b["aim"], b["hr"])]
+    assert 10 < len(taught) < 30
+    for batch in taught:
+        coarse = batch["coarse_pixels"]
+        with torch.no_grad():
+            drawn = teacher(torch.cat([coarse, coarse], 1), batch["small"]).clamp(-1, 1)
+        assert torch.allclose(batch["aim"], drawn + low_band(coarse - drawn), atol=0.03)  # it draws in bfloat16
+        _, terms = stage.loss(coarse, batch)
+        assert terms["l1"] == pytest.approx(float((coarse - batch["aim"]).abs().mean()), rel=1e-5)
 
 
 # --- from an ESRGAN -------------------------------------------------------------------------------
@@ -176,6 +198,7 @@ def test_the_drawer_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
     losses = ["--lpips", "0", "--gan", "0", "--pattern", "0", "--lr", "3e-3"]
     first = figures("drawing", 1, *losses)["psnr_drawn"]
     assert figures("drawing", 40, *losses)["psnr_drawn"] > first + 1
+    assert figures("drawing", 42, *losses, *network, "--teacher", "1")["psnr_drawn"] > first
     assert PatchScaler.from_pretrained(folder, device="cpu").config.drawer.depth == 2
 
 

@@ -55,8 +55,8 @@ def add_parser(commands: Any) -> None:
         p.add_argument("--lpips", type=float, default=1.0)
         p.add_argument("--vgg", type=float, default=0.0, help="LPIPS on VGG-16, of a random quarter of each region")
         p.add_argument("--gan", type=float, default=0.15)
-        p.add_argument("--teacher", type=float, default=0.0, metavar="SHARE", help="of L1 and of the steps that aim at "
-                       "the teacher's pictures in place of the truth ('train teacher' makes them)")  # fmt: skip
+        p.add_argument("--teacher", type=float, default=0.0, metavar="SHARE", help="of the steps that aim at the "
+                       "teacher's pictures in place of the truth ('train teacher' makes them)")  # fmt: skip
         p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions")
         p.add_argument("--pattern", type=float, default=20.0, help="against a fixed weave on flat areas")
         p.add_argument("--grid", type=float, default=0.0, help="against steps at the borders of pixels and blocks")
@@ -133,6 +133,7 @@ def add_parser(commands: Any) -> None:
     p = stage("drawing", "train the drawer alone on coarse pictures", loop=(1.5e-4, 6))
     data(p)
     losses(p)
+    p.add_argument("--esrgan", metavar="FILE", help="the teacher itself, asked at each step: " + esrgan)
 
     p = stage("few-step", "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
     data(p)

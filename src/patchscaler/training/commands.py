@@ -247,12 +247,9 @@ def graft(args: argparse.Namespace) -> None:
 
 def distil(args: argparse.Namespace) -> None:
     model = folder(args)
-    network, weights = _drawer(model), _foreign(args.esrgan)
-    blocks = sorted({int(name.split(".")[1]) for name in weights if re.match(r"body\.\d+\.", name)})
-    teacher = Drawer(dataclasses.replace(model.config.drawer, depth=len(blocks)))
-    teacher.load_esrgan(weights, tuple(blocks))
+    network = _drawer(model)
     stage = DistilStage(
-        network, teacher, CoarseShards(args.shards), CoarseShards(args.validation),
+        network, _whole_esrgan(model, args.esrgan), CoarseShards(args.shards), CoarseShards(args.validation),
         batch_size=args.batch_size, side=args.side, device=model.device,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "distil"), model.folder))
@@ -260,9 +257,11 @@ def distil(args: argparse.Namespace) -> None:
 
 def drawing(args: argparse.Namespace) -> None:
     model = folder(args)
+    network = _drawer(model)
     stage = DrawingStage(
-        _drawer(model), CoarseShards(args.shards), CoarseShards(args.validation), batch_size=args.batch_size,
-        side=args.side, weights=_loss_weights(args), device=model.device,
+        network, CoarseShards(args.shards), CoarseShards(args.validation),
+        _whole_esrgan(model, args.esrgan) if args.esrgan else None,
+        batch_size=args.batch_size, side=args.side, weights=_loss_weights(args), device=model.device,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "drawing"), model.folder))
 
@@ -297,6 +296,15 @@ def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> Loop
 
 def _loss_weights(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in WEIGHTS}
+
+
+def _whole_esrgan(model: ModelFolder, file: str) -> Drawer:
+    """All of its blocks as a drawer, a teacher of the model's own."""
+    weights = _foreign(file)
+    blocks = sorted({int(name.split(".")[1]) for name in weights if re.match(r"body\.\d+\.", name)})
+    teacher = Drawer(dataclasses.replace(model.config.drawer, depth=len(blocks)))
+    teacher.load_esrgan(weights, tuple(blocks))
+    return teacher
 
 
 def _drawer(model: ModelFolder) -> Drawer:

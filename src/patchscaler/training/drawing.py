@@ -24,6 +24,10 @@ def _as_input(coarse: Tensor) -> Tensor:
     return torch.cat([coarse, coarse], 1).contiguous(memory_format=torch.channels_last)  # (N, 6, s, s)
 
 
+def _frozen(teacher: Drawer, device: str) -> Drawer:
+    return teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+
+
 class DistilTrainer(nn.Module):
     """Error of the features against the large network's, relative to how much those vary within a picture.
 
@@ -80,7 +84,7 @@ class DistilStage(_DrawerStage):
         *, batch_size: int = 4, side: int = 32, device: str = "cpu",
     ):  # fmt: skip
         super().__init__(drawer, shards, validation, batch_size, side, device)
-        self.teacher = teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.teacher = _frozen(teacher, device)
         self.trainables: dict[str, nn.Module] = {"drawer": DistilTrainer(self.drawer).to(device)}
 
     @torch.no_grad()
@@ -116,13 +120,14 @@ class DrawingTrainer(nn.Module):
 
 
 class DrawingStage(_DrawerStage):
-    """weights: of the losses (`PictureLoss`)."""
+    """weights: of the losses (`PictureLoss`). teacher: draws what the taught share aims at; None for kept pictures."""
 
     def __init__(
-        self, drawer: Drawer, shards: CoarseShards, validation: CoarseShards,
+        self, drawer: Drawer, shards: CoarseShards, validation: CoarseShards, teacher: Drawer | None = None,
         *, batch_size: int = 3, side: int = 24, weights: dict[str, float] | None = None, device: str = "cpu",
     ):  # fmt: skip
         super().__init__(drawer, shards, validation, batch_size, side, device)
+        self.teacher = _frozen(teacher, device) if teacher else None
         self.loss = PictureLoss(weights or {}, device)
         trainer = DrawingTrainer(self.drawer, self.loss)
         self.trainables: dict[str, nn.Module] = {"drawer": trainer} | self.loss.opponent()
@@ -130,8 +135,14 @@ class DrawingStage(_DrawerStage):
     @torch.no_grad()
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
         regions = self.shards.draw(self.batch_size, self.side, self.factor, rng)
-        batch = target(self.shards, regions, self.side, self.factor, self.loss.weights["teacher"], rng, self.device)
-        return batch | {"small": self.shards.small(regions, self.side, self.factor).to(self.device)}
+        share, teach = self.loss.weights["teacher"], self._teach if self.teacher else None
+        return target(self.shards, regions, self.side, self.factor, share, rng, self.device, teach)
+
+    def _teach(self, coarse: Tensor, small: Tensor) -> Tensor:
+        """(N, 3, s, s), (N, 3, s/4, s/4) -> (N, 3, s, s): other damage and other crops each time."""
+        assert self.teacher is not None
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            return self.teacher(_as_input(coarse), small).float().clamp(-1, 1)
 
     def _held_out(self, count: int, rng: np.random.Generator) -> list[Tensor]:
         """Coarse, truth and small pictures of regions that are not trained on."""

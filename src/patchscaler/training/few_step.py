@@ -95,8 +95,7 @@ class FewStepStage:
         regions = self.shards.draw(self.batch_size, self.side, factor, rng)
         share = self.loss.weights["teacher"]
         batch = target(self.shards, regions, self.side, factor, share, rng, self.frozen.device)
-        pixels, hr = batch["coarse_pixels"], batch["hr"]
-        small = self.shards.small(regions, self.side, factor)
+        pixels, hr, small = batch["coarse_pixels"], batch["hr"], batch["small"]
         return batch | self.make_batch(pixels, hr, small, start, steps, last, rng, generator, drop)
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """What a decoded picture is worth in the last stages: L1, LPIPS by two networks, an adversary, no weave, no grid."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,30 +18,30 @@ WEIGHTS = {"l1": 3.0, "lpips": 1.0, "vgg": 0.0, "gan": 0.15, "pattern": 20.0, "g
 
 def target(
     shards: CoarseShards, regions: list[Region], side: int, factor: int, teacher: float, rng: np.random.Generator,
-    device: str,
+    device: str, teach: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Batch:  # fmt: skip
     """What the pictures of these regions, `side` latents wide, are held against: the batch of `PictureLoss`.
 
-    teacher: share of the batches whose perceptual losses aim at the teacher's pictures in place of the truth.
+    teacher: share of the batches that aim at a teacher's pictures in place of the truth: at what teach makes of
+    coarse (B, 3, S, S) and small (B, 3, S/4, S/4), or at those kept beside the shards.
     """
     coarse, hr = (x.to(device) for x in shards.read(regions, side, factor))
-    batch: Batch = {"coarse_pixels": coarse, "hr": hr, "aim": hr}
+    small = shards.small(regions, side, factor).to(device)
+    batch: Batch = {"coarse_pixels": coarse, "small": small, "hr": hr, "aim": hr}
     batch["offset"] = tuple(rng.integers(8, size=2))
     batch["window"] = tuple(rng.integers(hr.shape[-1] // 2 + 1, size=2))
-    if teacher:
-        taught = shards.taught(regions, side, factor).to(device)
+    if rng.random() < teacher:
+        taught = teach(coarse, small) if teach else shards.taught(regions, side, factor).to(device)
         # Its shifts of colour are half of its distance to the coarse picture, and inference takes such back.
-        batch["teacher"] = taught + low_band(coarse - taught)
-        if rng.random() < teacher:
-            batch["aim"] = batch["teacher"]
+        batch["aim"] = taught + low_band(coarse - taught)
     return batch
 
 
 class PictureLoss:
     """Not a module: what it holds is frozen, and no part of a checkpoint's network.
 
-    Of the batch: `hr` the truth, `coarse_pixels`, `aim` of the perceptual losses, `teacher` where its weight is not
-    zero, each (B, 3, S, S) in [-1, 1]; `offset` and `window`, where LPIPS begins and VGG looks: all of `target`.
+    Of the batch: `hr` the truth, `coarse_pixels`, `aim` what the picture should be, each (B, 3, S, S) in [-1, 1];
+    `offset` and `window`, where LPIPS begins and VGG looks: all of `target`.
     """
 
     def __init__(self, weights: dict[str, float], device: str):
@@ -53,9 +55,7 @@ class PictureLoss:
     def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         w, hr, coarse, aim = self.weights, batch["hr"], batch["coarse_pixels"], batch["aim"]
         nothing = image.new_zeros(())
-        l1 = (image - hr).abs().mean()
-        if w["teacher"]:
-            l1 = (1 - w["teacher"]) * l1 + w["teacher"] * (image - batch["teacher"]).abs().mean()
+        l1 = (image - aim).abs().mean()
         # AlexNet strides by four: a random offset keeps its gradient from drawing a grid on the latents' one.
         dy, dx = batch["offset"]
         perceptual = self.lpips(image[..., dy:, dx:], aim[..., dy:, dx:]).mean() if self.lpips else nothing
