@@ -49,7 +49,9 @@ class PictureLoss:
         last = torch.channels_last
         self.lpips = LPIPS().to(device) if self.weights["lpips"] else None
         self.vgg = LPIPS("vgg").to(device, memory_format=last) if self.weights["vgg"] else None  # type: ignore[call-overload]
-        self.discriminator = PatchDiscriminator().to(device, memory_format=last)  # type: ignore[call-overload]
+        self.discriminator = (
+            PatchDiscriminator().to(device, memory_format=last) if self.weights["gan"] else None  # type: ignore[call-overload]
+        )
         self.made: dict[str, Tensor] = {}  # the last pictures, for the discriminator's turn
 
     def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -64,7 +66,7 @@ class PictureLoss:
         quarter = (..., slice(y, y + side), slice(x, x + side))
         deep = self.vgg(image[quarter], aim[quarter]).mean() if self.vgg else nothing
         adversarial = nothing
-        if w["gan"]:
+        if self.discriminator:
             self.discriminator.requires_grad_(False)  # its own turn comes
             adversarial = -self.discriminator(image, coarse).float().mean()
             self.discriminator.requires_grad_(True)
@@ -82,7 +84,7 @@ class PictureLoss:
 
     def opponent(self) -> dict[str, nn.Module]:
         """What is trained beside the generator: the discriminator, where it counts."""
-        return {"discriminator": DiscriminatorTrainer(self.discriminator, self.made)} if self.weights["gan"] else {}
+        return {"discriminator": DiscriminatorTrainer(self.discriminator, self.made)} if self.discriminator else {}
 
 
 class DiscriminatorTrainer(nn.Module):
