@@ -130,8 +130,11 @@ class CoarseShards(PairShards):
             out.append(_cut(picture, r, factor, side))
         return to_unit(np.stack(out))
 
-    def draw(self, batch: int, latents: int, factor: int, rng: np.random.Generator) -> list[Region]:
-        """Random regions. The easiest quarter is taken a quarter as often: simple patches never meet the network."""
+    def draw(
+        self, batch: int, latents: int, factor: int, rng: np.random.Generator, evenly: bool = False
+    ) -> list[Region]:  # fmt: skip
+        """Random regions. The easiest quarter is taken a quarter as often, but for `evenly`: simple patches never
+        meet Patch-DiT, while the drawer sees nearly all, and clean pictures have no others."""
         drawn: list[Region] = []
         while len(drawn) < batch:
             s, i = self.index[rng.integers(len(self.index))]
@@ -139,7 +142,7 @@ class CoarseShards(PairShards):
             spare = self.coarse[s].shape[2] // factor - latents
             y, x = (int(v) for v in rng.integers(spare + 1, size=2))
             sure = self.confidence[s][i, k, y : y + latents, x : x + latents].mean()
-            if sure > self.easy and rng.random() < 0.75:
+            if not evenly and sure > self.easy and rng.random() < 0.75:
                 continue
             drawn.append(Region(s, i, k, y, x, int(rng.integers(8))))
         return drawn

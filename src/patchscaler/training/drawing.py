@@ -89,7 +89,7 @@ class DistilStage(_DrawerStage):
 
     @torch.no_grad()
     def _draw(self, shards: CoarseShards, count: int, rng: np.random.Generator) -> Batch:
-        regions = shards.draw(count, self.side, self.factor, rng)
+        regions = shards.draw(count, self.side, self.factor, rng, evenly=True)
         coarse, _ = shards.read(regions, self.side, self.factor)  # (N, 3, s, s)
         small = shards.small(regions, self.side, self.factor).to(self.device)  # (N, 3, s/4, s/4)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
@@ -134,7 +134,7 @@ class DrawingStage(_DrawerStage):
 
     @torch.no_grad()
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
-        regions = self.shards.draw(self.batch_size, self.side, self.factor, rng)
+        regions = self.shards.draw(self.batch_size, self.side, self.factor, rng, evenly=True)
         share, teach = self.loss.weights["teacher"], self._teach if self.teacher else None
         return target(self.shards, regions, self.side, self.factor, share, rng, self.device, teach)
 
