@@ -52,14 +52,17 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Floating-point tensors of two or more dimensions as int8, and beside them factors for `SHARED` inputs each."""
+    """Floating-point weights of a multiple of `SHARED` inputs as int8, and beside them factors for so many each.
+
+    Others stay: one factor for all inputs drowns the small weights of a first convolution that reads several pictures.
+    """
     small = {}
     for name, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.ndim < 2:
+        if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.shape[1] % SHARED:
             small[name] = tensor
             continue
         out, inputs = tensor.shape[:2]
-        rows = tensor.float().reshape(out, inputs // SHARED if inputs % SHARED == 0 else 1, -1)  # (out, G, the rest)
+        rows = tensor.float().reshape(out, inputs // SHARED, -1)  # (out, G, the rest)
         # The factor is rounded before it divides, and never to zero, so that what is read is what was meant.
         scale = (rows.abs().amax(2) / 127).half().clamp(min=2.0**-24)
         small[name] = (rows / scale.float()[..., None]).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
