@@ -14,8 +14,8 @@ from patchscaler.patches import PatchGrid, blend_window, meeting
 from patchscaler.streaming.windows import Span, Window, cut_windows
 
 TILE = 64  # latents of a tile's side
-# Latents read around it. On 4 Kodak pictures a cut differs from the whole by 15 grey levels at most with 4, by 5 with
-# 8; LPIPS is the same with 2.
+# Latents read around it. With ten blocks and 6 a cut on 4 Kodak pictures differs from the whole by 35 grey levels at
+# most and by 1 in the mean of 16 pixels beside it (8: 22 and .6; 12: 6 and .25); LPIPS is the same with 2.
 CONTEXT = 6
 CUT = 4  # latents between the places where a tile may be cut into parts
 PER_STEP = 16  # latents that are drawn in about the time of a patch-step, for the progress bar
