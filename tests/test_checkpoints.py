@@ -36,7 +36,7 @@ def test_half_precision_on_disk_full_in_memory(tmp_path):
 
 def small_network(bits: int) -> nn.Module:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(16, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    module = nn.Sequential(nn.Conv2d(16, 4, 3), nn.BatchNorm2d(4), nn.Linear(8, 2), nn.Conv2d(11, 4, 3))
     nn.init.zeros_(module[2].weight)
     module.storage_bits = bits
     return module
@@ -51,7 +51,10 @@ def test_eight_bits_have_a_factor_for_each_output_and_eight_inputs(tmp_path):
         assert file.get_tensor("0.weight").dtype == torch.int8
         assert file.get_tensor("0.weight.int8_scale").shape == (4, 2)
         assert file.get_tensor("0.bias").dtype == torch.float16
+        assert file.get_tensor("2.weight").dtype == torch.int8
+        assert file.get_tensor("3.weight").dtype == torch.float16  # eleven inputs: a factor for all would be too coarse
     load_module(tmp_path / "n.safetensors", target)
+    assert torch.equal(source[3].weight.half().float(), target[3].weight)
     largest = source[0].weight.abs().reshape(4, 2, -1).amax(2)
     error = (source[0].weight - target[0].weight).abs().reshape(4, 2, -1).amax(2)
     assert (error <= largest / 127 * 0.51).all() and error.all()

@@ -69,6 +69,29 @@ def test_teacher_pictures_are_cut_and_turned_with_their_regions(tmp_path):
             assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)) and not torch.equal(picture, truth)
 
 
+def test_the_drawer_sees_easy_regions_as_often_as_others(tmp_path):
+    """Patch-DiT sees them a quarter as often: simple patches never meet it."""
+    for name, shape in (("hr", (8, 64, 64, 3)), ("lr", (8, 1, 16, 16, 3)), ("coarse", (8, 1, 64, 64, 3))):
+        np.save(tmp_path / f"0000_{name}.npy", np.zeros(shape, np.uint8))
+    confidence = np.full((8, 1, 8, 8), 0.5, np.float16)
+    confidence[0] = 0.9  # an eighth of the tiles
+    np.save(tmp_path / "0000_confidence.npy", confidence)
+    shards = CoarseShards(tmp_path)
+
+    def share(evenly: bool) -> float:
+        drawn = shards.draw(2000, 8, 8, np.random.default_rng(0), evenly=evenly)
+        return float(np.mean([region.tile == 0 for region in drawn]))
+
+    assert share(True) == pytest.approx(1 / 8, abs=0.02)
+    assert share(False) == pytest.approx(1 / 29, abs=0.01)
+    stage = DrawingStage(Drawer(DRAWER), shards, shards, batch_size=2000, side=8, weights={"lpips": 0.0, "gan": 0.0})
+    asked = []
+    shards.draw = lambda *_, **options: asked.append(options) or []
+    with pytest.raises(ValueError, match="need at least one array"):
+        stage.batch(np.random.default_rng(0), torch.Generator())
+    assert asked == [{"evenly": True}]
+
+
 def test_a_teacher_at_hand_is_asked_about_each_degradation(tmp_path):
     """Half of the steps aim at what it draws of the small picture, its wide colours the coarse picture's."""
     rng = np.random.default_rng(0)
