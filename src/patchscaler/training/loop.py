@@ -158,7 +158,9 @@ def _accelerator(config: LoopConfig) -> Any:
         raise PatchScalerError("several devices need accelerate: pip install 'patchscaler[train]'") from error
     # A dropped prompt leaves the texture encoder without gradient on that step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused])
+    # On a processor it has to be told: accelerate 1.15 takes each process for the only one otherwise.
+    processor = not torch.accelerator.is_available()
+    return Accelerator(cpu=processor, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused])
 
 
 def _tensorboard(out: Path) -> Any:
