@@ -40,6 +40,7 @@ from patchscaler.model_folder import (
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.drawer import Drawer
 from patchscaler.models.grm import GRM
+from patchscaler.models.int8 import Int8Drawer, int8_available
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.noise import noise_field
@@ -82,7 +83,8 @@ class PatchScaler:
     ) -> "PatchScaler":  # fmt: skip
         """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may follow).
 
-        device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the two large networks.
+        device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the large networks; auto also draws
+        in bytes (`models/int8.py`) where weights and processor allow it.
         memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder. offline: fetch
         nothing, as HF_HUB_OFFLINE=1. engine, onnx: see `onnx.engine.use_engine`. Raises PatchScalerError for anything
         missing, corrupt, changed or not fitting.
@@ -107,11 +109,19 @@ class PatchScaler:
         scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
         scaler.files = {path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks}
         scaler.files |= {"memory": memory_file} if textures else {}
-        if engine == "torch":
-            return scaler
-        from patchscaler.onnx.engine import use_engine
+        if engine != "torch":
+            from patchscaler.onnx.engine import use_engine
 
-        return use_engine(scaler, engine, onnx)
+            scaler = use_engine(scaler, engine, onnx)
+        if dtype == "auto" and where == "cpu" and scaler.engine == "torch":
+            scaler.draw_in_bytes()
+        return scaler
+
+    def draw_in_bytes(self) -> None:
+        """Let the drawer compute in eight bits, where its ranges are known and this processor gains by it."""
+        if self.drawer and self.config.drawer.ranges and int8_available():
+            object.__setattr__(self.drawer, "draw", Int8Drawer(self.drawer).draw)
+            self.engine = "torch int8"
 
     def save_pretrained(
         self, folder: str | Path, half: bool = True, *, licence: str = "unknown", copy_autoencoder: bool = True

@@ -135,6 +135,11 @@ def add_parser(commands: Any) -> None:
     losses(p)
     p.add_argument("--esrgan", metavar="FILE", help="the teacher itself, asked at each step: " + esrgan)
 
+    p = stage("ranges", "find what the drawer's channels reach, so that it may draw in bytes")
+    data(p, validation=False)
+    p.add_argument("--regions", type=int, default=128, help="that are looked at")
+    p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions")
+
     p = stage("few-step", "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
     data(p)
     losses(p)

@@ -7,6 +7,7 @@ Real-ESRGAN's network, so that some of its dense blocks may be the start. `drawi
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,12 @@ class Drawer(nn.Module):
             nn.Conv2d(width, width, 3, padding=1) for _ in range(4)
         )
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
+        if config.ranges:  # what each channel before a convolution reaches: `int8.py` reads them
+            self.register_buffer("ranges_dense", torch.zeros(3 * depth * (width + 4 * GROWTH)))
+            self.register_buffer("ranges_ends", torch.zeros(5 * width))
+
+    ranges_dense: Tensor
+    ranges_ends: Tensor
 
     @property
     def storage_bits(self) -> int:
@@ -80,13 +87,7 @@ class Drawer(nn.Module):
 
     def draw(self, pixels: Tensor, small: Tensor) -> Tensor:
         """The same, enlarged band by band: for pictures, in less memory."""
-        h = self.features(pixels, small)  # (N, W, s/4, s/4)
-        rows, bands = h.shape[2], []
-        for top in range(0, rows, BAND):
-            low, bottom = max(0, top - REACH), min(rows, top + BAND)
-            band = self.enlarge(h[:, :, low : bottom + REACH])
-            bands.append(band[:, :, SCALE * (top - low) : SCALE * (bottom - low)])
-        return torch.cat(bands, 2)  # (N, 3, s, s)
+        return enlarged_in_bands(self.features(pixels, small), self.enlarge)  # (N, 3, s, s)
 
     @torch.no_grad()
     def load_esrgan(self, weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
@@ -117,7 +118,8 @@ class Drawer(nn.Module):
         own, depth = self.state_dict(), len(smaller.blocks)
         try:
             for name, weight in smaller.state_dict().items():
-                own[name].copy_(weight)
+                if not name.startswith("ranges"):
+                    own[name].copy_(weight)
             for i, block in enumerate(blocks, depth):
                 self._take_block(weights, block, i)
         except (KeyError, RuntimeError) as error:
@@ -132,3 +134,13 @@ class Drawer(nn.Module):
         for r, k, part in itertools.product(range(3), range(5), ("weight", "bias")):
             source = weights[f"body.{block}.rdb{r + 1}.conv{k + 1}.{part}"]
             own[f"blocks.{place}.{r}.convs.{k}.{part}"].copy_(source.float())
+
+
+def enlarged_in_bands(h: Tensor, enlarge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Features (N, W, s/4, s/4) -> (N, 3, s, s)"""
+    rows, bands = h.shape[2], []
+    for top in range(0, rows, BAND):
+        low, bottom = max(0, top - REACH), min(rows, top + BAND)
+        band = enlarge(h[:, :, low : bottom + REACH])
+        bands.append(band[:, :, SCALE * (top - low) : SCALE * (bottom - low)])
+    return torch.cat(bands, 2)  # (N, 3, s, s)

@@ -84,7 +84,7 @@ def drawing_bytes(scaler: "PatchScaler") -> int:
         return 0
     side, width = TILE + 2 * CONTEXT, scaler.config.drawer.width
     features = (side * scaler.step) ** 2 * 4 * (width + 5 * GROWTH) * 2  # the maps of a dense block, and joined
-    rows = (BAND + 2 * REACH) * SCALE if scaler.engine == "torch" else side * scaler.autoencoder.factor
+    rows = (BAND + 2 * REACH) * SCALE if scaler.engine.startswith("torch") else side * scaler.autoencoder.factor
     band = rows * side * scaler.autoencoder.factor * 4 * width * 3  # an engine enlarges all at once
     return features + band + 6 * 3 * 4 * (side * scaler.autoencoder.factor) ** 2
 

@@ -27,6 +27,7 @@ from patchscaler.model_folder import read_config, with_autoencoder
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
 from patchscaler.models.drawer import Drawer
 from patchscaler.models.grm import PixelGRM, build_grm
+from patchscaler.models.int8 import find_ranges
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
@@ -35,7 +36,7 @@ from patchscaler.text_models import CAPTIONER, TEXT_ENCODER, Captioner, TextEnco
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
 from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts, TextTrainer
-from patchscaler.training.drawing import DistilStage, DrawingStage
+from patchscaler.training.drawing import DistilStage, DrawingStage, coarse_regions
 from patchscaler.training.few_step import FewStepStage
 from patchscaler.training.graft import grafted
 from patchscaler.training.loop import LoopConfig, train
@@ -264,6 +265,18 @@ def drawing(args: argparse.Namespace) -> None:
         batch_size=args.batch_size, side=args.side, weights=_loss_weights(args), device=model.device,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "drawing"), model.folder))
+
+
+def ranges(args: argparse.Namespace) -> None:
+    """Last, once the drawer is trained."""
+    model = folder(args)
+    trained, config = _drawer(model), dataclasses.replace(model.config.drawer, ranges=True)
+    network = Drawer(config).to(model.device)
+    network.load_state_dict(trained.state_dict(), strict=False)
+    find_ranges(network, coarse_regions(CoarseShards(args.shards), args.regions, args.side, model.device, args.seed))
+    save_module(model.path("drawer"), network, {"network": "drawer"})
+    model.save_config(dataclasses.replace(model.config, drawer=config))
+    print(f"{model.folder}: the drawer's ranges on {args.regions} regions")
 
 
 def few_step(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ few blocks learn what all of them said (`DistilStage`), then the drawing meets t
 (`DrawingStage`). Both begin from the coarse picture, as the drawer does where Patch-DiT says nothing.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,18 @@ from patchscaler.training.picture_loss import PictureLoss, target
 def _as_input(coarse: Tensor) -> Tensor:
     """The coarse picture (N, 3, s, s) as both of the drawer's pictures: no transformer has spoken yet."""
     return torch.cat([coarse, coarse], 1).contiguous(memory_format=torch.channels_last)  # (N, 6, s, s)
+
+
+@torch.no_grad()
+def coarse_regions(
+    shards: CoarseShards, count: int, side: int, device: str, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the drawer reads of so many regions, four at a time: pixels (N, 6, s, s), small (N, 3, s/4, s/4)."""
+    rng, factor = np.random.default_rng(seed), shards.coarse[0].shape[2] // shards.confidence[0].shape[2]
+    for start in range(0, count, 4):
+        regions = shards.draw(min(4, count - start), side, factor, rng, evenly=True)
+        coarse, _ = shards.read(regions, side, factor)  # (N, 3, s, s)
+        yield _as_input(coarse.to(device)), shards.small(regions, side, factor).to(device)
 
 
 def _frozen(teacher: Drawer, device: str) -> Drawer:

@@ -78,7 +78,7 @@ def _drawn_by(
     if more and old is None:
         raise PatchScalerError(f"--more: {model.folder} has no drawer yet; leave it out")
     depth = len(blocks) + (config.depth if more else 0)
-    new = Drawer(dataclasses.replace(config, width=width, depth=depth))
+    new = Drawer(dataclasses.replace(config, width=width, depth=depth, ranges=False))
     if more and old is not None:
         new.grow_from(old, esrgan, blocks)
     else:

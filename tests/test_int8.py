@@ -1,0 +1,166 @@
+"""The drawer in bytes: what it draws, what is folded where, when it is used."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from patchscaler.checkpoints import load_tensors
+from patchscaler.cli import main
+from patchscaler.config import DrawerConfig, ModelConfig
+from patchscaler.errors import PatchScalerError
+from patchscaler.models import int8
+from patchscaler.models.drawer import GROWTH, Drawer
+from patchscaler.models.int8 import Int8Drawer, find_ranges
+from patchscaler.pipeline import PatchScaler
+
+DRAWER = DrawerConfig(16, 2, ranges=True)
+has_bytes = pytest.mark.skipif(not int8.int8_available(), reason="no VNNI here: sums of bytes would overflow")
+
+
+def drawer(config: DrawerConfig = DRAWER) -> Drawer:
+    torch.manual_seed(0)
+    return Drawer(config).eval().requires_grad_(False)
+
+
+def pictures(seed: int = 1, height: int = 48, width: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    large = torch.rand(1, 6, height, width, generator=generator) * 2 - 1
+    return large, torch.rand(1, 3, height // 4, width // 4, generator=generator) * 2 - 1
+
+
+def ranged() -> Drawer:
+    network = drawer()
+    find_ranges(network, [pictures(seed) for seed in range(4)])
+    return network
+
+
+def test_ranges_are_the_most_that_a_channel_reached():
+    network = ranged()
+    given = [pictures(seed) for seed in range(4)]
+    first = [network.conv_first(torch.cat([torch.nn.functional.pixel_unshuffle(a, 4), b], 1)) for a, b in given]
+    most = torch.stack([x.abs().amax((0, 2, 3)) for x in first]).amax(0)
+    assert torch.allclose(network.ranges_dense.view(6, 16 + 4 * GROWTH)[0, :16], most)
+    features = torch.stack([network.features(*x).abs().amax((0, 2, 3)) for x in given]).amax(0)
+    assert torch.allclose(network.ranges_ends.view(5, 16)[1], features)
+    assert not any(m._forward_pre_hooks for m in network.modules())
+
+
+@has_bytes
+def test_bytes_draw_what_floats_draw():
+    network, given = ranged(), pictures(9)
+    network.conv_last.bias += 0.5
+    floats, drawn = network.draw(*given), Int8Drawer(network).draw(*given)
+    assert drawn.shape == floats.shape and drawn.dtype == torch.float32
+    assert (drawn - floats).square().mean() < 2e-4 * floats.var()
+    assert abs((drawn - floats).mean()) < 2e-3 * floats.std()
+    assert (drawn - floats).abs().max() > 0  # they are bytes
+
+
+@has_bytes
+def test_a_convolution_of_whole_numbers_is_exact():
+    """Black around the picture is zero, which is 128; scales before and after are folded in."""
+    conv = torch.nn.Conv2d(16, 8, 3, padding=1)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-126, 127, conv.weight.shape, generator=generator).float()
+    weight[:, 0, 0, 0] = 127  # so that a step of an output's weights is one
+    read, written = torch.full((16,), 0.5), torch.full((8,), 0.25)
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+    q = torch.randint(0, 256, (1, 16, 5, 7), dtype=torch.uint8, generator=generator)
+    wanted = conv((q.float() - 128) * 0.5)
+    assert torch.allclose(int8._Conv(conv, read)(q), wanted, rtol=1e-5, atol=1e-2)
+    assert torch.allclose(int8._Conv(conv, read, written)(q) * 0.25, wanted, rtol=1e-5, atol=1e-2)
+    assert torch.allclose(int8._Conv(conv, read, factor=0.2)(q), 0.2 * wanted, rtol=1e-5, atol=1e-2)
+
+
+def test_floats_become_the_nearest_byte_and_stop_at_the_last():
+    scales = torch.tensor([0.5, 2.0])
+    x = torch.tensor([0.0, 0.24, 0.26, -0.26, 900.0, -900.0]).repeat(2, 1)[None, :, None]
+    assert int8._ToBytes(scales)(x)[0, :, 0].tolist() == [[128, 128, 129, 127, 255, 0], [128, 128, 128, 128, 255, 0]]
+    assert int8._curved(torch.tensor([10.0, -10.0, -1000.0])).tolist() == [138, 126, 0]
+
+
+def test_a_channel_that_is_always_still_gets_a_range():
+    scales = int8._channel_scales(torch.tensor([[1.0, 0.0]]))[0]
+    assert torch.allclose(scales, torch.tensor([1.25, 0.025]) / 127)
+
+
+# --- where it is used -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    config = replace(tiny.config, drawer=DRAWER)
+    scaler = PatchScaler(config, tiny.networks | {"drawer": ranged()}, tiny.memory)
+    scaler.save_pretrained(tmp_path / "model", half=False)
+    return tmp_path / "model"
+
+
+@has_bytes
+def test_auto_draws_in_bytes_where_the_processor_gains_by_it(saved, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: False)
+    plain = PatchScaler.from_pretrained(saved, device="cpu")
+    monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
+    fast = PatchScaler.from_pretrained(saved, device="cpu")
+    exact = PatchScaler.from_pretrained(saved, device="cpu", dtype="float32")
+    assert (plain.engine, fast.engine, exact.engine) == ("torch", "torch int8", "torch")
+    assert "int8" in fast.numbers and "int8" not in plain.numbers
+    shown = [scaler.upscale(image).array.astype(int) for scaler in (plain, fast, exact)]
+    assert np.abs(shown[1] - shown[0]).max() > 0 and np.abs(shown[1] - shown[0]).mean() < 2
+    assert np.abs(shown[0] - shown[2]).mean() < 2
+
+
+@has_bytes
+def test_without_ranges_nothing_changes(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
+    plain = replace(DRAWER, ranges=False)
+    config = replace(tiny.config, drawer=plain)
+    PatchScaler(config, tiny.networks | {"drawer": drawer(plain)}, tiny.memory).save_pretrained(tmp_path)
+    assert PatchScaler.from_pretrained(tmp_path, device="cpu").engine == "torch"
+
+
+def test_a_processor_without_vnni_or_a_torch_without_the_convolutions_has_none(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert not int8.int8_available()
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not int8.int8_available()
+
+
+# --- `train ranges` -------------------------------------------------------------------------------
+
+
+def test_ranges_are_found_and_kept(tiny, tmp_path, capsys):
+    plain, folder, data = replace(DRAWER, ranges=False), tmp_path / "model", tmp_path / "data"
+    config = replace(tiny.config, drawer=plain)
+    PatchScaler(config, tiny.networks | {"drawer": drawer(plain)}, tiny.memory).save_pretrained(folder, half=False)
+    rng = np.random.default_rng(0)
+    data.mkdir()
+    for name, shape in (("hr", (2, 64, 64, 3)), ("lr", (2, 1, 16, 16, 3)), ("coarse", (2, 1, 64, 64, 3))):
+        np.save(data / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
+    np.save(data / "0000_confidence.npy", np.full((2, 1, 8, 8), 0.5, np.float16))
+    command = ["train", "ranges", "--model", str(folder), "--device", "cpu", "--shards", str(data), "--side", "8"]
+    assert main([*command, "--regions", "6"]) == 0
+    assert "the drawer's ranges on 6 regions" in capsys.readouterr().out
+    again = PatchScaler.from_pretrained(folder, device="cpu", dtype="float32")
+    assert again.config.drawer.ranges
+    assert (again.drawer.ranges_dense > 0).float().mean() > 0.9 and (again.drawer.ranges_ends > 0).all()
+    kept, _ = load_tensors(folder / "drawer.safetensors")
+    assert kept["ranges_dense"].is_floating_point()  # never in eight bits themselves
+    before = drawer(plain).state_dict()
+    assert all(torch.equal(again.drawer.state_dict()[name], before[name].half().float()) for name in before)
+
+
+def test_a_model_without_a_drawer_has_no_ranges(tiny, tmp_path, capsys):
+    tiny.save_pretrained(tmp_path)
+    command = ["train", "ranges", "--model", str(tmp_path), "--device", "cpu", "--shards", str(tmp_path)]
+    assert main(command) == 1
+    assert "this model has no drawer" in capsys.readouterr().err
+
+
+def test_bits_of_patch_dit_are_eight_or_sixteen(tiny, tmp_path):
+    config = replace(tiny.config, patch_dit=replace(tiny.config.patch_dit, bits=4))
+    with pytest.raises(PatchScalerError, match="patch_dit: 4 bits: its weights are kept in 8 or 16"):
+        ModelConfig.from_json(config.to_json())
