@@ -109,19 +109,16 @@ class PatchScaler:
         scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
         scaler.files = {path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks}
         scaler.files |= {"memory": memory_file} if textures else {}
-        if engine != "torch":
-            from patchscaler.onnx.engine import use_engine
+        drawer, choice = scaler.drawer, dtype == "auto" and where == "cpu" and engine in ("auto", "torch")
+        if drawer and choice and config.drawer.ranges and int8_available():  # faster than any engine
+            object.__setattr__(drawer, "draw", Int8Drawer(drawer).draw)
+            scaler.engine = "torch int8"
+            return scaler
+        if engine == "torch":
+            return scaler
+        from patchscaler.onnx.engine import use_engine
 
-            scaler = use_engine(scaler, engine, onnx)
-        if dtype == "auto" and where == "cpu" and scaler.engine == "torch":
-            scaler.draw_in_bytes()
-        return scaler
-
-    def draw_in_bytes(self) -> None:
-        """Let the drawer compute in eight bits, where its ranges are known and this processor gains by it."""
-        if self.drawer and self.config.drawer.ranges and int8_available():
-            object.__setattr__(self.drawer, "draw", Int8Drawer(self.drawer).draw)
-            self.engine = "torch int8"
+        return use_engine(scaler, engine, onnx)
 
     def save_pretrained(
         self, folder: str | Path, half: bool = True, *, licence: str = "unknown", copy_autoencoder: bool = True
