@@ -9,6 +9,7 @@ import torch
 from patchscaler.checkpoints import load_tensors
 from patchscaler.cli import main
 from patchscaler.config import DrawerConfig, ModelConfig
+from patchscaler.cost.flops import count_flops
 from patchscaler.errors import PatchScalerError
 from patchscaler.models import int8
 from patchscaler.models.drawer import GROWTH, Drawer
@@ -85,6 +86,13 @@ def test_floats_become_the_nearest_byte_and_stop_at_the_last():
 def test_a_channel_that_is_always_still_gets_a_range():
     scales = int8._channel_scales(torch.tensor([[1.0, 0.0]]))[0]
     assert torch.allclose(scales, torch.tensor([1.25, 0.025]) / 127)
+
+
+@has_bytes
+def test_operations_of_bytes_are_counted_as_those_of_floats():
+    network, given = ranged(), pictures()
+    fast = Int8Drawer(network)
+    assert count_flops(lambda: fast.draw(*given)) == count_flops(lambda: network.draw(*given)) > 0
 
 
 # --- where it is used -----------------------------------------------------------------------------

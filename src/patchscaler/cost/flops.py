@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from patchscaler.config import GROUP_NAMES
 from patchscaler.pipeline import PatchScaler
@@ -14,7 +14,7 @@ from patchscaler.pipeline import PatchScaler
 
 def count_flops(function: Callable[[], Any]) -> int:
     """Of all convolutions, matrix products and attentions that `function` runs; element-wise work is left out."""
-    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_PROCESSOR_ATTENTION) as counter:
+    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_PROCESSOR) as counter:
         function()
     return int(counter.get_total_flops())
 
@@ -23,8 +23,14 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-# torch counts attention on GPUs but leaves out the processor's kernel, and would call its cost zero.
-_PROCESSOR_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+def _bytes(given: Any, scale: float, zero: int, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return conv_flop_count(given, weight, out_shape)
+
+
+# torch counts attention on GPUs but leaves out what only processors have, and would call its cost zero.
+_PROCESSOR: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+if hasattr(torch.ops.onednn, "qconv_pointwise"):
+    _PROCESSOR[torch.ops.onednn.qconv_pointwise] = _bytes
 
 
 @dataclass(frozen=True)
