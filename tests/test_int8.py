@@ -1,5 +1,6 @@
 """The drawer in bytes: what it draws, what is folded where, when it is used."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from patchscaler.cli import main
 from patchscaler.config import DrawerConfig, ModelConfig
 from patchscaler.cost.flops import count_flops
 from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.methods import PatchScalerMethod
 from patchscaler.models import int8
 from patchscaler.models.drawer import GROWTH, Drawer
 from patchscaler.models.int8 import Int8Drawer, find_ranges
@@ -57,6 +59,32 @@ def test_bytes_draw_what_floats_draw():
     assert (drawn - floats).square().mean() < 2e-4 * floats.var()
     assert abs((drawn - floats).mean()) < 2e-3 * floats.std()
     assert (drawn - floats).abs().max() > 0  # they are bytes
+
+
+@has_bytes
+def test_pictures_of_many_bands_and_several_at_once():
+    network = ranged()
+    large, small = (torch.cat(both) for both in zip(pictures(5, 200, 36), pictures(6, 200, 36), strict=True))
+    fast = Int8Drawer(network)
+    together = fast.draw(large, small)
+    assert torch.equal(together, torch.cat([fast.draw(large[i : i + 1], small[i : i + 1]) for i in range(2)]))
+    assert torch.equal(together, fast.enlarge(fast.to_up1(fast.features(large, small))))
+    assert (together - network.draw(large, small)).square().mean() < 1e-3 * together.var()
+
+
+@has_bytes
+def test_a_copy_draws_the_same():
+    network, given = ranged(), pictures()
+    object.__setattr__(network, "draw", Int8Drawer(network).draw)
+    assert torch.equal(deepcopy(network).draw(*given), network.draw(*given))
+
+
+@pytest.mark.parametrize("bad", [0.0, float("inf"), float("nan")])
+def test_ranges_that_are_none(bad):
+    network = ranged()
+    network.ranges_ends[:16] = bad
+    with pytest.raises(PatchScalerError, match="the drawer's ranges are no use: find them again with"):
+        Int8Drawer(network)
 
 
 @has_bytes
@@ -122,6 +150,25 @@ def test_auto_draws_in_bytes_where_the_processor_gains_by_it(saved, monkeypatch)
 
 
 @has_bytes
+def test_an_engine_or_a_precision_that_was_asked_for_is_taken(saved, monkeypatch):
+    monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
+    monkeypatch.setattr("patchscaler.onnx.engine.use_engine", lambda scaler, engine, folder: f"asked for {engine}")
+    assert PatchScaler.from_pretrained(saved, device="cpu", engine="auto").engine == "torch int8"
+    assert PatchScaler.from_pretrained(saved, device="cpu", engine="openvino") == "asked for openvino"
+    assert PatchScaler.from_pretrained(saved, device="cpu", engine="auto", dtype="bfloat16") == "asked for auto"
+
+
+@has_bytes
+def test_what_draws_in_bytes_is_saved_as_it_was_and_described_as_what_it_is(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
+    fast = PatchScaler.from_pretrained(saved, device="cpu")
+    fast.save_pretrained(tmp_path / "again", half=False)
+    for name in ("drawer.safetensors", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+    exact = PatchScaler.from_pretrained(saved, device="cpu", dtype=str(fast.dtype).removeprefix("torch."))
+    assert PatchScalerMethod(fast).describe() != PatchScalerMethod(exact).describe()  # or a comparison would take one's pictures for the other's
+
+
 def test_without_ranges_nothing_changes(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
     plain = replace(DRAWER, ranges=False)
@@ -132,6 +179,9 @@ def test_without_ranges_nothing_changes(tiny, tmp_path, monkeypatch):
 
 def test_a_processor_without_vnni_or_a_torch_without_the_convolutions_has_none(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert not int8.int8_available()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
+    monkeypatch.setattr(torch.ops, "onednn", object())
     assert not int8.int8_available()
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not int8.int8_available()
@@ -159,6 +209,29 @@ def test_ranges_are_found_and_kept(tiny, tmp_path, capsys):
     assert kept["ranges_dense"].is_floating_point()  # never in eight bits themselves
     before = drawer(plain).state_dict()
     assert all(torch.equal(again.drawer.state_dict()[name], before[name].half().float()) for name in before)
+
+    assert main([*command, "--regions", "0"]) == 1
+    assert "--regions 0: take 1 or more" in capsys.readouterr().err
+    assert main([*command, "--side", "9"]) == 1
+    assert "regions of 9 latents: the tiles of these shards have 8" in capsys.readouterr().err
+
+
+def test_training_again_takes_the_ranges_out(saved, tmp_path):
+    """They would no longer be true."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, shape in (("hr", (2, 64, 64, 3)), ("lr", (2, 1, 16, 16, 3)), ("coarse", (2, 1, 64, 64, 3))):
+        np.save(data / f"0000_{name}.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    np.save(data / "0000_confidence.npy", np.full((2, 1, 8, 8), 0.5, np.float16))
+    common = ["--model", str(saved), "--device", "cpu", "--shards", str(data), "--side", "8"]
+    losses = ["--validation", str(data), "--batch-size", "1", "--lpips", "0", "--gan", "0", "--pattern", "0"]
+    assert main(["train", "drawing", *common, *losses, "--steps", "1"]) == 0
+    assert not PatchScaler.from_pretrained(saved, device="cpu").config.drawer.ranges
+    assert main(["train", "ranges", *common, "--regions", "2"]) == 0
+    assert PatchScaler.from_pretrained(saved, device="cpu").config.drawer.ranges
+    assert main(["train", "drawing", *common, *losses, "--steps", "2"]) == 0  # goes on from its checkpoint
+    kept, _ = load_tensors(saved / "drawer.safetensors")
+    assert not any(name.startswith("ranges") for name in kept)
 
 
 def test_a_model_without_a_drawer_has_no_ranges(tiny, tmp_path, capsys):

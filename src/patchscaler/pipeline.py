@@ -62,7 +62,9 @@ class PatchScaler:
     ):  # fmt: skip
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
-        self.engine = "torch"  # or what `onnx.engine.use_engine` put in its place
+        self.engine = (
+            "torch"  # `torch int8` where the drawer computes in bytes, or what `onnx.engine.use_engine` put there
+        )
         for network in networks.values():
             network.to(self.device).eval().requires_grad_(False)
         for name in ("grm", "drawer"):
@@ -414,8 +416,7 @@ class PatchScaler:
     @property
     def numbers(self) -> str:
         """What computes, and how exactly: the last bits of a picture depend on it."""
-        engine = "" if self.engine == "torch" else f" {self.engine}"
-        return f"{self.device.type} {self.dtype}{engine}"
+        return f"{self.device.type} {self.dtype} {self.engine.removeprefix('torch').strip()}".rstrip()
 
     @property
     def step(self) -> int:

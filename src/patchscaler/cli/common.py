@@ -22,8 +22,9 @@ def model_options(parser: Any, engine: str = "torch") -> None:
     parser.add_argument("--device", default="auto", help="auto, cuda, mps, cpu")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--engine", choices=("auto", "torch", "onnxruntime", "openvino"), default=engine,
-                        help="what runs the networks on a processor; auto: OpenVINO where it is installed and was "
-                        "asked for once, else torch (default: %(default)s; docs/onnx.md)")  # fmt: skip
+                        help="what runs the networks on a processor; auto: torch where it draws in bytes, OpenVINO "
+                        "where it is installed and was asked for once, else torch (default: %(default)s; "
+                        "docs/onnx.md)")  # fmt: skip
     parser.add_argument("--onnx-dir", metavar="DIR", help="export for --engine; made where it is missing (default: in "
                         "the user's cache)")  # fmt: skip
 

@@ -140,6 +140,10 @@ class CoarseShards(PairShards):
             s, i = self.index[rng.integers(len(self.index))]
             k = int(rng.integers(self.coarse[s].shape[1]))
             spare = self.coarse[s].shape[2] // factor - latents
+            if spare < 0:
+                raise PatchScalerError(
+                    f"regions of {latents} latents: the tiles of these shards have {spare + latents}"
+                )
             y, x = (int(v) for v in rng.integers(spare + 1, size=2))
             sure = self.confidence[s][i, k, y : y + latents, x : x + latents].mean()
             if not evenly and sure > self.easy and rng.random() < 0.75:

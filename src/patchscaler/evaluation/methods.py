@@ -51,7 +51,7 @@ class PatchScalerMethod:
             "weights": weights_id(weights_of(self.scaler)), "groups": vars(groups),  # the memory's and all networks'
             "configuration": hashlib.sha256(self.scaler.config.to_json().encode()).hexdigest(),
             "options": plain, "device": str(self.scaler.device), "dtype": str(self.scaler.dtype),
-            "licence": "Apache-2.0", "source": "https://arxiv.org/abs/2405.17158",
+            "engine": self.scaler.engine, "licence": "Apache-2.0", "source": "https://arxiv.org/abs/2405.17158",
         }  # fmt: skip
 
 

@@ -6,11 +6,13 @@ convolutions is float32: on bytes leaky_relu would leave a fifth of them, and co
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from patchscaler.errors import PatchScalerError
 from patchscaler.models.drawer import GROWTH, DenseBlock, Drawer, enlarged_in_bands
 
 ZERO = 128  # the byte that means zero
@@ -31,6 +33,8 @@ class Int8Drawer:
     def __init__(self, drawer: Drawer):
         width = drawer.config.width
         dense, ends = drawer.ranges_dense.view(-1, width + 4 * GROWTH), drawer.ranges_ends.view(5, width)
+        if not all(torch.isfinite(rows).all() and (rows.amax(1) > 0).all() for rows in (dense, ends)):
+            raise PatchScalerError("the drawer's ranges are no use: find them again with 'patchscaler train ranges'")
         self.first = drawer.conv_first  # it reads several pictures, in what precision is asked for
         maps = iter(_channel_scales(dense))
         self.blocks = [
@@ -109,12 +113,23 @@ class _Conv:
             weight, self.bias = weight / written[:, None, None, None], self.bias / written
         self.scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
-        whole = (weight / self.scale[:, None, None, None]).round().to(torch.int8)
-        sides = [1, 1]
-        self.packed = torch.ops.onednn.qconv_prepack(whole, self.scale, 1.0, ZERO, sides, sides, sides, 1, None)
+        self.whole = (weight / self.scale[:, None, None, None]).round().to(torch.int8)  # (out, in, 3, 3)
+        self._pack()
+
+    def _pack(self) -> None:
+        sides = [1, 1]  # stride, padding and dilation
+        self.packed = torch.ops.onednn.qconv_prepack(self.whole, self.scale, 1.0, ZERO, sides, sides, sides, 1, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is packed can be neither copied nor pickled."""
+        return {name: value for name, value in vars(self).items() if name != "packed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._pack()
 
     def __call__(self, q: Tensor) -> Tensor:
-        sides = [1, 1]  # stride, padding and dilation
+        sides = [1, 1]
         return torch.ops.onednn.qconv_pointwise(
             q, 1.0, ZERO, self.packed, self.scale, self.zeros, self.bias, sides, sides, sides, 1,
             1.0, 0, torch.float32, "none", [None], "",

@@ -122,7 +122,9 @@ def with_random_memory(model: PatchScaler) -> PatchScaler:
     m = model.memory
     assert m is not None
     memory = RandomMemory(m.keys, m.values, m.origins, m.pictures, m.key_model)
-    return PatchScaler(model.config, model.networks, memory, str(model.device), model.dtype)
+    scaler = PatchScaler(model.config, model.networks, memory, str(model.device), model.dtype)
+    scaler.engine = model.engine
+    return scaler
 
 
 def table5(

@@ -269,6 +269,8 @@ def drawing(args: argparse.Namespace) -> None:
 
 def ranges(args: argparse.Namespace) -> None:
     """Last, once the drawer is trained."""
+    if args.regions < 1:
+        raise PatchScalerError(f"--regions {args.regions}: take 1 or more")
     model = folder(args)
     trained, config = _drawer(model), dataclasses.replace(model.config.drawer, ranges=True)
     network = Drawer(config).to(model.device)
@@ -281,8 +283,9 @@ def ranges(args: argparse.Namespace) -> None:
 
 def few_step(args: argparse.Namespace) -> None:
     model = folder(args)
+    drawer = _drawer(model) if model.config.drawer.width else None
     stage = FewStepStage(
-        model.frozen(), model.patch_dit(), model.texture_encoder(), model.drawer(), CoarseShards(args.shards),
+        model.frozen(), model.patch_dit(), model.texture_encoder(), drawer, CoarseShards(args.shards),
         CoarseShards(args.validation), batch_size=args.batch_size, weights=_loss_weights(args), side=args.side,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
@@ -321,10 +324,18 @@ def _whole_esrgan(model: ModelFolder, file: str) -> Drawer:
 
 
 def _drawer(model: ModelFolder) -> Drawer:
+    """To be trained: its ranges, which will no longer be true, are taken out of the folder."""
     network = model.drawer()
     if network is None:
         raise PatchScalerError(f"{model.folder}: this model has no drawer; 'patchscaler train graft' puts it there")
-    return network
+    if not model.config.drawer.ranges:
+        return network
+    config = dataclasses.replace(model.config.drawer, ranges=False)
+    plain = Drawer(config).to(model.device)
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("ranges")})
+    save_module(model.path("drawer"), plain, {"network": "drawer"})
+    model.save_config(dataclasses.replace(model.config, drawer=config))
+    return plain
 
 
 def _foreign(path: str) -> dict[str, torch.Tensor]:

@@ -72,9 +72,9 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     out.mkdir(parents=True, exist_ok=True)
     rank, distributed = 0, None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        distributed = _accelerator(config)
+        distributed = _accelerator(config, _device(stage).type == "cpu")
         rank = distributed.process_index
-    device = distributed.device if distributed else next(next(iter(stage.trainables.values())).parameters()).device
+    device = distributed.device if distributed else _device(stage)
     optimizers = {
         n: build_optimizers(config.optimizer, m, config.lr, config.drawer_rate) for n, m in stage.trainables.items()
     }
@@ -151,7 +151,11 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     return result
 
 
-def _accelerator(config: LoopConfig) -> Any:
+def _device(stage: Stage) -> torch.device:
+    return next(next(iter(stage.trainables.values())).parameters()).device
+
+
+def _accelerator(config: LoopConfig, processor: bool) -> Any:
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
@@ -159,7 +163,6 @@ def _accelerator(config: LoopConfig) -> Any:
     # A dropped prompt leaves the texture encoder without gradient on that step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     # On a processor it has to be told: accelerate 1.15 takes each process for the only one otherwise.
-    processor = not torch.accelerator.is_available()
     return Accelerator(cpu=processor, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused])
 
 
