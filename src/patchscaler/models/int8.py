@@ -16,7 +16,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.drawer import GROWTH, DenseBlock, Drawer, enlarged_in_bands
 
 ZERO = 128  # the byte that means zero
-MARGIN = 1.25  # of a range, for pictures that reach further than those of training
+MARGIN = 1.1  # of a range, for pictures that reach further than those of training
 LEAST = 0.02  # of the widest range of a map: what a channel is given at least
 
 
@@ -113,7 +113,7 @@ class _Conv:
             weight, self.bias = weight / written[:, None, None, None], self.bias / written
         self.scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
-        self.whole = (weight / self.scale[:, None, None, None]).round().to(torch.int8)  # (out, in, 3, 3)
+        self.whole = rounded(weight / self.scale[:, None, None, None]).to(torch.int8)  # (out, in, 3, 3)
         self._pack()
 
     def _pack(self) -> None:
@@ -134,6 +134,20 @@ class _Conv:
             q, 1.0, ZERO, self.packed, self.scale, self.zeros, self.bias, sides, sides, sides, 1,
             1.0, 0, torch.float32, "none", [None], "",
         )  # fmt: skip
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """(out, in, h, w) to whole numbers whose sum over each kernel is the nearest one, too.
+
+    Rounded one by one, what a flat area becomes would be off by the nine errors together, and colours with it.
+    """
+    flat = weight.flatten(2)  # (out, in, 9)
+    whole = flat.round()
+    error = flat - whole
+    missing = error.sum(2, keepdim=True).round()  # so many should have been rounded the other way
+    place = error.argsort(2, descending=True).argsort(2)
+    whole += (place < missing).float() - (place >= flat.shape[2] + missing).float()
+    return whole.clamp(-127, 127).view(weight.shape)
 
 
 def _bytes(x: Tensor) -> Tensor:
