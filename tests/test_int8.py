@@ -9,7 +9,7 @@ import torch
 
 from patchscaler.checkpoints import load_tensors
 from patchscaler.cli import main
-from patchscaler.config import DrawerConfig, ModelConfig
+from patchscaler.config import DrawerConfig
 from patchscaler.cost.flops import count_flops
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import PatchScalerMethod
@@ -175,9 +175,8 @@ def test_what_draws_in_bytes_is_saved_as_it_was_and_described_as_what_it_is(save
     for name in ("drawer.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
     exact = PatchScaler.from_pretrained(saved, device="cpu", dtype=str(fast.dtype).removeprefix("torch."))
-    assert (
-        PatchScalerMethod(fast).describe() != PatchScalerMethod(exact).describe()
-    )  # or a comparison would take one's pictures for the other's
+    # Or a comparison would take one's pictures for the other's.
+    assert PatchScalerMethod(fast).describe() != PatchScalerMethod(exact).describe()
 
 
 def test_without_ranges_nothing_changes(tiny, tmp_path, monkeypatch):
@@ -201,15 +200,21 @@ def test_a_processor_without_vnni_or_a_torch_without_the_convolutions_has_none(m
 # --- `train ranges` -------------------------------------------------------------------------------
 
 
-def test_ranges_are_found_and_kept(tiny, tmp_path, capsys):
-    plain, folder, data = replace(DRAWER, ranges=False), tmp_path / "model", tmp_path / "data"
+@pytest.fixture
+def data(tmp_path):
+    """Shards of two tiles of noise."""
+    folder, rng = tmp_path / "data", np.random.default_rng(0)
+    folder.mkdir()
+    for name, shape in (("hr", (2, 64, 64, 3)), ("lr", (2, 1, 16, 16, 3)), ("coarse", (2, 1, 64, 64, 3))):
+        np.save(folder / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
+    np.save(folder / "0000_confidence.npy", np.full((2, 1, 8, 8), 0.5, np.float16))
+    return folder
+
+
+def test_ranges_are_found_and_kept(tiny, data, tmp_path, capsys):
+    plain, folder = replace(DRAWER, ranges=False), tmp_path / "model"
     config = replace(tiny.config, drawer=plain)
     PatchScaler(config, tiny.networks | {"drawer": drawer(plain)}, tiny.memory).save_pretrained(folder, half=False)
-    rng = np.random.default_rng(0)
-    data.mkdir()
-    for name, shape in (("hr", (2, 64, 64, 3)), ("lr", (2, 1, 16, 16, 3)), ("coarse", (2, 1, 64, 64, 3))):
-        np.save(data / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
-    np.save(data / "0000_confidence.npy", np.full((2, 1, 8, 8), 0.5, np.float16))
     command = ["train", "ranges", "--model", str(folder), "--device", "cpu", "--shards", str(data), "--side", "8"]
     assert main([*command, "--regions", "6"]) == 0
     assert "the drawer's ranges on 6 regions" in capsys.readouterr().out
@@ -227,13 +232,8 @@ def test_ranges_are_found_and_kept(tiny, tmp_path, capsys):
     assert "regions of 9 latents: the tiles of these shards have 8" in capsys.readouterr().err
 
 
-def test_training_again_takes_the_ranges_out(saved, tmp_path):
+def test_training_again_takes_the_ranges_out(saved, data):
     """They would no longer be true."""
-    data = tmp_path / "data"
-    data.mkdir()
-    for name, shape in (("hr", (2, 64, 64, 3)), ("lr", (2, 1, 16, 16, 3)), ("coarse", (2, 1, 64, 64, 3))):
-        np.save(data / f"0000_{name}.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-    np.save(data / "0000_confidence.npy", np.full((2, 1, 8, 8), 0.5, np.float16))
     common = ["--model", str(saved), "--device", "cpu", "--shards", str(data), "--side", "8"]
     losses = ["--validation", str(data), "--batch-size", "1", "--lpips", "0", "--gan", "0", "--pattern", "0"]
     assert main(["train", "drawing", *common, *losses, "--steps", "1"]) == 0
@@ -250,9 +250,3 @@ def test_a_model_without_a_drawer_has_no_ranges(tiny, tmp_path, capsys):
     command = ["train", "ranges", "--model", str(tmp_path), "--device", "cpu", "--shards", str(tmp_path)]
     assert main(command) == 1
     assert "this model has no drawer" in capsys.readouterr().err
-
-
-def test_bits_of_patch_dit_are_eight_or_sixteen(tiny, tmp_path):
-    config = replace(tiny.config, patch_dit=replace(tiny.config.patch_dit, bits=4))
-    with pytest.raises(PatchScalerError, match="patch_dit: 4 bits: its weights are kept in 8 or 16"):
-        ModelConfig.from_json(config.to_json())

@@ -15,9 +15,7 @@ from patchscaler.errors import PatchScalerError
 
 FORMAT = "patchscaler-1"
 SCALE = ".int8_scale"  # (out, G) float16 factors beside an int8 tensor (out, in, ...), one for each in/G inputs
-# Inputs that share a factor: a few weights of a convolution are twenty times as large as the others. More of them
-# in a matrix, where an input has one weight and not nine.
-SHARED, SHARED_MATRIX = 8, 64
+SHARED = 8  # inputs that share a factor; a few weights of a convolution are twenty times as large as the others
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -54,18 +52,17 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Floating-point weights of a multiple of the inputs that share a factor as int8, and their factors beside them.
+    """Floating-point weights of a multiple of `SHARED` inputs as int8, and beside them factors for so many each.
 
     Others stay: one factor for all inputs drowns the small weights of a first convolution that reads several pictures.
     """
     small = {}
     for name, tensor in state.items():
-        shared = SHARED_MATRIX if tensor.ndim == 2 and tensor.shape[1] % SHARED_MATRIX == 0 else SHARED
-        if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.shape[1] % shared:
+        if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.shape[1] % SHARED:
             small[name] = tensor
             continue
         out, inputs = tensor.shape[:2]
-        rows = tensor.float().reshape(out, inputs // shared, -1)  # (out, G, the rest)
+        rows = tensor.float().reshape(out, inputs // SHARED, -1)  # (out, G, the rest)
         # The factor is rounded before it divides, and never to zero, so that what is read is what was meant.
         scale = (rows.abs().amax(2) / 127).half().clamp(min=2.0**-24)
         small[name] = (rows / scale.float()[..., None]).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)

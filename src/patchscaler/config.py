@@ -66,7 +66,6 @@ class PatchDiTConfig:
     shared_modulation: bool = False  # one adaLN for all blocks plus a table for each
     depthwise_mlp: bool = False  # 3x3 depth-wise convolution inside the MLP, for locality
     prompt_dropout: float = 0.1
-    bits: int = 16  # of a weight on disk, as the drawer's; the texture encoder's too
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,8 @@ class ModelConfig:
                 raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
             if config.drawer.width and config.autoencoder.kind != "pca":  # others see a whole tile at once
                 raise PatchScalerError("drawer: it needs the closed-form autoencoder (kind pca)")
-            for name, part in (("drawer", config.drawer), ("patch_dit", config.patch_dit)):
-                if part.bits not in (8, 16):
-                    raise PatchScalerError(f"{name}: {part.bits} bits: its weights are kept in 8 or 16")
+            if config.drawer.bits not in (8, 16):
+                raise PatchScalerError(f"drawer: {config.drawer.bits} bits: its weights are kept in 8 or 16")
             return config
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error

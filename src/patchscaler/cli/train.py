@@ -124,7 +124,6 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--drawer-blocks", default="0,1,4,21,22", metavar="N,N,...", help="which of its blocks")
     p.add_argument("--more", action="store_true", help="put them behind the drawer's own, silent at first")
     p.add_argument("--drawer-bits", type=int, choices=(8, 16), help="of a weight of the drawer on disk")
-    p.add_argument("--bits", type=int, choices=(8, 16), help="of a weight of Patch-DiT and the texture encoder on disk")
 
     p = stage("distil", "teach the drawer the features of the whole ESRGAN", loop=(3e-4, 4))
     data(p)

@@ -44,6 +44,9 @@ class Drawer(nn.Module):
     folded beside it.
     """
 
+    ranges_dense: Tensor
+    ranges_ends: Tensor
+
     def __init__(self, config: DrawerConfig):
         super().__init__()
         self.config = config
@@ -57,9 +60,6 @@ class Drawer(nn.Module):
         if config.ranges:  # what each channel before a convolution reaches: `int8.py` reads them
             self.register_buffer("ranges_dense", torch.zeros(3 * depth * (width + 4 * GROWTH)))
             self.register_buffer("ranges_ends", torch.zeros(5 * width))
-
-    ranges_dense: Tensor
-    ranges_ends: Tensor
 
     @property
     def storage_bits(self) -> int:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.drawer import GROWTH, DenseBlock, Drawer, enlarged_in_bands
+from patchscaler.models.drawer import GROWTH, SCALE, DenseBlock, Drawer, enlarged_in_bands
 
 ZERO = 128  # the byte that means zero
 MARGIN = 1.1  # of a range, for pictures that reach further than those of training
@@ -49,7 +49,7 @@ class Int8Drawer:
 
     def features(self, pixels: Tensor, small: Tensor) -> Tensor:
         """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, W, s/4, s/4), what the enlargement draws from, float32."""
-        first = self.first(torch.cat([F.pixel_unshuffle(pixels, 4), small], 1)).float()  # (N, W, s/4, s/4)
+        first = self.first(torch.cat([F.pixel_unshuffle(pixels, SCALE), small], 1)).float()  # (N, W, s/4, s/4)
         h = first
         for block in self.blocks:
             x = h

@@ -87,11 +87,6 @@ class PatchDiT(nn.Module):
         self.register_buffer("positions", positions, persistent=False)  # (L, D)
         self._initialise()
 
-    @property
-    def storage_bits(self) -> int:
-        """Of a weight on disk, for `save_module`."""
-        return self.config.bits
-
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -169,11 +164,6 @@ class TextureEncoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-
-    @property
-    def storage_bits(self) -> int:
-        """Of a weight on disk, for `save_module`."""
-        return self.config.bits
 
     def forward(self, values: Tensor, scores: Tensor) -> Tensor:
         """values: (N, K, C, V, V) latents of the memory; scores: (N, K) in [-1, 1] -> context (N, M, D)."""

@@ -242,7 +242,7 @@ def graft(args: argparse.Namespace) -> None:
     weights = _foreign(args.esrgan) if args.esrgan else None
     keep = numbers("--keep", args.keep, None, int) if args.keep else ()
     blocks = numbers("--drawer-blocks", args.drawer_blocks, None, int)
-    config, drawing = grafted(model, keep, weights, blocks, args.more, args.drawer_bits, args.bits)
+    config, drawing = grafted(model, keep, weights, blocks, args.more, args.drawer_bits)
     print(f"{model.folder}: {config.depth} blocks, drawer of {drawing.depth}")
 
 

@@ -23,21 +23,19 @@ def grafted(
     drawer_blocks: tuple[int, ...],
     more: bool = False,
     bits: int | None = None,
-    transformer_bits: int | None = None,
 ) -> tuple[PatchDiTConfig, DrawerConfig]:
     """Write the changed networks and configuration to the model's folder -> their configurations.
 
     keep: Patch-DiT's blocks that stay, in order; none for all. The texture encoder keeps its first blocks. esrgan: the
     weights whose drawer_blocks become the drawer; the transformer's own output then starts at zero again. more: they
     are put behind those that the drawer has, and nothing is changed by it yet. bits: of a weight of the drawer on disk;
-    transformer_bits: of one of Patch-DiT and the texture encoder; None for as they were. Raises PatchScalerError for
-    blocks that are not there and weights that do not fit.
+    None for as it was. Raises PatchScalerError for blocks that are not there and weights that do not fit.
     """
     old, encoder = model.patch_dit(), model.texture_encoder()
     keep = keep or tuple(range(len(old.blocks)))
     if missing := sorted(i for i in keep if not 0 <= i < len(old.blocks)):
         raise PatchScalerError(f"--keep {missing[0]}: Patch-DiT has the blocks 0 to {len(old.blocks) - 1}")
-    config = dataclasses.replace(old.config, depth=len(keep), bits=transformer_bits or old.config.bits)
+    config = dataclasses.replace(old.config, depth=len(keep))
     drawer = _drawn_by(model, esrgan, drawer_blocks, more, bits)
     size = model.config.groups.latent_patch_size
     new, shorter = PatchDiT(config, model.channels, size), TextureEncoder(config, model.channels, size)
