@@ -57,11 +57,29 @@ def test_eight_bits_have_a_factor_for_each_output_and_eight_inputs(tmp_path):
     assert torch.equal(source[3].weight.half().float(), target[3].weight)
     largest = source[0].weight.abs().reshape(4, 2, -1).amax(2)
     error = (source[0].weight - target[0].weight).abs().reshape(4, 2, -1).amax(2)
-    assert (error <= largest / 127 * 0.51).all() and error.all()
+    assert (error <= largest / 127 * 1.01).all() and error.all()
     assert not target[2].weight.any()
     save_module(tmp_path / "full.safetensors", source, {}, half=False)
     load_module(tmp_path / "full.safetensors", target)
     assert torch.equal(source[0].weight, target[0].weight)
+
+
+def test_eight_bits_keep_steps_smaller_than_their_own(tmp_path):
+    """Training that goes on from a file in eight bits moves most weights by less than half of a step."""
+    module = nn.Conv2d(64, 64, 3)
+    module.storage_bits = 8
+    save_module(tmp_path / "before.safetensors", module, {})
+    load_module(tmp_path / "before.safetensors", module)
+    save_module(tmp_path / "again.safetensors", module, {})
+    assert file_hash(tmp_path / "again.safetensors") == file_hash(tmp_path / "before.safetensors")
+    before = module.weight.detach().clone()
+    moved = 0.2 * before.abs().reshape(64, 8, -1).amax(2).div(127).repeat_interleave(8, 1)[..., None, None]
+    with torch.no_grad():
+        module.weight += moved
+    save_module(tmp_path / "after.safetensors", module, {})
+    load_module(tmp_path / "after.safetensors", module)
+    kept = ((module.weight.detach() - before) * moved).sum() / (moved * moved.expand_as(before)).sum()
+    assert abs(float(kept) - 1) < 0.05  # to the nearest: 0
 
 
 def test_eight_bits_without_their_factors_are_refused(tmp_path):

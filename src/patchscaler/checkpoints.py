@@ -55,8 +55,10 @@ def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Floating-point weights of a multiple of `SHARED` inputs as int8, and beside them factors for so many each.
 
     Others stay: one factor for all inputs drowns the small weights of a first convolution that reads several pictures.
+    Rounded up as often as a weight lies nearer to what is above: to the nearest, training that began from such a file
+    and moved each weight by less than half a step would be undone. What was read from a file is written as it was.
     """
-    small = {}
+    small, generator = {}, torch.Generator().manual_seed(0)
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.shape[1] % SHARED:
             small[name] = tensor
@@ -65,7 +67,10 @@ def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
         rows = tensor.float().reshape(out, inputs // SHARED, -1)  # (out, G, the rest)
         # The factor is rounded before it divides, and never to zero, so that what is read is what was meant.
         scale = (rows.abs().amax(2) / 127).half().clamp(min=2.0**-24)
-        small[name] = (rows / scale.float()[..., None]).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
+        steps = rows / scale.float()[..., None]
+        dither = torch.rand(rows.shape, generator=generator).sub(0.5).mul(0.998)  # never a whole half
+        dither[steps.abs() > 126.5] = 0  # the largest, which the factor is read from
+        small[name] = (steps + dither).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
         small[name + SCALE] = scale
     return small
 
