@@ -14,7 +14,7 @@ from patchscaler.cost.measure import measure_picture, shares_of_peak
 from patchscaler.dials import speed
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.redo import Made, redo
-from patchscaler.drawing import CONTEXT, drawn_parts, latents_drawn, looked_at, sampled_share, tiles_of
+from patchscaler.drawing import CONTEXT, draw, drawn_parts, latents_drawn, looked_at, sampled_share, tiles_of
 from patchscaler.enlarge import enlarge
 from patchscaler.models.drawer import Drawer
 from patchscaler.patches import blended, make_grid
@@ -55,7 +55,7 @@ def test_the_drawer_sees_pixels_as_the_autoencoder_decodes_them(drawing):
     says = drawing.networks["drawer"] = Says()
     latents, coarse = torch.randn(2, 8, 4, 5)
     small = torch.rand(3, 8, 10)
-    added = drawing.draw(latents, coarse, small)
+    added = draw(drawing, latents, coarse, small)
     pixels, shown = says.shown[0]
     assert torch.allclose(pixels[0, :3], drawing.autoencoder.decode(latents[None])[0], atol=1e-5)
     assert torch.allclose(pixels[0, 3:], drawing.autoencoder.decode(coarse[None])[0], atol=1e-5)
@@ -194,15 +194,15 @@ def test_a_killed_run_goes_on_with_the_tiles_it_had_drawn(drawing, tmp_path, mon
     call()
     whole = np.asarray(Image.open(tmp_path / "out.png"), int)
     (tmp_path / "out.png").unlink()
-    drawn, draw = [], type(drawing).draw
+    drawn = []
 
-    def killed(self, *arguments):
+    def killed(*arguments):
         drawn.append(1)
         if len(drawn) == 3:
             raise KeyboardInterrupt
-        return draw(self, *arguments)
+        return draw(*arguments)
 
-    monkeypatch.setattr(type(drawing), "draw", killed)
+    monkeypatch.setattr("patchscaler.drawing.draw", killed)
     with pytest.raises(KeyboardInterrupt):
         call()
     call()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from patchscaler.batches import patches_within
 from patchscaler.config import GRMConfig, GroupConfig, preset
 from patchscaler.errors import PatchScalerError
 from patchscaler.model_folder import build_networks
@@ -230,7 +231,7 @@ def test_batches_of_nothing(tiny, picture, max_patches):
 def test_batches_follow_the_memory_limit(tiny, picture, monkeypatch):
     expected, real, rows = tiny.upscale(picture(64, 64)), tiny.patch_dit.forward, []
     monkeypatch.setattr(tiny.patch_dit, "forward", lambda x, *args: rows.append(len(x)) or real(x, *args))
-    numbers = [tiny.patches_within(mebibytes) for mebibytes in (0, 1, 10, 20, 512)]
+    numbers = [patches_within(tiny, mebibytes) for mebibytes in (0, 1, 10, 20, 512)]
     assert numbers[0] == 1 and numbers == sorted(numbers)
     assert numbers[3] == pytest.approx(2 * numbers[2], abs=1)
     assert difference(tiny.upscale(picture(64, 64), memory_limit=0).image, expected.image) <= 1

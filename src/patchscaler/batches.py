@@ -1,9 +1,14 @@
 """The patches of one or several pictures in batches: which go together, what they are cut from, where they go."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from patchscaler.jobs import Job
+
+if TYPE_CHECKING:
+    from patchscaler.pipeline import PatchScaler
 
 
 class Batches:
@@ -61,3 +66,14 @@ class Batches:
         for patch, entry, (job, i, row, column) in zip(patches, entries, (self.places[i] for i in batch), strict=True):
             job.textures[i] = entry.numpy()
             job.canvas.add(patch, row, column)
+
+
+def patches_within(scaler: "PatchScaler", mebibytes: float) -> int:
+    """How many patches a batch should have: an estimate of Patch-DiT's and the prompt's memory, from above."""
+    c, k = scaler.config.patch_dit, scaler.config.texture.top_k
+    latents = scaler.autoencoder.channels * scaler.config.groups.latent_patch_size**2
+    tokens = (scaler.config.groups.latent_patch_size // c.patch_size) ** 2
+    context = k * (scaler.config.groups.latent_patch_size // c.context_patch_size) ** 2
+    floats = (12 + 2 * k) * latents + tokens * c.hidden_size * (8 + 3 * c.mlp_ratio)
+    floats += context * (c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size))
+    return max(1, int(mebibytes * 2**20 / (4 * floats)))

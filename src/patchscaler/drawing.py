@@ -5,13 +5,19 @@ on nothing else, so that windows, a part made anew and other machines draw the s
 Letters: C channels, H, W latents of the whole picture, M patches, h, w latents of a part.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from patchscaler.patches import PatchGrid, blend_window, meeting
+from patchscaler.patches import Canvas, PatchGrid, blend_window, meeting
+from patchscaler.pictures.planes import reflect_pad
 from patchscaler.streaming.windows import Span, Window, cut_windows
+
+if TYPE_CHECKING:
+    from patchscaler.jobs import Job
+    from patchscaler.pipeline import PatchScaler
 
 TILE = 64  # latents of a tile's side
 # Latents read around it. With ten blocks and 6 a cut on 4 Kodak pictures differs from the whole by 35 grey levels at
@@ -21,6 +27,58 @@ CUT = 4  # latents between the places where a tile may be cut into parts
 PER_STEP = 16  # latents that are drawn in about the time of a patch-step, for the progress bar
 
 Drawn = tuple[Window, Tensor]  # a part, and the share of sampled patches over its core, (h, w)
+
+
+def drawn(scaler: "PatchScaler", job: "Job", count: Callable[[int], None]) -> Tensor:
+    """-> fused latents (C, H, W), drawn anew where patches were sampled."""
+    assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
+    latents = job.canvas.fused()
+    if scaler.drawer is None:
+        return latents
+    lr = reflect_pad(job.planes.rgb, *scaler.padded_size(*job.size))
+    parts = list(drawn_parts(job.steps > 0, job.grid))
+    return draw_parts(scaler, latents, job.coarse, lr, parts, count=count)
+
+
+def draw_parts(
+    scaler: "PatchScaler", latents: Tensor, coarse: Tensor, lr: Tensor, parts: Sequence[Drawn],
+    origin: tuple[int, int] = (0, 0), count: Callable[[int], None] = lambda evaluated: None,
+) -> Tensor:  # fmt: skip
+    """Fused and coarse latents (C, H, W) of an area, its small picture (3, sH, sW) -> with these parts drawn.
+
+    origin: of the area in the picture, (row, column) in latents.
+    """
+    out = latents.clone()
+    for part, share in parts:
+        sides = zip((part.rows, part.columns), origin, strict=True)
+        (y, rows), (x, columns) = ((slice(s.start - o, s.stop - o), slice(s.low - o, s.high - o)) for s, o in sides)
+        small = lr[:, scaler.step * rows.start : scaler.step * rows.stop]
+        small = small[:, :, scaler.step * columns.start : scaler.step * columns.stop]
+        added = draw(scaler, latents[:, rows, columns], coarse[:, rows, columns], small)
+        out[:, y, x] += share.to(added) * added[:, part.rows.core, part.columns.core]
+        count(patch_steps(part))
+    return out
+
+
+def drawing_steps(scaler: "PatchScaler", jobs: list["Job"]) -> int:
+    """The time that drawing these pictures takes, in patch-steps."""
+    if scaler.drawer is None:
+        return 0
+    parts = (part for job in jobs for part, _ in drawn_parts(job.steps > 0, job.grid))
+    return sum(patch_steps(part) for part in parts)
+
+
+def draw(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
+    """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""
+    assert scaler.drawer is not None
+    pixels = scaler.autoencoder.decode(torch.stack([latents, coarse]))  # (2, 3, fh, fw)
+    pixels = pixels.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)  # (1, 6, fh, fw)
+    with scaler.autocast():
+        picture = scaler.drawer.draw(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
+    return scaler.autoencoder.encode(picture.float())[0] - coarse
+
+
+# --- which parts ----------------------------------------------------------------------------------
 
 
 def tiles_of(height: int, width: int) -> list[Window]:

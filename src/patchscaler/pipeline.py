@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patchscaler.assignment import assign
-from patchscaler.batches import Batches
+from patchscaler.batches import Batches, patches_within
 from patchscaler.checkpoints import file_hash, load_module
 from patchscaler.checksums import check_sums
 from patchscaler.config import GroupConfig, ModelConfig
@@ -24,7 +24,7 @@ from patchscaler.dials.budget import Budget, parse_budget
 from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
 from patchscaler.dials.invention import cell_moments
 from patchscaler.diffusion import Diffusion
-from patchscaler.drawing import Drawn, drawn_parts, patch_steps
+from patchscaler.drawing import drawing_steps, drawn
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import sample_groups
 from patchscaler.grouping import check_groups, patch_confidence
@@ -62,9 +62,7 @@ class PatchScaler:
     ):  # fmt: skip
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
-        self.engine = (
-            "torch"  # `torch int8` where the drawer computes in bytes, or what `onnx.engine.use_engine` put there
-        )
+        self.engine = "torch"  # `torch int8` where the drawer computes in bytes, or `onnx.engine.use_engine`'s
         for network in networks.values():
             network.to(self.device).eval().requires_grad_(False)
         for name in ("grm", "drawer"):
@@ -177,7 +175,7 @@ class PatchScaler:
             size = self.config.groups.latent_patch_size
             raise PatchScalerError(f"patches of {config.latent_patch_size} latents: this model was trained for {size}")
         if max_patches is None:
-            max_patches = self.patches_within(memory_limit)
+            max_patches = patches_within(self, memory_limit)
         if max_patches < 1:
             raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
         return Options(
@@ -193,9 +191,9 @@ class PatchScaler:
         clock.lap("coarse")
         for job in jobs:
             assign(self, job, options, spent=clock.seconds["coarse"] / len(jobs))
-        count = Counter(jobs, options.progress, self.drawing_steps(jobs) if options.progress else 0)
+        count = Counter(jobs, options.progress, drawing_steps(self, jobs) if options.progress else 0)
         self.sample(jobs, options, clock, count)
-        fused = [self.drawn(job, count) for job in jobs]
+        fused = [drawn(self, job, count) for job in jobs]
         if self.drawer:
             clock.lap("drawing")
         results = [self._result(job, latents, options) for job, latents in zip(jobs, fused, strict=True)]
@@ -286,51 +284,6 @@ class PatchScaler:
         clock.lap("sampling")
         return y_0, entries
 
-    def drawn(self, job: Job, count: Callable[[int], None]) -> Tensor:
-        """-> fused latents (C, H, W), drawn anew where patches were sampled."""
-        assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
-        latents = job.canvas.fused()
-        if self.drawer is None:
-            return latents
-        lr = reflect_pad(job.planes.rgb, *self.padded_size(*job.size))
-        parts = list(drawn_parts(job.steps > 0, job.grid))
-        return self.draw_parts(latents, job.coarse, lr, parts, count=count)
-
-    def draw_parts(
-        self, latents: Tensor, coarse: Tensor, lr: Tensor, parts: Sequence[Drawn], origin: tuple[int, int] = (0, 0),
-        count: Callable[[int], None] = lambda evaluated: None,
-    ) -> Tensor:  # fmt: skip
-        """Fused and coarse latents (C, H, W) of an area, its small picture (3, sH, sW) -> with these parts drawn.
-
-        origin: of the area in the picture, (row, column) in latents.
-        """
-        out = latents.clone()
-        for part, share in parts:
-            sides = zip((part.rows, part.columns), origin, strict=True)
-            (y, rows), (x, columns) = ((slice(s.start - o, s.stop - o), slice(s.low - o, s.high - o)) for s, o in sides)
-            small = lr[:, self.step * rows.start : self.step * rows.stop]
-            small = small[:, :, self.step * columns.start : self.step * columns.stop]
-            added = self.draw(latents[:, rows, columns], coarse[:, rows, columns], small)
-            out[:, y, x] += share.to(added) * added[:, part.rows.core, part.columns.core]
-            count(patch_steps(part))
-        return out
-
-    def drawing_steps(self, jobs: list[Job]) -> int:
-        """The time that drawing these pictures takes, in patch-steps."""
-        if self.drawer is None:
-            return 0
-        parts = (part for job in jobs for part, _ in drawn_parts(job.steps > 0, job.grid))
-        return sum(patch_steps(part) for part in parts)
-
-    def draw(self, latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
-        """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""
-        assert self.drawer is not None
-        pixels = self.autoencoder.decode(torch.stack([latents, coarse]))  # (2, 3, fh, fw)
-        pixels = pixels.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)  # (1, 6, fh, fw)
-        with self.autocast():
-            drawn = self.drawer.draw(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
-        return self.autoencoder.encode(drawn.float())[0] - coarse
-
     def _result(self, job: Job, latents: Tensor, options: Options) -> Result:
         """Fused latents (C, H, W) -> picture."""
         assert isinstance(job.coarse, Tensor)
@@ -380,16 +333,6 @@ class PatchScaler:
         with self.autocast():
             context = self.texture_encoder(values, scores)  # (N, M, D)
             return self.patch_dit.prepare(context), entries.cpu()
-
-    def patches_within(self, mebibytes: float) -> int:
-        """How many patches a batch should have: an estimate of Patch-DiT's and the prompt's memory, from above."""
-        c, k = self.config.patch_dit, self.config.texture.top_k
-        latents = self.autoencoder.channels * self.config.groups.latent_patch_size**2
-        tokens = (self.config.groups.latent_patch_size // c.patch_size) ** 2
-        context = k * (self.config.groups.latent_patch_size // c.context_patch_size) ** 2
-        floats = (12 + 2 * k) * latents + tokens * c.hidden_size * (8 + 3 * c.mlp_ratio)
-        floats += context * (c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size))
-        return max(1, int(mebibytes * 2**20 / (4 * floats)))
 
     def denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Patch-DiT as `sample_groups` calls it: (x_t, t, rows of y_0) -> x_0."""

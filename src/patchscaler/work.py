@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from patchscaler import drawing
 from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
 from patchscaler.enlarge import Enlarged, enlarge
@@ -49,8 +50,8 @@ def sample(
 
 
 def draw(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
-    """Of a tile: see `PatchScaler.draw`."""
-    added = scaler.draw(latents.to(scaler.device), coarse.to(scaler.device), small.to(scaler.device))
+    """Of a tile: see `drawing.draw`."""
+    added = drawing.draw(scaler, latents.to(scaler.device), coarse.to(scaler.device), small.to(scaler.device))
     return added.cpu()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from patchscaler.config import GROUP_NAMES
+from patchscaler.drawing import draw
 from patchscaler.pipeline import PatchScaler
 
 
@@ -79,5 +80,5 @@ def network_flops(model: PatchScaler, height: int, width: int, prompt: bool = Tr
         side = 32
         part = torch.zeros(model.autoencoder.channels, side, side, device=model.device)
         small = torch.zeros(3, side * model.step, side * model.step, device=model.device)
-        drawing = count_flops(lambda: model.draw(part, part, small)) // side**2
+        drawing = count_flops(lambda: draw(model, part, part, small)) // side**2
     return NetworkFlops(coarse, decode, texture, evaluation, drawing)

@@ -15,7 +15,7 @@ import torch
 from patchscaler.config import GroupConfig
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.invention import cell_moments
-from patchscaler.drawing import drawn_parts, patch_steps, tiles_of
+from patchscaler.drawing import draw_parts, drawn_parts, patch_steps, tiles_of
 from patchscaler.errors import PatchScalerError
 from patchscaler.group_sampling import steps_of
 from patchscaler.grouping import patch_confidence
@@ -109,7 +109,7 @@ def _redo_box(
     if scaler.drawer:
         (top, bottom), (left, right) = area
         lr = reflect_pad(planes.rgb, *padded)[:, step * top : step * bottom, step * left : step * right]
-        latents = scaler.draw_parts(latents, job.coarse, lr, parts, (top, left), count)
+        latents = draw_parts(scaler, latents, job.coarse, lr, parts, (top, left), count)
     y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(around, area, strict=True))
     rows, columns = (slice(step * a, min(step * b, n)) for (a, b), n in zip(around, (h, w), strict=True))
     image, plain = scaler.picture(

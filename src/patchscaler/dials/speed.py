@@ -11,7 +11,7 @@ from torch import Tensor
 from patchscaler.assignment import assign
 from patchscaler.devices import synchronise
 from patchscaler.dials.budget import hardest_first, spend
-from patchscaler.drawing import latents_drawn
+from patchscaler.drawing import draw, latents_drawn
 from patchscaler.group_sampling import steps_of
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture
 from patchscaler.streaming.cost import Cost, cost_of, in_memory_bytes
@@ -65,7 +65,7 @@ def seconds_per_drawn(scaler: "PatchScaler", job: Job, side: int = 32) -> float:
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        scaler.draw(corner, corner, small)
+        draw(scaler, corner, corner, small)
         synchronise(scaler.device)
         seconds = time.perf_counter() - began
     return seconds / (h * w)

@@ -7,6 +7,7 @@ Diffusion's.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.hub import is_offline
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Interface. `channels`, `factor`: a (B, 3, H, W) picture has (B, channels, H/factor, W/factor) latents.
 
     reach: latents on either side that a window has to read more to be decoded; where `exact`, its core is
@@ -31,13 +32,13 @@ class Autoencoder(nn.Module):
     reach: int
     exact: bool
 
+    @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], sides multiples of `factor` -> (B, C, H/f, W/f), about unit variance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped."""
-        raise NotImplementedError
 
 
 class PCAAutoencoder(Autoencoder):

@@ -5,6 +5,8 @@ picture. `PixelGRM` does the same job on the pixels of the LR picture, a sixteen
 enlarged picture is then encoded. Both end in two branches: coarse result and confidence.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -43,7 +45,7 @@ def bounded_confidence(logits: Tensor, floor: float) -> Tensor:
     return floor + (1 - floor) * torch.sigmoid(logits)
 
 
-class GRM(nn.Module):
+class GRM(nn.Module, ABC):
     """Interface: `forward(lr, autoencoder)`, so that both kinds serve the same pipeline.
 
     A large picture is restored in windows (`streaming/windows.py`) that start at multiples of `multiple` and read
@@ -54,9 +56,9 @@ class GRM(nn.Module):
     multiple: int
     exact: bool
 
+    @abstractmethod
     def forward(self, lr: Tensor, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
         """lr: (B, 3, h, w) in [-1, 1], even sides >= 32 -> y_0 (B, C, 4h/f, 4w/f), confidence (B, 1, ...)."""
-        raise NotImplementedError
 
 
 class UNetGRM(GRM):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.config import GroupConfig
-from patchscaler.drawing import drawn_parts
+from patchscaler.drawing import draw, draw_parts, drawn_parts
 from patchscaler.group_sampling import sample_groups, steps_of
 from patchscaler.grouping import assign_groups, check_groups, patch_confidence
 from patchscaler.models.patch_dit import Prompt
@@ -97,7 +97,7 @@ def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image
     latents = merge(patches, restored.grid)
     if model.drawer:
         parts = list(drawn_parts(steps_of(restored.groups, restored.config) > 0, restored.grid))
-        latents = model.draw_parts(latents, restored.latents, restored.lr, parts)
+        latents = draw_parts(model, latents, restored.latents, restored.lr, parts)
     image = model.decode(latents, restored.size)  # (3, 4h, 4w)
     image = match_colour(image, restored.planes.rgb.to(image), DEFAULT)
     return to_pil(finish(image, restored.planes))
@@ -113,7 +113,7 @@ def draw_patches(model: PatchScaler, restored: Restored, index: Tensor, patches:
     for patch, i in zip(patches, index.tolist(), strict=True):
         (y, x), y_0 = corners[i], restored.coarse[i]
         small = restored.lr[:, s * y : s * (y + v), s * x : s * (x + v)]
-        out.append(patch + model.draw(patch, y_0, small))
+        out.append(patch + draw(model, patch, y_0, small))
     return torch.stack(out)
 
 

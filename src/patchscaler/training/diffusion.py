@@ -1,5 +1,6 @@
 """Stage 3: Patch-DiT with its texture encoder by Eq. 8, everything before them frozen."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.loop import Batch
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module, ABC):
     """What is trained together: Patch-DiT and the similarity-aware texture encoder."""
 
     def __init__(self, patch_dit: PatchDiT, texture_encoder: TextureEncoder):
@@ -32,8 +33,8 @@ class Denoiser(nn.Module):
             return None
         return self.patch_dit.prepare(self.texture_encoder(batch["values"], batch["scores"]))
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]: ...
 
 
 class DiffusionTrainer(Denoiser):
