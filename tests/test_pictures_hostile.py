@@ -1,6 +1,7 @@
 """Files that lie, bite or vanish: one clear line each, nothing lost, nothing left behind."""
 
 import os
+import resource
 import struct
 import zlib
 
@@ -10,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from patchscaler.cli import main
 from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.deep import vips_errors
 from patchscaler.pictures.jxl import jxl_size
 from patchscaler.pictures.metadata import MAX_BLOCK
 from patchscaler.pictures.reading import load_picture
@@ -216,3 +218,27 @@ def test_a_full_disk_leaves_what_was_there(model, picture, tmp_path, monkeypatch
     assert "a_x4.png: cannot be written (No space left on device)" in capsys.readouterr().err
     assert (tmp_path / "a_x4.png").read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a_x4.png"]
+
+
+def test_libvips_on_a_full_disk_ends_in_one_line(tmp_path):
+    pytest.importorskip("pyvips")
+    path, noise = tmp_path / "a.avif", np.random.default_rng(0).integers(0, 65536, (64, 64, 3), np.uint16)
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as a full disk does it: no file takes more
+    try:
+        with pytest.raises(PatchScalerError) as caught:
+            save_picture(noise, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value) == f"{path}: cannot be written (File too large)"
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_of_libvips_and_of_others(tmp_path):
+    pyvips = pytest.importorskip("pyvips")
+    path = tmp_path / "a.tif"
+    with pytest.raises(PatchScalerError, match=r"a\.tif: cannot be written \(no room no memory\)$"), vips_errors(path):
+        raise pyvips.Error("no room\n", "no memory\n")
+    with pytest.raises(ValueError, match="another"), vips_errors(path):
+        raise ValueError("another")

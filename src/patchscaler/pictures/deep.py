@@ -1,6 +1,10 @@
 """More than 8 bits a channel. Pillow holds them in grey only: colours are read by libvips (or pillow-heif)."""
 
 import io
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +21,20 @@ def import_vips(what: str) -> ModuleType:
     except (ImportError, OSError) as error:  # OSError: the binding is there, the library is not
         raise PatchScalerError(f"{what} needs pyvips: pip install 'patchscaler[formats]'") from error
     return pyvips
+
+
+@contextmanager
+def vips_errors(path: Path) -> Iterator[None]:
+    """What libvips raises while `path` is written (a full disk, say) ends as a PatchScalerError that names it."""
+    try:
+        yield
+    except Exception as error:
+        vips = sys.modules.get("pyvips")  # nothing of libvips' comes from a process without it
+        if vips is None or not isinstance(error, vips.Error):
+            raise
+        told = re.search(r"system error: (.+)", str(error))  # libvips says it thrice, and names temporary files
+        reason = told[1] if told else " ".join(str(error).split())[:200]
+        raise PatchScalerError(f"{path}: cannot be written ({reason})") from error
 
 
 def import_heif(what: str) -> ModuleType:

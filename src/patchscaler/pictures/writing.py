@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, features
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.deep import import_heif
+from patchscaler.pictures.deep import import_heif, vips_errors
 from patchscaler.pictures.deep_writing import save_deep
 from patchscaler.pictures.exif import without_orientation
 from patchscaler.pictures.icc import colour_space
@@ -182,7 +182,7 @@ def save_picture(
         notes.append(f"{kind} holds 8 bits a channel; 16 came in")
         array = np.asarray(to_pil(array))
         array = array[..., None] if array.ndim == 2 else array
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, vips_errors(path):
         if kind == "TIFF" and array.dtype == np.uint16 and channels == 2:  # which Pillow, for one, cannot read
             array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], -1)
         options = save_options(kind, array.shape, data, quality, lossless)
