@@ -2,21 +2,24 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from common import left, read
-from PIL import Image
+from PIL import Image, ImageCms
 
 from patchscaler.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.large_writing import check_large, save_large
 from patchscaler.pictures.metadata import Metadata
+from patchscaler.pictures.writing import save_picture
 from patchscaler.streaming import cost, files
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.files import FileOptions, upscale_file
@@ -43,24 +46,36 @@ def test_files_from_disk_hold_the_pixels(tmp_path, suffix, channels):
     assert left(tmp_path) == [f"o{suffix}", "pixels"]
 
 
-def test_large_jpegs_and_pyramids(tmp_path, picture, monkeypatch):
-    pytest.importorskip("pyvips")
-    from patchscaler.pictures import large_writing
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("quality", [95, 80])  # colours at full and at half of the sides
+def test_jpegs_by_strips_are_the_jpeg_made_at_once(tmp_path, picture, monkeypatch, channels, quality):
+    from patchscaler.pictures import jpeg_writing
 
+    array = np.asarray(picture(333, 521))[..., :channels]
+    data = Metadata((521, 333), xmp=b"<x:xmpmeta/>", dpi=(300, 300), comment=b"hm")
+    data = replace(data, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    save_picture(array, tmp_path / "whole.jpg", data, quality)
+    monkeypatch.setattr(jpeg_writing, "STRIP", 1)  # one row of blocks: 21 or more strips, so the eight marks recur
+    save_large(on_disk(tmp_path, array), tmp_path / "strips.jpg", data, quality)
+    whole, strips = (Image.open(tmp_path / f"{name}.jpg") for name in ("whole", "strips"))
+    for key in ("xmp", "dpi", "comment", "icc_profile"):
+        assert strips.info[key] == whole.info[key]
+    assert np.array_equal(np.asarray(strips), np.asarray(whole))
+    marks = re.findall(rb"\xff([\xd0-\xd7])", (tmp_path / "strips.jpg").read_bytes())
+    assert [m[0] - 0xD0 for m in marks[-10:]] == [n % 8 for n in range(len(marks) - 10, len(marks))]
+
+
+def test_jpegs_of_more_than_a_strip(tmp_path):
+    array = np.broadcast_to(np.arange(3000, dtype=np.uint16).astype(np.uint8)[:, None, None], (3000, 2500, 3))
+    save_large(on_disk(tmp_path, array), tmp_path / "o.jpg", quality=95)
+    found = np.asarray(Image.open(tmp_path / "o.jpg")).astype(int)
+    assert found.shape == array.shape and np.abs(found - array).max() <= 40 and np.abs(found - array).mean() < 2
+
+
+def test_pyramids(tmp_path, picture):
+    pytest.importorskip("pyvips")
     array = np.asarray(picture(300, 520))
-    stored, metadata = (
-        on_disk(tmp_path, array),
-        Metadata((520, 300), xmp=b"<x:xmpmeta/>", dpi=(300, 300), comment=b"hm"),
-    )
-    save_large(stored, tmp_path / "small.jpg", metadata)
-    monkeypatch.setattr(large_writing, "MAX_IN_MEMORY", 0)
-    save_large(stored, tmp_path / "large.jpg", metadata)
-    small, large = (Image.open(tmp_path / f"{name}.jpg") for name in ("small", "large"))
-    for key in ("xmp", "dpi", "comment"):
-        assert large.info[key] == small.info[key]
-    # Two encoders of one quality.
-    assert np.abs(np.asarray(large).astype(int) - np.asarray(small)).mean() < 1
-    save_large(stored, tmp_path / "p.tif", metadata, pyramid=True)
+    save_large(on_disk(tmp_path, array), tmp_path / "p.tif", Metadata((520, 300), dpi=(300, 300)), pyramid=True)
     pyramid = Image.open(tmp_path / "p.tif")
     assert np.array_equal(np.asarray(pyramid), array)
     assert pyramid.tag_v2[322] == 256 and pyramid.n_frames == 3 and pyramid.info["dpi"] == pytest.approx((300, 300))
@@ -73,7 +88,8 @@ def test_formats_that_cannot_hold_it(tmp_path):
         check_large(tmp_path / "a.png", 1, pyramid=True)
     with pytest.raises(PatchScalerError, match=r"WEBP wants all of 3.0 GB of pixels in memory at once"):
         check_large(tmp_path / "a.webp", 3_000_000_000)
-    check_large(tmp_path / "a.png", 3_000_000_000)
+    for name in ("a.png", "a.tif", "a.jpg"):
+        check_large(tmp_path / name, 3_000_000_000)
 
 
 # --- checks before the first step -----------------------------------------------------------------
@@ -309,6 +325,7 @@ def test_work_is_recorded_after_it_is_written(tmp_path):
 SCRIPT = """
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file

@@ -1,20 +1,18 @@
 """Pictures that lie on disk -> files, in memory that does not grow with them.
 
-PNG and TIFF are written by rows here; JPEG and pyramids by libvips, which reads the pixels where they lie.
+PNG, TIFF and JPEG are written by rows; pyramids by libvips, which reads the pixels where they lie.
 All other formats have encoders that want the whole picture at once.
 """
 
-import shutil
-import struct
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import import_vips
 from patchscaler.pictures.deep_writing import save_deep
+from patchscaler.pictures.jpeg_writing import write_jpeg
 from patchscaler.pictures.metadata import Metadata
 from patchscaler.pictures.writing import (
     check_alpha,
@@ -27,7 +25,7 @@ from patchscaler.pictures.writing import (
     save_picture,
 )  # fmt: skip
 
-BY_ROWS = ("PNG", "TIFF")
+BY_ROWS = ("PNG", "TIFF", "JPEG")
 MAX_IN_MEMORY = 400_000_000  # bytes of pixels that are handed to an encoder at once
 
 
@@ -47,9 +45,9 @@ def check_large(path: Path, nbytes: int, pyramid: bool = False) -> None:
     kind = format_of(path)
     if pyramid and kind != "TIFF":
         raise PatchScalerError(f"{path}: pyramids are written as .tif")
-    if pyramid or (kind == "JPEG" and nbytes > MAX_IN_MEMORY):
-        import_vips(f"{path}: a pyramid" if pyramid else f"{path}: a JPEG of this size")
-    elif kind not in (*BY_ROWS, "JPEG") and nbytes > MAX_IN_MEMORY:
+    if pyramid:
+        import_vips(f"{path}: a pyramid")
+    elif kind not in BY_ROWS and nbytes > MAX_IN_MEMORY:
         raise PatchScalerError(
             f"{path}: {kind} wants all of {nbytes / 1e9:.1f} GB of pixels in memory at once; use .png, .tif or .jpg"
         )
@@ -67,7 +65,7 @@ def save_large(
     check_alpha(path, channels in (2, 4))
     check_quality(path, quality, lossless)
     check_large(path, pixels.nbytes, pyramid)
-    if not pyramid and kind not in BY_ROWS and (kind != "JPEG" or pixels.nbytes <= MAX_IN_MEMORY):
+    if not pyramid and kind not in BY_ROWS:
         return save_picture(pixels[:], path, metadata, quality, lossless)
     notes: list[str] = []
     data = fitting(metadata or Metadata((width, height)), kind, notes).enlarged(width, height)
@@ -76,14 +74,14 @@ def save_large(
         if pyramid:
             _write_pyramid(pixels, temporary, data)
         elif kind == "JPEG":
-            _write_jpeg(pixels, temporary, options)
+            write_jpeg(pixels, temporary, options)
         else:
             save_deep(pixels, temporary, kind, data, options)  # type: ignore[arg-type]
     return notes
 
 
 def _vips_image(pixels: PixelFile) -> Any:
-    vips = import_vips("a picture of this size")
+    vips = import_vips("a pyramid")
     height, width, channels = pixels.shape
     deep = pixels.dtype == np.uint16
     image = vips.Image.rawload(str(pixels.path), width, height, channels, format="ushort" if deep else "uchar")
@@ -102,40 +100,3 @@ def _write_pyramid(pixels: PixelFile, path: Path, data: Metadata) -> None:
         str(path), tile=True, tile_width=256, tile_height=256, pyramid=True, subifd=False, compression="deflate",
         predictor="horizontal", bigtiff=pixels.nbytes > 2e9,
     )  # fmt: skip
-
-
-def _write_jpeg(pixels: PixelFile, path: Path, options: dict[str, Any]) -> None:
-    """Pixels by libvips; before them the segments that Pillow writes for these options."""
-    plain = path.with_name(path.name + ".pixels")
-    sampling = "off" if options.get("subsampling") == "4:4:4" else "on"
-    try:
-        image = _vips_image(pixels)
-        image.jpegsave(str(plain), Q=options.get("quality", 95), strip=True, subsample_mode=sampling)
-        with plain.open("rb") as source, path.open("wb") as target:
-            target.write(_segments(pixels.shape[2], path, options))
-            _skip_segments(source)
-            shutil.copyfileobj(source, target, 1 << 22)
-    finally:
-        plain.unlink(missing_ok=True)
-
-
-def _segments(channels: int, path: Path, options: dict[str, Any]) -> bytes:
-    """Start of image and all APPn and COM segments, of a picture of one pixel."""
-    with path.open("wb") as file:
-        Image.new("L" if channels == 1 else "RGB", (1, 1)).save(file, "JPEG", **options)
-    with path.open("rb") as file:
-        length = _skip_segments(file)
-        file.seek(0)
-        return file.read(length)
-
-
-def _skip_segments(file: Any) -> int:
-    """Move behind the start of image and its APPn and COM segments -> the place."""
-    place = 2
-    while True:
-        file.seek(place)
-        marker, size = struct.unpack(">HH", file.read(4))
-        if not (0xFFE0 <= marker <= 0xFFEF or marker == 0xFFFE):
-            file.seek(place)
-            return place
-        place += 2 + size
