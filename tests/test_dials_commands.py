@@ -146,6 +146,14 @@ def test_dry_run_of_a_size_that_takes_two_passes(upscale, capsys):
     assert made and sum(map(int, made.groups())) == int(bound[1])  # of the last pass
 
 
+def test_a_dry_run_makes_nothing_again(upscale, photo, capsys):
+    assert upscale("-q") == 0
+    before = file_hash(photo.with_name("out.png"))
+    assert upscale("--redo", "0,0,40,40", "--redo-seed", 9, "--group", "hard", "--dry-run") == 1
+    assert "--redo changes an output that is there, --dry-run writes nothing" in capsys.readouterr().err
+    assert file_hash(photo.with_name("out.png")) == before
+
+
 @pytest.mark.parametrize("option", [("--redo", "8,8,9,9", "--group", "hard"), ("--budget", "20s")])
 @pytest.mark.parametrize("window", ["0", "40"])
 def test_what_is_said_of_one_enlargement_is_refused_for_two(upscale, photo, option, window, capsys):

@@ -1,7 +1,10 @@
 """A folder of pictures: what is found, what is done once, what fails alone, and what everybody is told."""
 
+import gc
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +149,8 @@ def test_what_is_done_is_done_once(upscale, source, monkeypatch):
     assert [Path(d["source"]).name for d in upscale("--seed", 5)[1]["done"]] == ["a.png"]
     (out / "-ü b_x4.png").unlink()
     assert [Path(d["source"]).name for d in upscale("--seed", 5)[1]["done"]] == ["-ü b.png"]
+    # What computes, too: the last bits hang on it.
+    assert len(upscale("--seed", 5, "--dtype", "bfloat16")[1]["done"]) == 2
     assert len(upscale("--seed", 5, "--again")[1]["done"]) == 2
 
 
@@ -213,6 +218,47 @@ def test_large_pictures_go_through_windows(upscale, source, monkeypatch):
     assert np.abs(np.asarray(Image.open(source.parent / "out" / "a_x4.png")) - plain).max() <= 1
 
 
+def test_numbers_that_are_none_fail_alone(upscale, source):
+    values = np.full((16, 16), 0.5, np.float32)
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(source / "nan.tif")
+    code, said = upscale()
+    assert code == 1 and len(said["done"]) == 2
+    assert [e["error"] for e in said["failed"] if e["source"].endswith("nan.tif")] == [
+        "the array holds numbers that are none (NaN)"
+    ]
+
+
+def test_what_goes_by_itself_is_read_in_its_turn(upscale, source, monkeypatch):
+    from patchscaler.cli import upscale as command
+    from patchscaler.pictures.reading import Picture
+
+    made, alive = command.upscale_one, []
+
+    def counting(*args: object) -> None:
+        gc.collect()
+        alive.append(sum(type(thing) is Picture for thing in gc.get_objects()))
+        made(*args)
+
+    monkeypatch.setattr(command, "upscale_one", counting)
+    upscale("--report", source.parent / "rep")
+    assert alive == [1, 1]
+
+
+def test_names_that_no_terminal_shows(model, tmp_path, picture):
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in (b"caf\xe9.png", b"n.png"):
+        try:
+            picture(16, 16).save(source / os.fsdecode(name), "PNG")
+        except OSError:
+            pytest.skip("names are Unicode here")
+    command = [sys.executable, "-m", "patchscaler", "upscale", source, "-o", tmp_path / "out", "--model", model]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9_x4.png" in done.stdout and b"n_x4.png" in done.stdout
+
+
 def test_reports_of_a_folder(upscale, source):
     upscale("--recursive", "--report", source.parent / "rep")
     found = [str(p.parent.relative_to(source.parent / "rep")) for p in (source.parent / "rep").rglob("run.json")]
@@ -249,7 +295,10 @@ def test_a_torn_line_is_a_picture_to_make_again(tmp_path):
     assert not Status(tmp_path, "other").is_done(tmp_path / "a.png", "a.png")
     line = (tmp_path / STATUS).read_text()
     (tmp_path / STATUS).write_text(line[: len(line) // 2])
-    assert not Status(tmp_path, "key").is_done(tmp_path / "a.png", "a.png")
+    torn = Status(tmp_path, "key")
+    assert not torn.is_done(tmp_path / "a.png", "a.png")
+    torn.add(tmp_path / "a.png", "a.png", tmp_path / "out.png")
+    assert Status(tmp_path, "key").is_done(tmp_path / "a.png", "a.png")  # not one line with the torn one
     (tmp_path / STATUS).write_bytes(b"\xff\xfe[]\n")
     assert not Status(tmp_path, "key").entries
 

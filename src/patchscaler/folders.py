@@ -93,10 +93,11 @@ class Status:
         self.folder, self.key, self.file = folder, key, folder / STATUS
         self.entries: dict[str, Entry] = {}
         try:
-            lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []
+            text = self.file.read_text("utf-8") if self.file.exists() else ""
         except (OSError, UnicodeDecodeError):
-            lines = []
-        for line in lines:
+            text = ""
+        self.torn = bool(text) and not text.endswith("\n")  # by a kill: the next entry begins a line of its own
+        for line in text.splitlines():
             try:
                 entry = Entry(**json.loads(line))
             except (ValueError, TypeError):
@@ -118,9 +119,10 @@ class Status:
         entry = Entry(name, stat.st_size, stat.st_mtime_ns, self.key, place)
         self.entries[name] = entry
         with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(entry)) + "\n")
+            file.write(("\n" if self.torn else "") + json.dumps(asdict(entry)) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self.torn = False
 
 
 # --- which share a batch --------------------------------------------------------------------------

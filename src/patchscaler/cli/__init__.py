@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import signal
 import sys
 import threading
@@ -17,6 +18,9 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """-> exit code: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted."""
     args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be text that the terminal can show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _terminated_like_interrupted():
             return int(args.function(args) or 0)

@@ -47,6 +47,8 @@ def check_options(args: argparse.Namespace) -> None:
             raise PatchScalerError("--budget sets the thresholds: leave --shares and --thresholds out")
     check_fidelity(args.fidelity)
     changes_of(args)
+    if args.redo and args.dry_run:
+        raise PatchScalerError("--redo changes an output that is there, --dry-run writes nothing: give one of them")
     window_of(args)
     if args.pyramid and args.output and Path(args.output).suffix.lower() not in (".tif", ".tiff", ""):
         raise PatchScalerError(f"{args.output}: pyramids are written as .tif")

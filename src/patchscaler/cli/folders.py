@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,20 @@ def _key(model: Any, options: dict[str, Any], args: argparse.Namespace) -> str:
                                            "no_provenance", "report", "save_difficulty", "save_coarse",
                                            "codec", "crf", "no_audio")}  # fmt: skip
     about = [
-        __version__, options_record(model.options(**options)), weights_of(model), files,
+        __version__, options_record(model.options(**options)), weights_of(model), model.numbers, files,
         [args.scale, args.width, args.height, args.megapixels],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class _Item:
+    """A picture that was checked. What goes by itself is read when its turn comes."""
+
+    path: Path
+    target: Path
+    picture: Any = None
+    planes: Any = None
 
 
 class _FolderRun:
@@ -113,10 +123,10 @@ class _FolderRun:
                 self.taken.add(pictures.real_path(self.out / self.status.entries[name].target))
             else:
                 todo.append(path)
-        later: list[tuple[Path, Any, Path]] = []
+        later: list[tuple[Path, Path]] = []
         self._in_lots(lots(self._opened(todo, inputs)), later)
-        for item in later:
-            self._alone(*item)
+        for path, target in later:
+            self._alone(path, target, inputs)
 
     def _is_done(self, path: Path, name: str) -> bool:
         try:
@@ -124,56 +134,64 @@ class _FolderRun:
         except OSError:  # it vanished, and will be named as a failure
             return False
 
-    def _opened(self, paths: list[Path], inputs: set[Path]) -> Iterator[tuple[int, tuple[Path, Any, Path]]]:
-        """Checked and, where they are to be made in memory, read: (pixels, (source, picture, target))."""
+    def _checked(self, path: Path, inputs: set[Path]) -> tuple[Any, Path]:
+        place = self.out / os.path.relpath(path.parent, self.source)
+        return pictures.checked(path, place, None, inputs, self.taken, self.limit, self.args)
+
+    def _opened(self, paths: list[Path], inputs: set[Path]) -> Iterator[tuple[int, _Item]]:
+        """(pixels, item): checked and, where they share batches, read."""
         from patchscaler.pictures.reading import Picture
 
         for path in paths:
-            place = self.out / os.path.relpath(path.parent, self.source)
             try:
-                picture, target = pictures.checked(path, place, None, inputs, self.taken, self.limit, self.args)
+                picture, target = self._checked(path, inputs)
+                if not isinstance(picture, Picture) or self._by_itself():
+                    yield 1 << 60, _Item(path, target)  # a lot of its own
+                    continue
+                size = picture.width * picture.height
+                if not pictures.is_one_pass(picture, self.model, pictures.wanted(self.args)):
+                    size = 1 << 60
+                item = _Item(path, target, picture, pictures.planes_of(picture, path))
             except (PatchScalerError, OSError, MemoryError) as error:
                 self._failed(path, error)
                 continue
-            alone = not isinstance(picture, Picture) or self._by_itself()
-            wanted = pictures.wanted(self.args)
-            fits = isinstance(picture, Picture) and pictures.is_one_pass(picture, self.model, wanted)
-            size = picture.width * picture.height if fits and not alone else 1 << 60  # a lot of its own
-            yield size, (path, picture, target)
+            yield size, item
 
-    def _in_lots(self, items: Iterator[list[tuple[Path, Any, Path]]], later: list[tuple[Path, Any, Path]]) -> None:
+    def _in_lots(self, items: Iterator[list[_Item]], later: list[tuple[Path, Path]]) -> None:
         """Patches of a lot's pictures share batches; lots may be under way at once. later: what goes by itself."""
         from patchscaler.cli.upscale import write
-        from patchscaler.pictures.reading import Picture
 
-        given: deque[tuple[list[tuple[Path, Any, Path]], Any, float]] = deque()
+        given: deque[tuple[list[_Item], Any, float]] = deque()
 
         def calls() -> Iterator[tuple[Any, ...]]:
             for lot in items:
-                if len(lot) == 1 and (not isinstance(lot[0][1], Picture) or self._by_itself()):
-                    later.append(lot[0])
+                if lot[0].picture is None:
+                    later.append((lot[0].path, lot[0].target))
                     continue
-                bar = StatusLine(lot[0][0].name + (f" and {len(lot) - 1} more" if lot[1:] else ""), self.args.quiet)
+                bar = StatusLine(lot[0].path.name + (f" and {len(lot) - 1} more" if lot[1:] else ""), self.args.quiet)
                 given.append((lot, bar, time.perf_counter()))
                 keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar.patch_steps}
-                yield [picture.planes for _, picture, _ in lot], pictures.wanted(self.args), keywords
+                yield [item.planes for item in lot], pictures.wanted(self.args), keywords
 
         for results in self.args.hands.map("lot", calls()):
             lot, bar, began = given.popleft()
             bar.close()
-            for (path, picture, target), made in zip(lot, results, strict=True):
-                with _Outcome(self, path, target):
+            for item, made in zip(lot, results, strict=True):
+                with _Outcome(self, item.path, item.target):
                     if isinstance(made, PatchScalerError):
                         raise made
-                    write(self.model, picture, made, path, target, self.args, None, began)
+                    write(self.model, item.picture, made, item.path, item.target, self.args, None, began)
 
     def _by_itself(self) -> bool:
         return pictures.alone(self.args) or self.args.tileable
 
-    def _alone(self, path: Path, picture: Any, target: Path) -> None:
+    def _alone(self, path: Path, target: Path, inputs: set[Path]) -> None:
+        """Read only now, so that a folder's pictures are not all in memory before the first is made."""
         from patchscaler.cli.upscale import upscale_one
 
         with _Outcome(self, path, target):
+            self.taken.discard(pictures.real_path(target))  # it was this picture that claimed it
+            picture, target = self._checked(path, inputs)
             report = Path(self.args.report) / os.path.relpath(path, self.source) if self.args.report else None
             upscale_one(self.model, picture, path, target, self.options, self.args, report)
 

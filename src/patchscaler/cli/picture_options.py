@@ -99,6 +99,14 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def planes_of(picture: Any, source: Path) -> Any:
+    """What the pipeline reads of a picture. Raises PatchScalerError naming the file."""
+    try:
+        return picture.planes
+    except PatchScalerError as error:
+        raise PatchScalerError(f"{source}: {error}") from error
+
+
 def checked(
     source: Path, folder: Path | None, file: Path | None, inputs: set[Path], taken: set[Path], limit: int,
     args: argparse.Namespace,

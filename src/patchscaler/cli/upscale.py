@@ -124,12 +124,13 @@ def upscale_one(
     elif picture is None or (args.dry_run and not pictures.is_one_pass(picture, model, wanted)):  # files know passes
         dials.stream(model, source, target, wanted, options, args, report)
     elif args.dry_run:
-        dials.dry_run(model, picture.planes, source, options)
+        dials.dry_run(model, pictures.planes_of(picture, source), source, options)
     else:
+        planes = pictures.planes_of(picture, source)
         line, began = StatusLine(source.name, args.quiet), time.perf_counter()
         keywords = options | {"memory_limit": args.memory_limit, "coarse": args.save_coarse}
         keywords["progress"] = line.patch_steps
-        [made] = args.hands.map("one", [(picture.planes, wanted, args.tileable, keywords)])
+        [made] = args.hands.map("one", [(planes, wanted, args.tileable, keywords)])
         line.close()
         write(model, picture, made, source, target, args, report, began)
 
