@@ -102,9 +102,13 @@ HOSTILE = {
     "flat": make_profile(np.zeros((3, 3)), gamma(2.2)), "gamma 0": make_profile(ADOBE, gamma(0)),
     "tables": make_profile(ADOBE, gamma(2.2), {b"A2B0": b"mft2" + bytes(64)}),
     "other function": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 9, 0)),
+    "slope 0, kind 1": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 1, 0) + fixed(2.2, 0, 0.5)),
+    "slope 0, kind 2": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 2, 0) + fixed(2.2, 0, 0.5, 0.1)),
+    "gamma -1": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 0, 0) + fixed(-1)),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_profiles_that_cannot_be_used_leave_the_numbers_as_they_are(name):
     assert colour_space(HOSTILE[name]) is None

@@ -76,7 +76,7 @@ def colour_space(profile: bytes) -> ColourSpace | None:
                 return None
         else:
             return None
-    except (KeyError, ValueError, struct.error, IndexError, OverflowError, np.linalg.LinAlgError):
+    except (KeyError, ValueError, struct.error, IndexError, ArithmeticError, np.linalg.LinAlgError):
         return None
     srgb = srgb_decode(np.linspace(0, 1, STEPS))
     same_curve = all(np.abs(srgb_encode(c) - srgb_encode(srgb)).max() < 0.002 for c in curves)
@@ -122,7 +122,8 @@ def _curve(tag: memoryview) -> np.ndarray:
             table = np.frombuffer(tag, ">u2", count, 12) / 65535
             y = np.interp(x, np.linspace(0, 1, count), table)
     elif tag[:4] == b"para":
-        y = _parametric(tag, x)
+        with np.errstate(all="ignore"):  # what is not finite is refused below, without numpy's word
+            y = _parametric(tag, x)
     else:
         raise ValueError("not a curve")
     if not np.isfinite(y).all() or (np.diff(y) < 0).any() or y[0] > 0.01 or abs(y[-1] - 1) > 0.01:
