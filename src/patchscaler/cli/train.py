@@ -81,7 +81,7 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--head-only", action="store_true", help="train the confidence head alone")
     p.add_argument("--lr-size", type=int, default=48, help="side of the LR crops")
     p.add_argument("--lam", type=float, default=0.1, help="lambda of Eq. 1")
-    p.add_argument("--eta", type=float, default=0.1, help="eta of Eq. 1: about .7 of the median squared error")
+    p.add_argument("--eta", type=float, default=0.1, help="eta of Eq. 1: about 1.25 of the median squared error")
     p.add_argument("--squared", action="store_true", help="square the L1 term, as Eq. 1 is printed")
 
     p = stage("calibrate", "set the groups' thresholds by quantile on held-out pictures")
