@@ -83,6 +83,30 @@ def test_pyramids(tmp_path, picture):
     assert pyramid.size == (260, 150)
 
 
+def test_a_full_disk_under_a_pyramid(tmp_path, picture):
+    """In a process of its own: the limit on the size of files stays with it."""
+    pytest.importorskip("pyvips")
+    code = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from patchscaler.pictures.large_writing import save_large
+from patchscaler.streaming.disk import DiskArray
+folder = Path(sys.argv[1])
+stored = DiskArray(folder / "pixels", (600, 600, 3), np.dtype(np.uint8))
+stored[:] = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    save_large(stored, folder / "p.tif", pyramid=True)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert f"PatchScalerError {tmp_path / 'p.tif'}: cannot be written (" in done.stdout, done.stderr
+    assert left(tmp_path) == ["pixels"]
+
+
 def test_formats_that_cannot_hold_it(tmp_path):
     with pytest.raises(PatchScalerError, match=r"pyramids are written as \.tif"):
         check_large(tmp_path / "a.png", 1, pyramid=True)

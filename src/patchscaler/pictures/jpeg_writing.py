@@ -25,7 +25,7 @@ def write_jpeg(array: Any, path: Path, options: dict[str, Any]) -> None:
     block = 8 if channels == 1 or options.get("subsampling") == "4:4:4" else 16  # pixels of its side
     across = -(-width // block)
     down = max(1, min(BLOCKS // across, STRIP // (width * channels * block)))  # rows of blocks in a strip
-    plain = {name: options[name] for name in ("quality", "subsampling") if name in options}
+    plain: dict[str, Any] = {name: options[name] for name in ("quality", "subsampling") if name in options}
     with path.open("wb") as file:
         for n, top in enumerate(range(0, height, down * block)):
             strip = np.ascontiguousarray(array[top : top + down * block])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.deep import import_vips
+from patchscaler.pictures.deep import import_vips, vips_errors
 from patchscaler.pictures.deep_writing import save_deep
 from patchscaler.pictures.jpeg_writing import write_jpeg
 from patchscaler.pictures.metadata import Metadata
@@ -72,7 +72,8 @@ def save_large(
     with replacing(path) as temporary:
         options = save_options(kind, pixels.shape, data, quality, lossless)
         if pyramid:
-            _write_pyramid(pixels, temporary, data)
+            with vips_errors(path):
+                _write_pyramid(pixels, temporary, data)
         elif kind == "JPEG":
             write_jpeg(pixels, temporary, options)
         else:
