@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.deep import full_range
 from patchscaler.pictures.icc import ColourSpace, colour_space, profile_kind
 from patchscaler.pictures.sizes import resample
 
@@ -56,17 +57,27 @@ def to_planes(image: Image.Image | np.ndarray | Tensor | Planes) -> Planes:
 
 def _pil_planes(image: Image.Image) -> Planes:
     profile = fitting_profile(image, image.info.get("icc_profile"))
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I"):
+        return array_planes(_grey_levels(image), profile)
+    if image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0
-        if image.mode == "F":  # floats say nothing of their range: 0..1, 0..255 or 0..65535
-            top = next((t for t in (1.0, 255.0) if float(values.max(initial=0)) <= t), top)
+        # floats say nothing of their range: 0..1, 0..255 or 0..65535
+        top = next((t for t in (1.0, 255.0) if float(values.max(initial=0)) <= t), 65535.0)
         return replace(array_planes((values / top).clip(0, 1).astype(np.float32), profile), bits=16)
     if image.mode in ("CMYK", "LAB"):
         image = device_to_srgb(image, image.info.get("icc_profile"))
     grey = _is_grey(image, profile)
     mode = ("LA" if grey else "RGBA") if has_alpha(image) else ("L" if grey else "RGB")
     return array_planes(np.asarray(image.convert(mode)), profile)
+
+
+def _grey_levels(image: Image.Image) -> np.ndarray:
+    """Modes I, I;16, I;16B -> (h, w, 1) uint16, or (h, w, 2) where a level is told to be transparent."""
+    levels = np.asarray(full_range(image, "the picture")).astype(np.uint16)[..., None]
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return levels
+    return np.concatenate([levels, np.where(levels == clear, 0, 65535).astype(np.uint16)], -1)
 
 
 def _is_grey(image: Image.Image, profile: bytes | None) -> bool:

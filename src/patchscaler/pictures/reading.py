@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from patchscaler.errors import PatchScalerError, TooManyPixelsError
-from patchscaler.pictures.deep import depth, import_heif, read_deep
+from patchscaler.pictures.deep import depth, full_range, import_heif, read_deep
 from patchscaler.pictures.jxl import import_jxl, jxl_size
 from patchscaler.pictures.metadata import Metadata, orientation, read_metadata, stored_orientation
 from patchscaler.pictures.planes import (
@@ -21,6 +21,7 @@ from patchscaler.pictures.planes import (
     device_to_srgb,
     fitting_profile,
     has_alpha,
+    to_pil,
     to_planes,
 )
 from patchscaler.pictures.rows import Rows, rows_of, told_of
@@ -83,7 +84,9 @@ def load_picture(
         kind, told = image.format or "", told_of(path, image) if by_rows else image
         turn = orientation(told)
         size = (image.height, image.width) if turn >= 5 else image.size
-        deep, stored = depth(image, _head(path)) if bits != 8 else 8, stored_orientation(told)
+        deep, stored = depth(image, _head(path)), stored_orientation(told)
+        if bits == 8 and "transparency" not in image.info:  # a transparent colour of 16 bits is found among 16 only
+            deep = 8
         metadata, notes = read_metadata(told, size)
         frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1 and kind == "TIFF":
@@ -92,17 +95,19 @@ def load_picture(
         if by_rows and bits != 8 and (rows := rows_of(path, told, deep, max(turn, stored))):
             pixels = rows
         elif deep > 8:
-            pixels = read_deep(path, kind, deep)
+            pixels = read_deep(path, kind, deep, has_alpha(image))
             if kind in ("PNG", "TIFF"):  # the others are turned by their decoders
                 pixels = turn_array(pixels, stored)
             if pixels.shape[1::-1] != size:
                 raise ValueError("two decoders disagree about its size")
+            pixels = to_pil(pixels, metadata.icc_profile) if bits == 8 else pixels
         else:
-            image.load()
-            pixels = upright(image, turn)
+            pixels = upright(_loaded(image, path), turn)
             if image.mode in ("CMYK", "LAB"):
                 pixels = device_to_srgb(pixels, metadata.icc_profile)
-                notes.append(f"{image.mode} becomes RGB (sRGB)")
+        if image.mode in ("CMYK", "LAB"):
+            notes.append(f"{image.mode} becomes RGB (sRGB)")
+            metadata.icc_profile = None  # of whatever kind: the colours are sRGB's now
         metadata.icc_profile = fitting_profile(pixels, metadata.icc_profile)
         bits = bits or (16 if deep > 8 or image.mode[0] in "IF" else 8)
         return Picture(pixels, bits, metadata, "JPEG" if kind == "MPO" else kind, frames, notes)
@@ -111,8 +116,13 @@ def load_picture(
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The same as a Pillow image: 8 bits, and no more of the metadata than Pillow gives."""
     with opened(Path(path), max_pixels) as image:
-        image.load()
-        return upright(image, orientation(image))
+        return upright(_loaded(image, path), orientation(image))
+
+
+def _loaded(image: Image.Image, path: str | Path) -> Image.Image:
+    """Decoded; whole numbers in their full range, which turned copies no longer tell."""
+    image.load()
+    return full_range(image, str(path)) if image.mode.startswith("I") else image
 
 
 @contextmanager

@@ -100,4 +100,4 @@ def _write_chunk(file: io.BytesIO, kind: bytes, data: bytes) -> None:
 
 def _open(path: Path) -> Any:
     vips = import_vips(str(path))
-    return vips.Image.new_from_file(str(path.resolve()), access="sequential", fail_on="truncated")
+    return vips.Image.new_from_file(str(path.resolve()), access="sequential", fail_on="error")
