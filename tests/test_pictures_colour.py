@@ -15,7 +15,7 @@ from patchscaler.pictures.icc import colour_space, profile_kind
 from patchscaler.pictures.metadata import Metadata
 from patchscaler.pictures.planes import array_planes, finish, to_planes
 from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import save_picture
+from patchscaler.pictures.writing import fit_picture, fitting, save_picture
 from patchscaler.pipeline import PatchScaler
 
 ADOBE_RGB, DISPLAY_P3 = make_profile(ADOBE, gamma(563 / 256)), make_profile(P3, SRGB_CURVE)
@@ -135,13 +135,81 @@ def test_profiles_go_through_files(tmp_path, suffix):
 
 
 def test_formats_without_profile_get_srgb(tmp_path):
-    from patchscaler.pictures.writing import fit_picture
-
     save_picture(np.full((8, 8, 3), 64, np.uint8), tmp_path / "a.png", Metadata((8, 8), icc_profile=ADOBE_RGB))
     picture = load_picture(tmp_path / "a.png")
     fit_picture(picture, "JXL")
     assert picture.metadata.icc_profile is None and "without colour profile" in picture.notes[0]
     assert np.asarray(picture.pixels)[0, 0].tolist() == [62, 62, 62]
+
+
+def table_profile() -> bytes:
+    """Of tables (lut8Type): sRGB's corners with red and green exchanged, as CIE Lab of D50."""
+    corners = np.zeros((2, 2, 2, 3), np.uint8)  # of linear colours, the last the fastest
+    for r, g, b in np.ndindex(2, 2, 2):
+        lab = LAB[g, r, b]
+        corners[r, g, b] = round(lab[0] * 2.55), lab[1] + 128, lab[2] + 128
+    ramps = bytes(range(256)) * 3
+    table = b"mft1\0\0\0\0" + bytes((3, 3, 2, 0)) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + ramps + corners.tobytes() + ramps
+    profile = make_profile(ADOBE, gamma(2.2), {b"A2B0": table})
+    return profile[:20] + b"Lab " + profile[24:]
+
+
+LAB = {
+    (0, 0, 0): (0, 0, 0), (1, 0, 0): (54.3, 81, 70), (0, 1, 0): (87.8, -79, 81), (0, 0, 1): (29.6, 68, -112),
+    (1, 1, 0): (97.6, -16, 93), (1, 0, 1): (60.2, 94, -60), (0, 1, 1): (90.7, -51, -15), (1, 1, 1): (100, 0, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JXL"])
+@pytest.mark.parametrize("deep", [np.uint8, np.uint16])
+def test_a_profile_of_tables_is_not_lost_without_a_word(tmp_path, kind, deep):
+    red = np.full((8, 8, 3), [np.iinfo(deep).max, 0, 0], deep)
+    save_picture(red, tmp_path / "a.png", Metadata((8, 8), icc_profile=table_profile()))
+    picture = load_picture(tmp_path / "a.png")
+    fit_picture(picture, kind)
+    assert picture.metadata.icc_profile is None and picture.planes.icc_profile is None and picture.bits == 8
+    assert picture.notes[-1] == f"{kind} is written without colour profile: colours become sRGB's"
+    assert (picture.planes.rgb[:, 0, 0] + 1).mul(127.5).tolist() == pytest.approx([0, 255, 0], abs=12)
+
+
+def test_transparency_goes_around_tables(tmp_path):
+    colours = np.full((8, 8, 4), [255, 0, 0, 100], np.uint8)
+    notes = save_picture(colours, tmp_path / "a.jxl", Metadata((8, 8), icc_profile=table_profile()), lossless=True)
+    assert notes == ["JXL is written without colour profile: colours become sRGB's"]
+    back = load_picture(tmp_path / "a.jxl")
+    assert np.abs(np.asarray(back.pixels)[0, 0].astype(int) - [0, 255, 0, 100]).max() <= 12
+    assert np.asarray(back.pixels)[0, 0, 3] == 100
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".jxl"])
+def test_whatever_is_saved_without_profile_is_in_srgb(tmp_path, suffix):
+    """Saved by itself, too, and not only where it was fitted before it was enlarged."""
+    grey = np.full((8, 8, 3), 64, np.uint8)
+    path = tmp_path / f"a{suffix}"
+    notes = save_picture(grey, path, Metadata((8, 8), icc_profile=ADOBE_RGB), lossless=True)
+    assert notes == [f"{suffix[1:].upper()} is written without colour profile: colours become sRGB's"]
+    assert np.asarray(load_picture(path).pixels)[0, 0].tolist() == [62, 62, 62]
+    assert save_picture(grey, path, Metadata((8, 8), icc_profile=SRGB), lossless=True) == []
+    assert save_picture(grey, path, Metadata((8, 8), icc_profile=make_profile(None, gamma(1.8)))) == []  # not its own
+
+
+def test_a_damaged_profile_is_told_where_it_is_lost(tmp_path):
+    colours = noise((8, 8, 3))
+    broken = Metadata((8, 8), icc_profile=HOSTILE["tables"])
+    save_picture(colours, tmp_path / "a.png", broken)
+    picture = load_picture(tmp_path / "a.png")
+    fit_picture(picture, "BMP")
+    assert picture.notes == ["BMP is written without colour profile: colours may look different"]
+    assert np.array_equal(np.asarray(picture.pixels), colours)
+    assert save_picture(colours, tmp_path / "a.bmp", broken) == picture.notes
+
+
+def test_frames_without_their_profile_are_told_of():
+    notes: list[str] = []
+    fitting(Metadata((8, 8), icc_profile=DISPLAY_P3), "GIF", notes)
+    fitting(Metadata((8, 8), icc_profile=SRGB), "GIF", notes)
+    fitting(Metadata((8, 8), icc_profile=DISPLAY_P3), "WEBP", notes)
+    assert notes == ["GIF is written without colour profile: colours may look different"]
 
 
 def test_cmyk_becomes_rgb(tmp_path):

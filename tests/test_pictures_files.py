@@ -128,6 +128,15 @@ def test_transparency_is_kept(picture, tmp_path, suffix, mode):
     assert np.array_equal(np.asarray(load_image(tmp_path / f"a{suffix}")), np.asarray(image))
 
 
+def test_sixteen_bits_of_grey_are_scaled_not_cut_off(tmp_path):
+    image = Image.fromarray(np.array([[0, 1000, 30_000, 65_535]] * 2, np.uint16))
+    save_image(image, tmp_path / "a.png")
+    assert np.asarray(load_image(tmp_path / "a.png")).tolist() == [[0, 4, 117, 255]] * 2
+    image.info["transparency"] = 1000
+    save_image(image, tmp_path / "b.webp")
+    assert np.asarray(load_image(tmp_path / "b.webp").getchannel("A")).tolist() == [[255, 0, 255, 255]] * 2
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".bmp"])
 def test_transparency_into_a_format_without(picture, tmp_path, suffix, mode):

@@ -60,6 +60,23 @@ def srgb_encode(x: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=8)
 def colour_space(profile: bytes) -> ColourSpace | None:
     """None where the values are sRGB's already, or where the profile is damaged or of another kind."""
+    space = _taken_apart(profile)
+    return None if space is None or _same_as_srgb(space) else space
+
+
+def is_srgb(profile: bytes) -> bool:
+    """False, too, where the profile cannot be taken apart."""
+    space = _taken_apart(profile)
+    return space is not None and _same_as_srgb(space)
+
+
+def _same_as_srgb(space: ColourSpace) -> bool:
+    srgb = srgb_decode(np.linspace(0, 1, STEPS))
+    same_curve = all(np.abs(srgb_encode(c) - srgb_encode(srgb)).max() < 0.002 for c in space.curves)
+    return same_curve and (space.matrix is None or bool(np.abs(space.matrix - np.eye(3)).max() < 0.002))
+
+
+def _taken_apart(profile: bytes) -> ColourSpace | None:
     try:
         tags = _tags(profile)
         if any(name in tags for name in ("A2B0", "A2B1", "D2B0")):
@@ -77,10 +94,6 @@ def colour_space(profile: bytes) -> ColourSpace | None:
         else:
             return None
     except (KeyError, ValueError, struct.error, IndexError, ArithmeticError, np.linalg.LinAlgError):
-        return None
-    srgb = srgb_decode(np.linspace(0, 1, STEPS))
-    same_curve = all(np.abs(srgb_encode(c) - srgb_encode(srgb)).max() < 0.002 for c in curves)
-    if same_curve and (matrix is None or np.abs(matrix - np.eye(3)).max() < 0.002):
         return None
     return ColourSpace(curves, matrix)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import full_range
-from patchscaler.pictures.icc import ColourSpace, colour_space, profile_kind
+from patchscaler.pictures.icc import ColourSpace, colour_space, is_srgb, profile_kind
 from patchscaler.pictures.sizes import resample
 
 
@@ -94,14 +94,17 @@ def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
 
 def device_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """CMYK or Lab -> RGB in sRGB of 8 bits, by its profile, or by Pillow's rule of thumb where that is of no use."""
-    converted = None
-    if profile:
-        with suppress(ImageCms.PyCMSError, OSError, ValueError):
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    converted = converted or image.convert("RGB")
+    converted = _by_littlecms(image, profile or b"") or image.convert("RGB")
     converted.info.pop("icc_profile", None)
     return converted
+
+
+def _by_littlecms(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """In the profile's colours -> RGB in sRGB of 8 bits, by LittleCMS; None where the profile is of no use."""
+    with suppress(ImageCms.PyCMSError, OSError, ValueError):
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return None
 
 
 def _grey_palette(image: Image.Image) -> bool:
@@ -195,6 +198,20 @@ def finish(
     top, kind = (65535, np.uint16) if planes.bits == 16 else (255, np.uint8)
     levels = np.rint(x.clip(0, 1) * top).astype(kind)
     return np.ascontiguousarray(np.moveaxis(levels, 0, -1))
+
+
+def without_profile(planes: Planes) -> np.ndarray | None:
+    """(h, w, 1..4) uint8 or uint16 in sRGB; by a profile of tables in 8 bits. None where the profile is of no use."""
+    profile = planes.icc_profile or b""
+    array = finish(planes.rgb, replace(planes, icc_profile=None, excess=None))
+    if not profile or colour_space(profile) or is_srgb(profile):
+        return array
+    colours = 1 if planes.grey else 3  # the numbers as they came: tables are not taken apart on the way to planes
+    converted = _by_littlecms(to_pil(array[..., :colours]), profile)
+    if converted is None:
+        return None
+    levels = np.asarray(converted).astype(array.dtype)[..., :colours] * (257 if array.dtype == np.uint16 else 1)
+    return np.concatenate([levels, array[..., colours:]], -1)
 
 
 def to_pil(array: np.ndarray, icc_profile: bytes | None = None) -> Image.Image:

@@ -16,10 +16,19 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.deep import import_heif, vips_errors
 from patchscaler.pictures.deep_writing import save_deep
 from patchscaler.pictures.exif import without_orientation
-from patchscaler.pictures.icc import colour_space
+from patchscaler.pictures.icc import is_srgb
 from patchscaler.pictures.jxl import import_jxl
 from patchscaler.pictures.metadata import Metadata, exif_within, iptc_segment
-from patchscaler.pictures.planes import finish, has_alpha, to_palette, to_pil
+from patchscaler.pictures.planes import (
+    array_planes,
+    finish,
+    fitting_profile,
+    has_alpha,
+    to_palette,
+    to_pil,
+    to_planes,
+    without_profile,
+)
 from patchscaler.pictures.reading import Picture
 
 FORMATS = {
@@ -140,12 +149,18 @@ def fit_picture(picture: Picture, kind: str) -> None:
     if picture.bits == 16 and kind not in DEEP:
         picture.notes.append(f"{kind} holds 8 bits a channel; {picture.bits} came in")
         picture.bits = 8
-    if kind in NO_PROFILE and colour_space(picture.metadata.icc_profile or b""):
-        planes = replace(picture.planes, icc_profile=None, excess=None)
-        picture.pixels = finish(planes.rgb, planes)
-        picture.notes.append(f"{kind} is written without colour profile: colours become sRGB's")
+    profile = picture.metadata.icc_profile
+    if kind in NO_PROFILE and profile and not is_srgb(profile):
+        array = without_profile(picture.planes)
+        picture.pixels = picture.pixels if array is None else array
+        picture.notes.append(_on_colours(kind, array is not None))
     if kind in NO_PROFILE:
         picture.metadata.icc_profile = None
+
+
+def _on_colours(kind: str, converted: bool) -> str:
+    what = "become sRGB's" if converted else "may look different"
+    return f"{kind} is written without colour profile: colours {what}"
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -155,6 +170,9 @@ def save_image(image: Image.Image, path: str | Path, quality: int | None = None)
     """A Pillow image of 8 bits, with its colour profile."""
     metadata = Metadata(image.size, icc_profile=image.info.get("icc_profile"))
     check_alpha(path, image)
+    if image.mode[0] in "IF":  # which Pillow cuts off at 255
+        planes = replace(to_planes(image), bits=8)
+        image = to_pil(finish(planes.rgb, planes))
     mode = ("LA" if image.mode in ("LA", "La") else "RGBA") if has_alpha(image) else image.mode
     image = image.convert(mode if mode in ("L", "LA", "RGB", "RGBA") else "RGB")
     save_picture(np.asarray(image), path, metadata, quality)
@@ -177,7 +195,14 @@ def save_picture(
     check_alpha(path, channels in (2, 4))
     check_quality(path, quality, lossless)
     notes: list[str] = []
-    data = fitting(metadata or Metadata((width, height)), kind, notes).enlarged(width, height)
+    data = metadata or Metadata((width, height))
+    if kind in NO_PROFILE:
+        if (profile := fitting_profile(array, data.icc_profile)) and not is_srgb(profile):
+            converted = without_profile(array_planes(array, profile))
+            array = array if converted is None else converted
+            notes.append(_on_colours(kind, converted is not None))
+        data = replace(data, icc_profile=None)
+    data = fitting(data, kind, notes).enlarged(width, height)
     if array.dtype == np.uint16 and kind not in DEEP:
         notes.append(f"{kind} holds 8 bits a channel; 16 came in")
         array = np.asarray(to_pil(array))
@@ -273,6 +298,8 @@ def fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
             data = replace(data, dpi=None)
         if data.comment and len(data.comment) > MARKER:
             data = replace(data, comment=None)
+    if kind in NO_PROFILE and data.icc_profile and not is_srgb(data.icc_profile):  # of frames; pictures have none left
+        notes.append(_on_colours(kind, False))
     if kind in ("BMP", "GIF") and (data.exif or (data.xmp and not data.own_xmp)):
         notes.append(f"{kind} holds no EXIF and XMP: they were left out")
     return data
