@@ -147,10 +147,40 @@ def test_budgets_in_words(text, expected):
     assert parse_budget(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1", "1.1", "120%", "much", "0s", "-5s", "nan", "infs", "nans"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "s",
+        "-1",
+        "1.1",
+        "120%",
+        "much",
+        "0s",
+        "-5s",
+        "nan",
+        "infs",
+        "nans",
+        "500ms",
+        "20%s",
+        "20ss",
+        "20sm",
+        "40%%",
+        "%",
+    ],
+)
 def test_budgets_that_are_none(text):
     with pytest.raises(PatchScalerError, match=r"give a share from 0 to 1 \(.4\), seconds \(20s\), or fast"):
         parse_budget(text)
+
+
+@pytest.mark.parametrize("budget", [
+    Budget(), Budget(name="nonsense"), Budget(share=1.5), Budget(seconds=-1), Budget(seconds=float("inf")),
+    Budget(share=0.5, name="fast"), Budget(share="0.5"),
+])  # fmt: skip
+def test_budgets_that_are_none_as_they_are_kept(budget):
+    with pytest.raises(PatchScalerError, match=r"^budget Budget\(.*: give a share from 0 to 1"):
+        parse_budget(budget)
 
 
 def test_steps_that_fall_have_no_budget():

@@ -38,20 +38,28 @@ class Plan:
 
 def parse_budget(text: str | float | Budget) -> Budget:
     """'.4' or '40%' of full sampling, '20s' or '2m', 'fast', 'balanced', 'best'. Raises PatchScalerError."""
-    if isinstance(text, Budget):
-        return text
-    if text in NAMES:
-        return Budget(name=str(text))
-    word, units = str(text).strip(), {"%": 0.01, "s": 1.0, "m": 60.0}
-    try:
-        number = float(word.rstrip("%sm")) * units.get(word[-1:], 1.0)
-        if word[-1:] in "sm" and number > 0 and np.isfinite(number):
-            return Budget(seconds=number)
-        if word[-1:] not in "sm" and 0 <= number <= 1:
-            return Budget(share=number)
-    except ValueError:
-        pass
+    budget = text if isinstance(text, Budget) else _budget_of(str(text).strip())
+    if _can_be(budget):
+        return budget
     raise PatchScalerError(f"budget {text}: give a share from 0 to 1 (.4), seconds (20s), or {', '.join(NAMES)}")
+
+
+def _budget_of(word: str) -> Budget:
+    """Nothing at all where it is no number with one unit, or none."""
+    if word in NAMES:
+        return Budget(name=word)
+    unit = {"%": 0.01, "s": 1.0, "m": 60.0}.get(word[-1:])
+    try:
+        number = float(word[:-1]) * unit if unit else float(word)
+    except ValueError:
+        return Budget()
+    return Budget(seconds=number) if word[-1:] in ("s", "m") else Budget(share=number)
+
+
+def _can_be(budget: Budget) -> bool:
+    given = (budget.share is not None, budget.seconds is not None, budget.name is not None)
+    share, seconds = (n if isinstance(n, int | float) else np.nan for n in (budget.share, budget.seconds))
+    return sum(given) == 1 and given == (0 <= share <= 1, 0 < seconds < np.inf, budget.name in NAMES)
 
 
 def spend(budget: Budget, scores: np.ndarray, config: GroupConfig, affordable: float | None = None) -> Plan:
