@@ -10,7 +10,7 @@ from PIL import Image
 
 from patchscaler.config import GroupConfig, preset
 from patchscaler.dials import speed
-from patchscaler.dials.boxes import Change, make_change, patches_in
+from patchscaler.dials.boxes import Change, in_force, make_change, patches_in
 from patchscaler.dials.budget import Budget, hardest_first, parse_budget, spend
 from patchscaler.dials.fidelity import detail_kept, start_later, sureness, towards_coarse
 from patchscaler.dials.record import options_record, read_options
@@ -297,11 +297,29 @@ def test_patches_of_a_box():
 @pytest.mark.parametrize(("arguments", "message"), [
     (((-1, 0, 5, 5), "hard"), "give x,y,width,height"), (((0, 0, 0, 5), "hard"), "give x,y,width,height"),
     (((0, 0, 5, 5),), "a group or a seed"), (((0, 0, 5, 5), "easy"), "unknown group 'easy': choose one of simple"),
+    (((0, 0, 5), "hard"), "box 0,0,5: give x,y,width,height"), (((0, 0, 5, 0.5), "hard"), "give x,y,width,height"),
+    (((0, 2**70, 5, 5), "hard"), "give x,y,width,height"), (((0, 0, 5, "5"), "hard"), "give x,y,width,height"),
+    (((0, 0, 5, 5), 7), "unknown group '7'"), (((0, 0, 5, 5), [0]), "unknown group"),
+    (((0, 0, 5, 5), None, "7"), "seed 7: give a whole number"),
 ])  # fmt: skip
 def test_changes_that_cannot_be(arguments, message):
     with pytest.raises(PatchScalerError, match=message):
         make_change(*arguments)
     assert make_change((1, 2, 3, 4), "medium", 5) == Change((1, 2, 3, 4), 1, 5)
+
+
+def test_changes_that_later_ones_undo_are_left_out():
+    grid, size = make_grid(32, 48), (64, 96)
+    whole, corner = (0, 0, 96, 64), (0, 0, 9, 9)
+    hard, seed, both = make_change(whole, "hard"), make_change(whole, None, 1), make_change(corner, "simple", 2)
+
+    def kept(*changes: Change) -> list[Change]:
+        return [change for change, _ in in_force(changes, grid, 2, size)]
+
+    assert kept(hard, both, seed) == [hard, both, seed]  # the corner is still simple
+    assert kept(both, hard, seed) == [hard, seed]
+    assert kept(both, both) == [both] and kept(both, hard) == [both, hard] and kept() == []
+    assert [touched.tolist() for _, touched in in_force([both], grid, 2, size)] == [[0]]
 
 
 def made(result: Result) -> Made:
