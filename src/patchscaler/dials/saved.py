@@ -1,7 +1,9 @@
 """A finished picture and how it was made: from its report, or from its own metadata; to redo boxes of it."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ import numpy as np
 import torch
 
 from patchscaler.checkpoints import file_hash
-from patchscaler.dials.boxes import Change
+from patchscaler.config import GroupConfig
+from patchscaler.dials.boxes import FARTHEST, Change, in_force, make_change, patches_in
+from patchscaler.dials.budget import parse_budget
+from patchscaler.dials.fidelity import check_fidelity
 from patchscaler.dials.record import (
     group_config,
     make_record,
@@ -23,14 +28,20 @@ from patchscaler.dials.record import (
 from patchscaler.dials.redo import Made, redo
 from patchscaler.dials.report import RECORD, read_maps, read_report, write_report
 from patchscaler.errors import PatchScalerError
+from patchscaler.grouping import check_groups
 from patchscaler.jobs import Options, Picture, Progress, cost_of_groups
-from patchscaler.patches import make_grid
-from patchscaler.pictures.planes import Planes
+from patchscaler.patches import PatchGrid, make_grid
+from patchscaler.pictures.colour import KINDS
+from patchscaler.pictures.planes import Planes, to_planes
 from patchscaler.pictures.reading import load_picture
 from patchscaler.pictures.writing import fit_picture, format_of, save_picture
 from patchscaler.pipeline import PatchScaler
 
 EXACT = ("PNG", "TIFF", "BMP")  # formats whose pixels are those that were written
+MOST_CHANGES = 1000  # of an earlier run
+# Noise of other seeds is made for every box anew, before anything can be stopped: less than a step of sampling takes.
+MOST_NOISE = (1000, 4)  # patches of all boxes with a seed: so many, and so many times those of the picture
+DAMAGE = (LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError, PatchScalerError)
 
 
 @dataclass
@@ -47,19 +58,60 @@ def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
     """The run in a report's folder, or else the one that the output tells of itself; None where there is none."""
     if report is not None and (Path(report) / RECORD).exists():
         record = read_report(report)
-        try:
-            return Saved(read_options(record["options"]), record["input"]["sha256"], record["model"]["id"], record)
-        except (KeyError, TypeError, ValueError) as error:
-            raise PatchScalerError(f"{report}: the report is damaged ({error})") from error
+        with _followed(f"{report}: what the report says"):
+            return Saved(checked_options(record["options"]), record["input"]["sha256"], record["model"]["id"], record)
     if not Path(output).is_file():
         return None
     facts = read_provenance(load_picture(output, 0).metadata.xmp)
     if not {"Options", "Input", "Weights"} <= set(facts):
         return None
+    with _followed(f"{output}: what it says of its making"):
+        return Saved(checked_options(json.loads(facts["Options"])), facts["Input"], facts["Weights"])
+
+
+@contextmanager
+def _followed(what: str) -> Iterator[None]:
+    """Whatever cannot be in a record becomes one line."""
     try:
-        return Saved(read_options(json.loads(facts["Options"])), facts["Input"], facts["Weights"])
-    except ValueError as error:
-        raise PatchScalerError(f"{output}: what it says of its making is damaged") from error
+        yield
+    except DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PatchScalerError(f"{what} cannot be followed ({reason[:200]})") from error
+
+
+def checked_options(stored: dict[str, Any]) -> dict[str, Any]:
+    """`read_options`, of which nothing is believed: anybody can write such metadata.
+
+    Raises PatchScalerError, and what `_followed` makes one of, for what no run can have been asked for.
+    """
+    if (count := len(stored["changes"])) > MOST_CHANGES:
+        raise PatchScalerError(f"{count} boxes were made again in it, more than {MOST_CHANGES}: enlarge it anew")
+    options = read_options(stored)
+    _check_numbers(options["groups"])
+    for name, least in (("origin", -FARTHEST), ("period", 1)):
+        _check_pair(name, options[name], least)
+    if options["colour"] not in KINDS:
+        raise PatchScalerError(f"unknown colour '{options['colour']}'")
+    check_fidelity(options["fidelity"])
+    changes = tuple(make_change(c.box, c.group, c.seed) for c in options["changes"])
+    budget = None if options["budget"] is None else parse_budget(options["budget"])
+    return options | {"changes": changes, "budget": budget}
+
+
+def _check_numbers(groups: GroupConfig) -> None:
+    lengths = [len(n) for n in (groups.thresholds, groups.quantiles, groups.start_times, groups.num_inference_steps)]
+    whole = (groups.latent_patch_size, groups.overlap, *groups.start_times, *groups.num_inference_steps)
+    others = (*groups.thresholds, *groups.quantiles, *groups.calibration)
+    if lengths != [2, 2, 3, 3] or not all(isinstance(n, int) for n in whole) or not all(map(math.isfinite, others)):
+        raise PatchScalerError("numbers of groups that are none")
+    check_groups(groups)
+
+
+def _check_pair(name: str, pair: tuple[int, ...] | None, least: int) -> None:
+    if pair is None and name == "period":
+        return
+    if pair is None or len(pair) != 2 or not all(isinstance(n, int) and least <= n <= FARTHEST for n in pair):
+        raise PatchScalerError(f"{name} {pair}: no two whole numbers from {least} to {FARTHEST}")
 
 
 def check_saved(saved: Saved, scaler: PatchScaler, source: str | Path) -> None:
@@ -88,7 +140,7 @@ def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Pat
         budget = saved.options["budget"]
         if budget is not None and budget.seconds is not None:
             raise PatchScalerError(f"{output}: made with a budget in seconds; to redo it, its --report is needed")
-        return Made(array, saved.options, *scaler.groups_of(image, max_pixels=0, **saved.options))
+        return Made(array, saved.options, *_groups_of(saved, scaler, image))
     try:
         patches = saved.record["patches"]
         textures = np.full((len(patches["textures"]), max(1, scaler.top_k)), -1)
@@ -98,6 +150,37 @@ def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Pat
     except (KeyError, TypeError, ValueError) as error:
         raise PatchScalerError(f"{report}: the report is damaged ({error})") from error
     return Made(array, saved.options, groups, config, textures, read_maps(report)[1])
+
+
+def followed(saved: Saved, scaler: PatchScaler, output: str | Path, size: tuple[int, int]) -> tuple[Change, ...]:
+    """The changes of an earlier run that still show. size: (h, w) of the small picture.
+
+    Raises PatchScalerError where it would take long to make their noise again.
+    """
+    config = scaler.options(**saved.options).asked
+    grid = _grid(scaler, config, size)
+    found = in_force(saved.options["changes"], grid, scaler.step, size)
+    patches = sum(len(touched) for change, touched in found if change.seed is not None)
+    if patches > MOST_NOISE[0] + MOST_NOISE[1] * len(grid):
+        raise PatchScalerError(f"{output}: too many boxes of it were made with other seeds to follow; enlarge it anew")
+    return tuple(change for change, _ in found)
+
+
+def _grid(scaler: PatchScaler, config: GroupConfig, size: tuple[int, int]) -> PatchGrid:
+    h, w = scaler.padded_size(*size)
+    return make_grid(h // scaler.step, w // scaler.step, config.latent_patch_size, config.overlap)
+
+
+def _groups_of(saved: Saved, scaler: PatchScaler, image: Picture) -> tuple[np.ndarray, GroupConfig]:
+    """Found again. The boxes' groups are put in here: the pipeline would make the boxes' noise, too."""
+    planes = to_planes(image)
+    size = planes.rgb.shape[1], planes.rgb.shape[2]
+    groups, config = scaler.groups_of(planes, max_pixels=0, **(saved.options | {"changes": ()}))
+    grid = _grid(scaler, config, size)
+    for change in saved.options["changes"]:
+        if change.group is not None:
+            groups[patches_in(change.box, grid, scaler.step, size)] = change.group
+    return groups, config
 
 
 def redo_file(
@@ -116,6 +199,7 @@ def redo_file(
     # As the run was given it: in the depth and the colours that the output could hold.
     picture = load_picture(source, 0, 8 * pixels_of(output).dtype.itemsize)
     fit_picture(picture, format_of(output))
+    saved.options["changes"] = followed(saved, scaler, output, (picture.height, picture.width))
     report = report if saved.record is not None else None
     before = made_of(saved, scaler, picture.planes, output, report)
     made = redo(scaler, picture.planes, before, list(changes), progress)
@@ -137,9 +221,7 @@ class Redone:
     """A redone picture as records and reports read it."""
 
     def __init__(self, scaler: PatchScaler, planes: Planes, made: Made, options: Options, scores: np.ndarray):
-        h, w = scaler.padded_size(*planes.rgb.shape[-2:])
-        size, overlap = made.config.latent_patch_size, made.config.overlap
-        self.grid = make_grid(h // scaler.step, w // scaler.step, size, overlap)
+        self.grid = _grid(scaler, made.config, (planes.rgb.shape[1], planes.rgb.shape[2]))
         self.groups, self.scores, self.config = made.groups, scores, made.config
         self.options: Options | None = options
         self.textures = made.textures if made.textures is not None else np.full((len(scores), 1), -1)
