@@ -14,7 +14,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.web import service as service_module
 from patchscaler.web.folder import IN_USE
 from patchscaler.web.jobs import Gone, Pace, Step, Watched
-from patchscaler.web.limits import Dials, Limits, read_dials
+from patchscaler.web.limits import Dials, Limits, read_dials, read_seed
 from patchscaler.web.service import Service
 
 # --- what may be asked for ------------------------------------------------------------------------
@@ -34,11 +34,26 @@ def test_dials_are_read():
         ((True, 0, "", 0), "scale"), ((0, 0, "", 0), "take more than 0"), ((4, None, "", 0), "fidelity"),
         ((4, 0, "much", 0), "budget much"), ((4, 0, ["fast"], 0), "budget"), ((4, 0, {"a": 1}, 0), "budget"),
         ((4, 0, "", 0.5), "seed: give a whole number"), ((4, 0, "", 2**60), "seed"), ((4, 0, "", None), "seed"),
+        ((10**400, 0, "", 0), "scale: give a number"), ((4, -(10**400), "", 0), "fidelity: give a number"),
+        ((4, 0, "", 10**400), "seed: give a number"), ((4, 0, "500ms", 0), "budget 500ms: give a share"),
     ],
 )  # fmt: skip
 def test_dials_that_cannot_be(values, text):
     with pytest.raises(PatchScalerError, match=text):
         read_dials(*values)
+
+
+def test_seeds_are_read():
+    assert [read_seed(value) for value in (None, "", "  ", " 12 ", "-5", 7)] == [None, None, None, 12, -5, 7]
+
+
+LONG = [pytest.param("9" * 5000, id="5000 digits"), pytest.param(10**400, id="401 digits")]
+
+
+@pytest.mark.parametrize("value", ["--5", "-", "5-", "1.5", "five", "9" * 20, 0.5, True, *LONG])
+def test_seeds_that_cannot_be(value):
+    with pytest.raises(PatchScalerError, match=r"^seed: give a (whole )?number(, or nothing)?$"):
+        read_seed(value)
 
 
 def test_limits_are_told():

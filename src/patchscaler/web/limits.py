@@ -1,6 +1,6 @@
 """How much one visitor may ask for, and what is asked for in the first place, checked."""
 
-import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from patchscaler.pictures.reading import check_pixels, opened, orientation
 from patchscaler.pictures.sizes import Wanted
 
 ENLARGED = 16  # times as many pixels as may come in may go out
+MOST = sys.float_info.max  # whole numbers may be larger, and then are no float
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Limits:
     file_bytes: int = 50_000_000  # of an upload
     files: int = 20  # of one zip
     queue: int = 8  # jobs that wait
-    disk_bytes: int = 4_000_000_000  # of all uploads and results together; above, no upload is taken
+    disk_bytes: int = 4_000_000_000  # of all uploads and results together; above, none is taken or made
     keep: float = 3600  # seconds after which a visitor's files are removed, should the page stay open
 
     def text(self) -> str:
@@ -65,7 +66,7 @@ def read_dials(scale: Any, fidelity: Any, budget: Any, seed: Any) -> Dials:
 
 def number(name: str, value: Any) -> float:
     """Raises PatchScalerError for what is no finite number."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST:
         return float(value)
     raise PatchScalerError(f"{name}: give a number")
 
@@ -83,9 +84,10 @@ def read_seed(value: Any) -> int | None:
         word = value.strip()
         if not word:
             return None
-        if not word.lstrip("-").isdecimal():
-            raise PatchScalerError("seed: give a whole number, or nothing")
-        value = int(word)
+        try:
+            value = int(word)
+        except ValueError as error:  # Python reads no number of thousands of digits either
+            raise PatchScalerError("seed: give a whole number, or nothing") from error
     return None if value is None else whole("seed", value)
 
 
