@@ -16,6 +16,7 @@ from patchscaler.web.folder import IN_USE
 from patchscaler.web.jobs import Gone, Pace, Step, Watched
 from patchscaler.web.limits import Dials, Limits, read_dials, read_seed
 from patchscaler.web.service import Service
+from patchscaler.web.views import eight_bits
 
 # --- what may be asked for ------------------------------------------------------------------------
 
@@ -84,6 +85,27 @@ def test_enlarge_is_the_pipeline(service, tiny, picture):
 def test_transparent_pictures_stay_so(service, picture):
     job = result_of(service.enlarge("me", upload(service, picture(24, 32).convert("RGBA")), read_dials(2, 1, "", 0)))
     assert Image.open(job.result).mode == "RGBA" and job.views["after"].suffix == ".webp"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_greys_are_shown_as_they_are(service, suffix):
+    deep = np.linspace(0, 65535, 64 * 40).reshape(40, 64).astype(np.uint16)
+    path = service.folder.path / f"in{suffix}"
+    Image.fromarray(deep).save(path)
+    job = result_of(service.enlarge("me", path, Dials()))
+    made = np.asarray(Image.open(job.result))
+    assert made.dtype == np.uint16
+    for name, values in (("before", deep), ("after", made)):
+        shown = Image.open(job.views[name])
+        assert shown.mode == "L" and np.abs(np.asarray(shown) - values / 257).mean() < 2
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.int32, 65535), (np.float32, 1), (np.float32, 255), (np.uint16, 65535)])
+def test_greys_of_any_depth_in_eight_bits(dtype, top):
+    image = Image.fromarray((np.linspace(0, top, 256).reshape(16, 16)).astype(dtype))
+    assert np.abs(np.asarray(eight_bits(image)).ravel() - np.arange(256.0)).max() <= 1
+    for mode in ("L", "RGBA", "P"):
+        assert eight_bits(other := Image.new(mode, (4, 4))) is other
 
 
 def test_redo_changes_the_box_and_nothing_else(service, picture):
