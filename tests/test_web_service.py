@@ -1,5 +1,6 @@
 """The page's jobs without the page: work that is watched, stopped and cleared up behind."""
 
+import json
 import threading
 import time
 import zipfile
@@ -10,7 +11,10 @@ from PIL import Image
 from webserver import jobs, result_of, upload, waited, working
 
 from patchscaler.dials.boxes import make_change
+from patchscaler.dials.record import read_provenance
 from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.reading import load_picture
+from patchscaler.pictures.writing import save_picture
 from patchscaler.web import service as service_module
 from patchscaler.web.folder import IN_USE
 from patchscaler.web.jobs import Gone, Pace, Step, Watched
@@ -131,6 +135,31 @@ def test_redo_of_uploads(service, picture):
     foreign = upload(service, picture(160, 256), "other.png", "c")
     with pytest.raises(PatchScalerError, match=r"^other.png: does not tell how it was made"):
         list(service.redo_files("me", service.folder.path / "a" / "in.png", foreign, change))
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"changes": [{"box": [0, 0, 9, 9], "group": None, "seed": n} for n in range(20_000)]}, "20000 boxes were"),
+        ({"changes": [{"box": [0, 0, 9, 9], "group": 7, "seed": None}]}, "unknown group '7'"),
+        ({"origin": [2**70, 0]}, "origin"), ({"budget": {"name": "nonsense"}}, "budget"),
+        ({"groups": None}, "cannot be followed"), ({}, "overlap otherwise than this page's"),
+    ],
+)  # fmt: skip
+def test_redo_of_a_crafted_result(service, picture, changed, text):
+    image = picture(40, 64)
+    path = result_of(service.enlarge("me", upload(service, image), Dials())).result
+    large = load_picture(path)
+    facts = read_provenance(large.metadata.xmp)
+    options = json.loads(facts["Options"])
+    changed = changed or {"groups": options["groups"] | {"overlap": 15}}
+    metadata = large.metadata.with_provenance(facts | {"Options": json.dumps(options | changed)})
+    crafted = upload(service, b"", "in_x4.png", "b")
+    save_picture(np.asarray(large.pixels), crafted, metadata)
+    before = jobs(service)
+    with pytest.raises(PatchScalerError, match=rf"^in_x4\.png: .*{text}"):
+        list(service.redo_files("me", service.folder.path / "a" / "in.png", crafted, make_change((0, 0, 4, 4), "hard")))
+    assert jobs(service) == before
 
 
 def test_redo_when_the_picture_is_gone(service, picture):

@@ -14,7 +14,7 @@ from typing import Any
 
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.report import read_report
-from patchscaler.dials.saved import redo_file
+from patchscaler.dials.saved import find_saved, redo_file
 from patchscaler.errors import PatchScalerError, TooManyPixelsError
 from patchscaler.folders import Summary
 from patchscaler.pictures.sizes import Wanted
@@ -78,6 +78,7 @@ class Service:
             check_picture(file, Wanted(scale=1), Limits(max_pixels=ENLARGED * self.limits.max_pixels))
             result = folder / "out" / file.name
             _link(file, result)
+            self._check_own(result)
             self._redone(source, result, change, watch, None)
             return Job(folder, source, result, {}, {}, size, watch.seconds)
 
@@ -148,6 +149,14 @@ class Service:
         )
         if made is None:
             raise PatchScalerError(f"{result}: does not tell how it was made; give a result of this page, unchanged")
+
+    def _check_own(self, result: Path) -> None:
+        """Patches that overlap more than the model's are many more, and nothing stops their making in between."""
+        saved = find_saved(None, result)
+        if saved and saved.options["groups"].overlap != self.scaler.config.groups.overlap:
+            raise PatchScalerError(
+                f"{result}: its patches overlap otherwise than this page's; the command `patchscaler upscale` redoes it"
+            )
 
     def _finished(self, folder: Path, source: Path, result: Path, size: tuple[int, int], watch: Watched) -> Job:
         watch("views", 0, 1)
