@@ -198,6 +198,32 @@ def test_zips_that_cannot_be(service, picture):
     assert not jobs(service)
 
 
+# --- room -----------------------------------------------------------------------------------------
+
+
+def test_results_count_and_above_the_limit_none_is_made(tiny, picture, tmp_path):
+    path = upload(service := Service(tiny, Limits(disk_bytes=100_000), tmp_path), picture(40, 64))
+    made = []
+    with pytest.raises(PatchScalerError, match=r"^there is no room for more results at the moment: save yours and"):
+        for _ in range(20):
+            made.append(result_of(service.enlarge("me", path, Dials())))
+    assert 0 < len(made) < 20 and service.folder.size() < 100_000 + 150_000 and len(jobs(service)) == len(made)
+    with pytest.raises(PatchScalerError, match="no room"):
+        list(service.redo("me", made[-1], make_change((0, 0, 4, 4), "hard")))
+    service.folder.left("me")
+    assert result_of(service.enlarge("me", upload(service, picture(40, 64)), Dials())).result.exists()
+    service.folder.close()
+
+
+def test_a_zip_that_finds_no_more_room(tiny, picture, tmp_path):
+    service = Service(tiny, Limits(disk_bytes=100_000), tmp_path)
+    files = [upload(service, picture(40, 64, n), f"{n}.png") for n in range(6)]
+    made = result_of(service.zip("me", files, Dials()))
+    done, failed = made.summary.done, made.summary.failed
+    assert done and failed and len(done) + len(failed) == 6 and all("no room" in one["error"] for one in failed)
+    service.folder.close()
+
+
 # --- hurried visitors -----------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from patchscaler.web.views import make_views
 
 LONGEST_NAME = 80  # of the input's name in the output's
 WAVE = 16  # patches of a batch on a processor: a visitor who leaves, or whose time is up, is noticed behind each
+NO_ROOM = "there is no room for more results at the moment: save yours and load the page anew, or try again later"
 GONE = "the picture is no longer here (they are removed after a while); upload it again"
 
 
@@ -99,6 +100,7 @@ class Service:
                     name, place = Path(str(upload)).name, folder / str(n)
                     watch.picture = f"{n + 1} of {len(uploads)}, {name}"
                     try:
+                        self._check_room()
                         source, _ = self._taken(place, upload, visitor, dials.wanted)
                         result = self._made(place, source, dials, watch, None)
                         entry = _unused(result, set(archive.namelist()))
@@ -158,6 +160,10 @@ class Service:
                 f"{result}: its patches overlap otherwise than this page's; the command `patchscaler upscale` redoes it"
             )
 
+    def _check_room(self) -> None:
+        if self.limits.disk_bytes and self.folder.size() > self.limits.disk_bytes:
+            raise PatchScalerError(NO_ROOM)
+
     def _finished(self, folder: Path, source: Path, result: Path, size: tuple[int, int], watch: Watched) -> Job:
         watch("views", 0, 1)
         report = result.parent / "report"
@@ -196,6 +202,7 @@ class Service:
     def _kept(self, visitor: str, work: Callable[[Path, Watched], Any], watch: Watched) -> Any:
         """The job's folder is there while it works and after it ended well."""
         self.folder.sweep()
+        self._check_room()
         folder = self.folder.new_job()
         watch.start()
         try:
