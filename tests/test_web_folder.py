@@ -47,6 +47,26 @@ def test_sweep_spares_what_is_young_in_use_or_pinned(tmp_path):
     assert not folder.path.exists()
 
 
+def test_a_folder_that_was_cleared_away_is_made_anew(tmp_path):
+    folder = Folder(60, tmp_path)
+    folder.path.rmdir()
+    folder.sweep()
+    assert folder.path.stat().st_mode & 0o777 == 0o700 and folder.new_job().exists()
+    folder.close()
+    folder.sweep()
+    assert not folder.path.exists()  # it is over
+
+
+def test_a_folder_whose_parent_is_gone(tmp_path):
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    folder = Folder(60, parent)
+    folder.path.rmdir()
+    parent.rmdir()
+    folder.sweep()
+    assert folder.size() == 0 and not parent.exists()
+
+
 def test_no_place_for_a_folder(tmp_path):
     with pytest.raises(PatchScalerError, match="no folder for uploads"):
         Folder(60, tmp_path / "missing")

@@ -24,7 +24,7 @@ class Folder:
             self.path = Path(os.path.realpath(tempfile.mkdtemp(prefix="patchscaler-web-", dir=parent)))
         except OSError as error:
             raise PatchScalerError(f"no folder for uploads can be made ({error.strerror or error})") from error
-        self.keep = keep
+        self.keep, self.closed = keep, False
         self.pinned: set[Path] = set()
         self.lock = threading.Lock()
         self.jobs: defaultdict[str, set[Path]] = defaultdict(set)  # of each visitor
@@ -86,7 +86,7 @@ class Folder:
     def sweep(self, now: float | None = None) -> None:
         """Remove what has lain here for longer than `keep` seconds."""
         limit = (time.time() if now is None else now) - self.keep
-        for entry in set(self.path.iterdir()) - self.pinned:
+        for entry in self._entries() - self.pinned:
             with suppress(OSError):
                 times = [entry.lstat().st_mtime]
                 times += [path.lstat().st_mtime for path in entry.rglob("*")] if entry.is_dir() else []
@@ -97,6 +97,15 @@ class Folder:
                 else:
                     entry.unlink(missing_ok=True)
 
+    def _entries(self) -> set[Path]:
+        with suppress(OSError):
+            if not self.closed:  # what clears temporary files may have taken it
+                self.path.mkdir(mode=0o700)
+        with suppress(OSError):
+            return set(self.path.iterdir())
+        return set()
+
     def close(self) -> None:
         """All of it goes."""
+        self.closed = True
         shutil.rmtree(self.path, ignore_errors=True)
