@@ -269,6 +269,19 @@ def test_no_upload_when_the_folder_is_full(tiny, tmp_path):
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
 
 
+def test_any_number_of_files(tiny, tmp_path):
+    part = multipart(bytes(90_000))[0].removesuffix(b"--x--\r\n")
+    body, headers = part * 9 + b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
+    with served(tiny, tmp_path, files=0, file_bytes=100_000) as (_, address):
+        assert request(address, "POST", "/gradio_api/upload", body, headers)[0] == 200
+        assert request(address, "POST", "/gradio_api/upload", *multipart(bytes(100_001)))[0] == 413
+        told = request(address, "GET", "/config")[1]
+        assert "Pictures: drop several" in told and "drop up to" not in told
+    with served(tiny, tmp_path, files=3, file_bytes=100_000) as (_, address):
+        assert request(address, "POST", "/gradio_api/upload", body, headers)[0] == 413
+        assert "Pictures: drop up to 3" in request(address, "GET", "/config")[1]
+
+
 def test_thirty_at_once_against_a_queue_of_four(server, picture, tmp_path, monkeypatch):
     service, address = server
     running, most, real = [0], [0], service_module.upscale_file

@@ -133,7 +133,7 @@ class Bounded:
 
     def _most(self) -> int | None:
         """Bytes of one upload request: as many files as a zip may have."""
-        if not self.limits.file_bytes:
+        if not self.limits.file_bytes or not self.limits.files:
             return None
         return max(1, self.limits.files) * (self.limits.file_bytes + FORM)
 

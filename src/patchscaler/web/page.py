@@ -201,7 +201,8 @@ def _drawn(event: gr.EventData) -> tuple[int, ...]:
 def _several(service: Service) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            files = gr.File(label=f"Pictures: drop up to {service.limits.files}", file_count="multiple", height=220)
+            most = f"up to {service.limits.files}" if service.limits.files else "several"
+            files = gr.File(label=f"Pictures: drop {most}", file_count="multiple", height=220)
             with gr.Row():
                 start = gr.Button("Enlarge all", variant="primary", min_width=100)
                 stop = gr.Button("Stop", min_width=100)
