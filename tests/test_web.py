@@ -262,11 +262,34 @@ def test_no_upload_when_the_folder_is_full(tiny, tmp_path):
         body, headers = multipart(bytes(60_000))
         assert request(address, "POST", "/gradio_api/upload", body, headers)[0] == 200
         body, headers = multipart(bytes(60_001))
-        assert request(address, "POST", "/gradio_api/upload", body, headers)[0] == 200
-        status, text = request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))
+        status, text = request(address, "POST", "/gradio_api/upload", body, headers)
         assert status == 503 and "no room for more pictures at the moment" in text
+        head, headers = multipart(b"")
+        chunks = (bytes(10_000) for _ in range(7))  # whose length nobody announced
+        assert request(address, "POST", "/gradio_api/upload", _joined(head[:-9], chunks), headers)[0] == 503
+        assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
         service.folder.sweep(time.time() + 4000)
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
+
+
+def test_uploads_at_once_share_the_room(tiny, tmp_path):
+    def one(n: int) -> int:
+        try:
+            return request(address, "POST", "/gradio_api/upload", *multipart(bytes([n]) * 5_000_000))[0]
+        except ConnectionError:  # it was refused, and more was still on its way
+            return 503
+
+    with served(tiny, tmp_path, disk_bytes=1_000_000) as (service, address):
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            assert set(pool.map(one, range(20))) == {503}
+        assert service.folder.size() < 1_000_000
+        assert request(address, "POST", "/gradio_api/upload", *multipart(b"small"))[0] == 200
+    with served(tiny, tmp_path, disk_bytes=12_000_000) as (service, address):
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            said = list(pool.map(one, range(20)))
+        assert set(said) == {200, 503} and 1 <= said.count(200) <= 2 and service.folder.size() < 12_000_000
+        one(99)  # what was refused holds no room
+        assert said.count(200) == 2 or service.folder.size() > 10_000_000
 
 
 def test_any_number_of_files(tiny, tmp_path):

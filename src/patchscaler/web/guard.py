@@ -13,8 +13,10 @@ from patchscaler.web.limits import Limits
 
 BODY = 1_000_000  # bytes of a request that is no upload
 FORM = 10_000  # bytes that an upload has beside each file
+AHEAD = 1_000_000  # bytes reserved beyond what came of an upload of unknown length: not every chunk asks for the sizes
 NO_ADDRESS = "that is an address, and nothing is fetched from elsewhere: download the picture and upload it"
 NO_UPLOAD = "that is no uploaded file: upload the picture first"
+NO_ROOM = "there is no room for more pictures at the moment; try again later"
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -82,7 +84,7 @@ class Bounded:
 
     def __init__(self, app: Any, folder: Folder, limits: Limits):
         self.app, self.folder, self.limits = app, folder, limits
-        self.uploading = 0  # bytes announced or received by uploads under way
+        self.reserved = 0  # bytes that uploads under way announced, or sent without announcing them
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,27 +97,16 @@ class Bounded:
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        upload = path.rstrip("/").endswith("/upload")
-        most = self._most() if upload else BODY
         length = dict(scope["headers"]).get(b"content-length", b"")
-        if length.isdigit() and most is not None and int(length) > most:
-            await _refuse(send, 413, self._too_large() if upload else "the request is too large")
-            return
-        if upload and self._is_full():
-            await _refuse(send, 503, "there is no room for more pictures at the moment; try again later")
-            return
-        await self._counted(scope, receive, send, most, upload)
+        body = _Body(self, path.rstrip("/").endswith("/upload"))
+        await self._counted(scope, receive, send, body, int(length) if length.isdigit() else 0)
 
-    async def _counted(self, scope: Message, receive: Receive, send: Send, most: int | None, upload: bool) -> None:
-        taken, answered = 0, False
+    async def _counted(self, scope: Message, receive: Receive, send: Send, body: "_Body", announced: int) -> None:
+        answered = False
 
         async def counting() -> Message:
-            nonlocal taken
             message = await receive()
-            taken += len(message.get("body", b""))
-            self.uploading += len(message.get("body", b"")) if upload else 0
-            if most is not None and taken > most:
-                raise _TooLarge
+            body.take(len(message.get("body", b"")))
             return message
 
         async def answering(message: Message) -> None:
@@ -124,28 +115,61 @@ class Bounded:
             await send(message)
 
         try:
+            body.expect(announced)
             await self.app(scope, counting, answering)
-        except _TooLarge:
+        except _Refused as error:
             if not answered:
-                await _refuse(send, 413, self._too_large() if upload else "the request is too large")
+                await _refuse(send, error.status, str(error))
         finally:
-            self.uploading -= taken if upload else 0
+            body.release()
+
+
+class _Body:
+    """Of one request: bounded, and an upload's bytes are reserved in the folder until they lie there."""
+
+    def __init__(self, bounded: Bounded, upload: bool):
+        self.all, self.limits, self.upload = bounded, bounded.limits, upload
+        self.taken = self.reserved = 0
+
+    def expect(self, size: int, ahead: int = 0) -> None:
+        """Bytes that are to come, all together, and those to be reserved beyond. Raises _Refused."""
+        most = self._most() if self.upload else BODY
+        if most is not None and size > most:
+            large = f"files of up to {self.limits.file_bytes / 1e6:g} MB are taken"
+            raise _Refused(413, large if self.upload else "the request is too large")
+        if self.upload and size > self.reserved:
+            self._reserve(size + ahead - self.reserved)
+
+    def take(self, size: int) -> None:
+        """Bytes that came, announced or not. Raises _Refused."""
+        if self.taken + size > self.reserved:
+            self.expect(self.taken + size, AHEAD)
+        self.taken += size
+
+    def release(self) -> None:
+        self.all.reserved -= self.reserved
 
     def _most(self) -> int | None:
         """Bytes of one upload request: as many files as a zip may have."""
         if not self.limits.file_bytes or not self.limits.files:
             return None
-        return max(1, self.limits.files) * (self.limits.file_bytes + FORM)
+        return self.limits.files * (self.limits.file_bytes + FORM)
 
-    def _is_full(self) -> bool:
-        return bool(self.limits.disk_bytes) and self.folder.size() + self.uploading > self.limits.disk_bytes
+    def _reserve(self, more: int) -> None:
+        # What came of this one lies in the folder already; of others it counts twice, which errs on the safe side.
+        others = self.all.reserved - self.taken
+        if self.limits.disk_bytes and self.all.folder.size() + others + more > self.limits.disk_bytes:
+            raise _Refused(503, NO_ROOM)
+        self.reserved += more
+        self.all.reserved += more
 
-    def _too_large(self) -> str:
-        return f"files of up to {self.limits.file_bytes / 1e6:g} MB are taken"
 
+class _Refused(Exception):  # noqa: N818 (it never leaves this file)
+    """More bytes than are allowed, announced or not."""
 
-class _TooLarge(Exception):  # noqa: N818 (it never leaves this file)
-    """More bytes came than were announced."""
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status = status
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:
