@@ -36,7 +36,7 @@ def upscale(model_folder, photo):
     """`upscale(*options)` -> exit code; the output is out.png."""
 
     def run(*options: object, out: str = "out.png") -> int:
-        fixed = ["upscale", photo, "-o", photo.with_name(out), "--model", model_folder, "--device", "cpu",
+        fixed = ["upscale", photo, "-o", photo.parent / out, "--model", model_folder, "--device", "cpu",
                  "--dtype", "float32"]  # fmt: skip
         return main([str(a) for a in (*fixed, *options)])
 
@@ -71,8 +71,9 @@ def test_windows_by_command(upscale, photo, capsys):
 
 
 @pytest.mark.parametrize("window", ["0", "40"])
-def test_dry_run_by_command(upscale, photo, capsys, window):
-    assert upscale("--dry-run", "--window", window) == 0
+@pytest.mark.parametrize("out", ["out.png", "a/b/out.png"])
+def test_dry_run_by_command(upscale, photo, capsys, window, out):
+    assert upscale("--dry-run", "--window", window, out=out) == 0
     said = capsys.readouterr().out
     assert "output 384x256" in said and "patch-steps in all" in said and "here (restoring" in said
     assert [p.name for p in photo.parent.iterdir()] == ["photo.png"]

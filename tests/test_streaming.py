@@ -1,7 +1,9 @@
 """Pictures in windows: the same as whole, whatever the windows, in memory that does not grow with the area."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
 from patchscaler.model_folder import build_networks
 from patchscaler.pipeline import PatchScaler
+from patchscaler.streaming import disk
+from patchscaler.streaming.disk import JobFolder
 from patchscaler.streaming.files import upscale_file
 from patchscaler.streaming.passes import NoiseTiles
 from patchscaler.streaming.windows import cut_windows, spans
@@ -152,6 +156,116 @@ def test_networks_that_see_everything_have_a_bound(tiny, photo):
     upscale_file(scaler, source, target, window=160, groups=COARSE_ONLY)
     difference = np.abs(read(target) - whole)
     assert 0 < difference.mean() < 0.5 and difference.max() <= 8
+
+
+# --- between two passes ---------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no code catches by name."""
+
+
+def killed_at(name: str, before: bool):
+    """-> `os.replace` that is killed where a file of this name comes about."""
+    real = os.replace
+
+    def replace(source, target):
+        here = Path(target).name == name
+        if here and before:
+            raise Killed
+        real(source, target)
+        if here:
+            raise Killed
+
+    return replace
+
+
+@pytest.mark.parametrize("name", ["result0.json", "result0"])
+@pytest.mark.parametrize("before", [True, False])
+def test_killed_while_a_pass_is_closed(tiny, photo, monkeypatch, name, before):
+    source, target = photo(20, 16), photo(20, 16).with_name("out.png")
+    upscale_file(tiny, source, target, wanted=16.0, window=32)
+    expected = read(target)
+    target.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.os, "replace", killed_at(name, before))
+        with pytest.raises(Killed):
+            upscale_file(tiny, source, target, wanted=16.0, window=32)
+    upscale_file(tiny, source, target, wanted=16.0, window=32)
+    assert expected.mean() > 50 and np.array_equal(read(target), expected)
+    assert left(source.parent) == ["in.png", "out.png"]
+
+
+def test_of_two_results_the_later_one_counts(tmp_path, monkeypatch):
+    folder = JobFolder(tmp_path / "out.png", "k" * 64, {})
+    for n in range(2):
+        folder.begin(n)
+        picture = folder.array("picture", (2, 3), np.uint8)
+        picture[:] = n + 1
+        if n:
+            monkeypatch.setattr(disk.os, "replace", killed_at("result1", before=False))
+            with pytest.raises(Killed):
+                folder.finish(n, picture)
+        else:
+            folder.finish(n, picture)
+    assert {"result0", "result1"} < set(left(folder.path))
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "glob", backwards(Path.glob))
+    for _ in range(2):  # in whatever order the disk names them
+        first, result = folder.finished()
+        assert first == 2 and (result[:] == 2).all()
+        monkeypatch.undo()
+
+
+def backwards(glob):
+    return lambda *a: iter(sorted(glob(*a), reverse=True))
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def test_a_folder_is_gone_before_it_is_let_go(tmp_path, monkeypatch):
+    folder, there = JobFolder(tmp_path / "out.png", "k" * 64, {}), []
+    folder.array("numbers", (4,), np.uint8)
+    close = folder.close
+    monkeypatch.setattr(folder, "close", lambda: (there.append(left(tmp_path)), close()))
+    folder.remove()
+    assert there == [[]]
+
+
+@pytest.mark.parametrize("step", ["mkdir", "flock"])
+def test_a_folder_that_is_removed_while_another_run_waits_for_it(tmp_path, monkeypatch, step):
+    """Between its making and its lock, and between the opening of the lock and the lock itself."""
+    first = JobFolder(tmp_path / "out.png", "k" * 64, {})
+    place, name = (Path, "mkdir") if step == "mkdir" else (disk.fcntl, "flock")
+    real, runs = getattr(place, name), [first]
+
+    def meanwhile(*arguments, **options):
+        if step == "mkdir":
+            real(*arguments, **options)
+        if runs:
+            runs.pop().remove()
+        if step != "mkdir":
+            real(*arguments, **options)
+
+    monkeypatch.setattr(place, name, meanwhile)
+    second = JobFolder(tmp_path / "out.png", "k" * 64, {})
+    monkeypatch.undo()
+    assert not runs and not second.resumed and left(second.path) == ["job.json", "lock"]
+    with pytest.raises(PatchScalerError, match="another run is making this picture"):
+        JobFolder(tmp_path / "out.png", "k" * 64, {})
+
+
+def test_folders_that_were_made_for_it_go_with_it(tmp_path):
+    (tmp_path / "there").mkdir()
+    JobFolder(tmp_path / "there" / "a" / "b" / "out.png", "k" * 64, {}).remove()
+    assert left(tmp_path) == ["there"] and left(tmp_path / "there") == []
+    JobFolder(tmp_path / "there" / "out.png", "k" * 64, {}).remove()
+    assert left(tmp_path) == ["there"]
+    folder = JobFolder(tmp_path / "a" / "b" / "out.png", "k" * 64, {})
+    (tmp_path / "a" / "mine").touch()
+    folder.remove()
+    assert left(tmp_path / "a") == ["mine"]
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ and another one does not. Work is recorded as done only after it was written.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ try:
     import fcntl
 except ImportError:  # Windows: two runs of one command are not told apart there
     fcntl = None  # type: ignore[assignment]
+
+TRIES = 100  # to lock a folder
 
 
 class DiskArray:
@@ -75,19 +78,29 @@ class JobFolder:
         self.arrays: dict[str, DiskArray] = {}
         self.done: dict[str, np.ndarray] = {}
         self.prefix, self.passed = "", 0  # of the pass at hand; passes that are done
-        self.resumed = (self.path / "job.json").exists()
+        self._made = [folder for folder in self.path.parents if not folder.exists()]  # the innermost first
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "w")  # noqa: SIM115 (held until the end)
-            if fcntl:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = self._locked()
         except BlockingIOError as error:
-            self._lock.close()
             raise PatchScalerError(f"{target}: another run is making this picture; wait for it, or stop it") from error
         except OSError as error:
             raise PatchScalerError(f"{target}: cannot write there ({error.strerror}); choose another -o") from error
+        self.resumed = (self.path / "job.json").exists()
         if not self.resumed:
             self.write("job.json", json.dumps(about, indent=1).encode())
+
+    def _locked(self) -> IO[str]:
+        """The folder's lock, held until it is closed. Again where a run that ended took the folder away meanwhile."""
+        for _ in range(TRIES):
+            with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(self.path / "lock", "w"))
+                if fcntl:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / "lock")):
+                    stack.pop_all()
+                    return lock
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> DiskArray:
         """The array of this name: as it was left, or new and zero."""
@@ -119,10 +132,12 @@ class JobFolder:
 
     def finished(self) -> tuple[int, DiskArray | None]:
         """Of several passes: the first that is to be made, and what the one before it gave in a killed run."""
-        for about in self.path.glob("result*.json"):
-            stored = json.loads(about.read_text())
-            return stored["pass"] + 1, DiskArray(about.with_suffix(""), tuple(stored["shape"]), stored["dtype"])
-        return 0, None
+        kept = (file.with_suffix("") for file in self.path.glob("result*.json"))
+        last = max((file for file in kept if file.exists()), key=lambda file: int(file.name[6:]), default=None)
+        if last is None:
+            return 0, None
+        stored = json.loads(last.with_suffix(".json").read_text())
+        return stored["pass"] + 1, DiskArray(last, tuple(stored["shape"]), stored["dtype"])
 
     def begin(self, n: int) -> None:
         """The n-th of several passes: names are free for it."""
@@ -134,8 +149,9 @@ class JobFolder:
         result.flush()
         about = {"pass": n, "shape": result.shape, "dtype": result.dtype.str}
         kept = self.path / f"result{n}"
-        os.replace(result.path, kept)
+        # What tells of it comes first: moved away and not known, it would be made anew, and empty.
         self.write(f"result{n}.json", json.dumps(about).encode())
+        os.replace(result.path, kept)
         for file in self.path.iterdir():
             if file.name.split(".")[0] not in ("job", "lock", f"result{n}"):
                 file.unlink()
@@ -151,8 +167,18 @@ class JobFolder:
         self._lock.close()
 
     def remove(self) -> None:
-        self.close()
+        """The lock goes last and is held until then: nobody works in a folder that is being deleted. Folders that
+        were made for this one go too, where nothing else lies in them."""
+        if not fcntl:  # Windows deletes no open file
+            self.close()
+        for file in set(self.path.glob("*")) - {self.path / "lock"}:
+            with contextlib.suppress(OSError):
+                file.unlink()
         shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     @staticmethod
     def others(target: Path, key: str) -> list[Path]:
