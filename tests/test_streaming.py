@@ -18,7 +18,7 @@ from patchscaler.model_folder import build_networks
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming import disk
 from patchscaler.streaming.disk import JobFolder
-from patchscaler.streaming.files import upscale_file
+from patchscaler.streaming.files import FileOptions, upscale_file
 from patchscaler.streaming.passes import NoiseTiles
 from patchscaler.streaming.windows import cut_windows, spans
 
@@ -100,6 +100,18 @@ def test_options_work_in_windows(tiny, photo, options):
     made = upscale_file(tiny, source, target, window=40, **options)
     assert np.abs(read(target) - whole.array).max() <= 1
     assert made.cost["evaluations"] == whole.cost["evaluations"]
+
+
+def test_what_was_invented_is_the_same_with_adain(tiny, photo):
+    """The coarse picture is matched by its own colours, as in memory."""
+    from patchscaler.dials.report import read_maps
+
+    source, target = photo(61, 83), photo(61, 83).with_name("out.png")
+    whole = tiny.upscale(Image.open(source), colour="adain", invention=True)
+    upscale_file(tiny, source, target, window=40, colour="adain", files=FileOptions(report=source.with_name("report")))
+    moments = read_maps(source.with_name("report"))[1]
+    assert np.abs(whole.moments[:3]).mean() > 1  # grey levels: or this would test nothing
+    assert np.abs(moments - whole.moments)[:3].max() < 0.1
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])

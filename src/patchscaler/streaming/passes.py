@@ -291,7 +291,8 @@ def decode_windows(
             left, right = columns.start * f, min(columns.stop * f, width)
             image, plain, _ = next(cores)
             if statistics:
-                image, plain = with_statistics(image, *statistics), with_statistics(plain, *statistics)
+                own, own_plain, wanted = statistics
+                image, plain = with_statistics(image, own, wanted), with_statistics(plain, own_plain, wanted)
             place = strip[:, :, left : left + image.shape[2]]
             place[:] = faded(place, image, 0, fade * f * (left > 0))
             if options.invention:
@@ -343,17 +344,16 @@ def _decoded(
         yield image, plain, enlarged
 
 
-def _statistics(cores: Iterable[tuple[Tensor, ...]]) -> tuple[Statistics, Statistics]:
-    """Of the whole result and of the whole enlarged input, gathered window by window."""
-    count, sums = 0, torch.zeros(2, 2, 3, 1, 1, dtype=torch.float64)  # of result and input: values, squares
-    for image, _, enlarged in cores:
-        count += image.shape[1] * image.shape[2]
-        for i, x in enumerate((image.double(), enlarged.double())):
+def _statistics(cores: Iterable[tuple[Tensor, ...]]) -> list[Statistics]:
+    """Of the whole result, the whole coarse picture and the whole enlarged input, gathered window by window."""
+    count, sums = 0, torch.zeros(3, 2, 3, 1, 1, dtype=torch.float64)  # of each: values, squares
+    for core in cores:
+        count += core[0].shape[1] * core[0].shape[2]
+        for i, x in enumerate(part.double() for part in core):
             sums[i] += torch.stack([x.sum((1, 2), keepdim=True), x.square().sum((1, 2), keepdim=True)])
     means = sums[:, 0] / count
     deviations = ((sums[:, 1] / count - means.square()) * count / max(1, count - 1)).clamp_min(0).sqrt()
-    own, wanted = ((m.float(), d.float()) for m, d in zip(means, deviations, strict=True))
-    return own, wanted
+    return [(mean.float(), deviation.float()) for mean, deviation in zip(means, deviations, strict=True)]
 
 
 def finish_strip(strip: Tensor, source: Source, top: int, scale: int, rows: int = 64) -> np.ndarray:
