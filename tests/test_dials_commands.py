@@ -202,6 +202,7 @@ def test_redo_after_seconds_needs_the_report(upscale, photo, capsys):
     (["--redo", "0,0,9,9"], "say what is to change"), (["--redo", "900,0,9,9", "--group", "hard"], "lies outside of"),
     (["--window", "-3"], "--window -3: give auto, 0"), (["--window", "big"], "--window big: give auto"),
     (["--pyramid"], "pyramids are written as .tif"),
+    (["--memory-limit", "inf"], "memory limit inf: give a number of MiB"),
 ])  # fmt: skip
 def test_options_that_cannot_be(upscale, photo, capsys, options, message):
     assert upscale(*options) == 1

@@ -298,6 +298,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.parametrize("limit", ["inf", "nan", "1e300"])
+def test_limits_that_are_none(tiny, photo, limit):
+    source = photo(20, 16)
+    with pytest.raises(PatchScalerError, match=r"memory limit .*: give a number of MiB, as 512"):
+        upscale_file(tiny, source, source.with_name("out.png"), memory_limit=float(limit))
+    assert left(source.parent) == ["in.png"]
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_area(tiny, tmp_path):
     tiny.save_pretrained(tmp_path / "model")

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
+
+MOST_MEMORY = 2**40  # MiB; no machine has as much
 
 
 class Batches:
@@ -69,7 +72,12 @@ class Batches:
 
 
 def patches_within(scaler: "PatchScaler", mebibytes: float) -> int:
-    """How many patches a batch should have: an estimate of Patch-DiT's and the prompt's memory, from above."""
+    """How many patches a batch should have: an estimate of Patch-DiT's and the prompt's memory, from above.
+
+    Raises PatchScalerError for a limit that is none.
+    """
+    if not mebibytes < MOST_MEMORY:
+        raise PatchScalerError(f"memory limit {mebibytes:g}: give a number of MiB, as 512")
     c, k = scaler.config.patch_dit, scaler.config.texture.top_k
     latents = scaler.autoencoder.channels * scaler.config.groups.latent_patch_size**2
     tokens = (scaler.config.groups.latent_patch_size // c.patch_size) ** 2
