@@ -189,6 +189,19 @@ def test_redo_refuses_what_does_not_fit(upscale, photo, picture, scaler, capsys)
     assert redo_file(scaler, photo, photo.with_name("nothing.png"), []) is None
 
 
+def test_redo_refuses_the_report_of_another_output(upscale, photo, capsys):
+    report, box = ["--report", photo.parent / "rep"], ["--redo", "0,0,9,9", "--redo-seed", 5]
+    assert upscale("--seed", 3, *report, "-q") == 0 and upscale("--seed", 4, "-q", out="four.png") == 0
+    before = {p: p.read_bytes() for p in (photo.with_name("four.png"), photo.parent / "rep" / "run.json")}
+    assert upscale(*box, *report, out="four.png") == 1
+    error = capsys.readouterr().err
+    assert "four.png: is not the file that" in error and "leave --report out" in error and error.count("\n") == 1
+    assert {p: p.read_bytes() for p in before} == before
+    assert upscale(*box, "-q", out="four.png") == 0  # from what it says of itself
+    assert read_provenance(load_picture(photo.with_name("four.png")).metadata.xmp)["Seed"] == "4"
+    assert upscale(*box, *report, "-q") == 0
+
+
 def test_redo_after_seconds_needs_the_report(upscale, photo, capsys):
     assert upscale("--budget", "50s", "-q") == 0
     assert upscale("--redo", "0,0,9,9", "--group", "hard") == 1
