@@ -202,6 +202,19 @@ def test_redo_refuses_the_report_of_another_output(upscale, photo, capsys):
     assert upscale(*box, *report, "-q") == 0
 
 
+def test_reports_of_one_name_are_refused(photo, model_folder, picture, capsys):
+    for name in ("c1", "c2"):
+        (photo.parent / name).mkdir()
+        picture(32, 32).save(photo.parent / name / "p.png")
+    twins, report = [photo.parent / name / "p.png" for name in ("c1", "c2")], photo.parent / "rep"
+    command = ["upscale", *twins, "--report", report, "--model", model_folder]
+    assert main([str(a) for a in command]) == 1
+    error = capsys.readouterr().err
+    assert f"{twins[1]}: --report would put it into {report / 'p.png'}, as {twins[0]}" in error
+    assert error.count("\n") == 1 and not report.exists()
+    assert [[p.name for p in twin.parent.iterdir()] for twin in twins] == [["p.png"], ["p.png"]]
+
+
 def test_redo_after_seconds_needs_the_report(upscale, photo, capsys):
     assert upscale("--budget", "50s", "-q") == 0
     assert upscale("--redo", "0,0,9,9", "--group", "hard") == 1

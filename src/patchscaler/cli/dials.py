@@ -50,8 +50,20 @@ def check_options(args: argparse.Namespace) -> None:
     if args.redo and args.dry_run:
         raise PatchScalerError("--redo changes an output that is there, --dry-run writes nothing: give one of them")
     window_of(args)
+    _check_reports(args)
     if args.pyramid and args.output and Path(args.output).suffix.lower() not in (".tif", ".tiff", ""):
         raise PatchScalerError(f"{args.output}: pyramids are written as .tif")
+
+
+def _check_reports(args: argparse.Namespace) -> None:
+    """Raises PatchScalerError where two inputs would be reported in one folder."""
+    seen: dict[Path, str] = {}
+    for name in args.inputs:
+        folder = report_folder(args, Path(name), len(args.inputs) > 1)
+        if folder and folder in seen:
+            raise PatchScalerError(f"{name}: --report would put it into {folder}, as {seen[folder]}; rename one")
+        if folder:
+            seen[folder] = name
 
 
 def changes_of(args: argparse.Namespace) -> tuple[Any, ...]:
