@@ -215,6 +215,31 @@ def test_reports_of_one_name_are_refused(photo, model_folder, picture, capsys):
     assert [[p.name for p in twin.parent.iterdir()] for twin in twins] == [["p.png"], ["p.png"]]
 
 
+@pytest.fixture
+def moving(photo, picture) -> Path:
+    frames = [picture(32, 40, seed) for seed in range(3)]
+    frames[0].save(photo.with_name("moving.gif"), save_all=True, append_images=frames[1:], duration=40)
+    return photo.with_name("moving.gif")
+
+
+def test_animations_keep_to_the_limit_of_memory(moving, model_folder, monkeypatch):
+    limits, options = [], PatchScaler.options
+    monkeypatch.setattr(
+        PatchScaler, "options", lambda *a, **k: (limits.append(k.get("memory_limit")), options(*a, **k))[1]
+    )
+    command = ["upscale", moving, "--memory-limit", 77, "--no-provenance", "-q", "--model", model_folder]
+    assert main([str(a) for a in command]) == 0
+    assert set(limits) == {77}
+
+
+@pytest.mark.parametrize("budget", ["20s", "2m"])
+def test_animations_take_no_budget_in_seconds(moving, model_folder, capsys, budget):
+    assert main(["upscale", str(moving), "--budget", budget, "--model", str(model_folder)]) == 1
+    error = capsys.readouterr().err
+    assert "--budget in seconds is for one picture; give a share, or fast" in error and error.count("\n") == 1
+    assert sorted(p.name for p in moving.parent.iterdir()) == ["moving.gif", "photo.png"]
+
+
 def test_redo_after_seconds_needs_the_report(upscale, photo, capsys):
     assert upscale("--budget", "50s", "-q") == 0
     assert upscale("--redo", "0,0,9,9", "--group", "hard") == 1
@@ -229,6 +254,8 @@ def test_redo_after_seconds_needs_the_report(upscale, photo, capsys):
     (["--window", "-3"], "--window -3: give auto, 0"), (["--window", "big"], "--window big: give auto"),
     (["--pyramid"], "pyramids are written as .tif"),
     (["--memory-limit", "inf"], "memory limit inf: give a number of MiB"),
+    (["--cluster", "auto", "--budget", "2m"], "--budget in seconds is of one machine"),
+    (["--cluster", "auto", "--budget", "20s"], "--budget in seconds is of one machine"),
 ])  # fmt: skip
 def test_options_that_cannot_be(upscale, photo, capsys, options, message):
     assert upscale(*options) == 1

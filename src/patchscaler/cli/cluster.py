@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from patchscaler.cli import dials
 from patchscaler.errors import PatchScalerError
 
 
@@ -24,7 +25,7 @@ def check_options(args: argparse.Namespace) -> None:
 
     if args.engine not in ("auto", "torch"):
         raise PatchScalerError(f"--engine {args.engine} is of one machine; workers of --cluster compute with torch")
-    if args.budget and str(args.budget).endswith("s"):
+    if dials.in_seconds(args):
         raise PatchScalerError("--budget in seconds is of one machine; with --cluster give a share of full sampling")
     import_ray()
     check_answers(args.cluster)

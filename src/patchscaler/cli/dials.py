@@ -55,6 +55,13 @@ def check_options(args: argparse.Namespace) -> None:
         raise PatchScalerError(f"{args.output}: pyramids are written as .tif")
 
 
+def in_seconds(args: argparse.Namespace) -> bool:
+    """Is the budget one of seconds? Raises PatchScalerError for one that cannot be."""
+    from patchscaler.dials.budget import parse_budget
+
+    return args.budget is not None and parse_budget(args.budget).seconds is not None
+
+
 def _check_reports(args: argparse.Namespace) -> None:
     """Raises PatchScalerError where two inputs would be reported in one folder."""
     seen: dict[Path, str] = {}

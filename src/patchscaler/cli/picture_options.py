@@ -117,7 +117,7 @@ def checked(
     """
     if video.is_video(source):
         return video.checked(source, folder, file, inputs, taken, limit, args)
-    from patchscaler.cli.dials import is_large
+    from patchscaler.cli.dials import in_seconds, is_large
     from patchscaler.pictures import writing
     from patchscaler.pictures.animation import ANIMATED, MAX_FRAMES, check_animated, open_animation
     from patchscaler.pictures.planes import has_alpha
@@ -135,6 +135,10 @@ def checked(
     moving = picture is not None
     if moving and alone(args):
         raise PatchScalerError(f"{source}: moves, and animations go with none of {ALONE}")
+    if moving and in_seconds(args):
+        raise PatchScalerError(
+            f"{source}: moves, and --budget in seconds is for one picture; give a share, or fast, balanced, best"
+        )
     if args.tileable:
         check_pixels(*size, whole, str(source))
     if not moving and (args.tileable or not is_large(size, args)):
@@ -202,7 +206,8 @@ def upscale_animation(
 
     frames, evaluations, began = [], 0, time.perf_counter()
     line = StatusLine(moving.path.name, args.quiet)
-    calls = ((planes, wanted(args), args.tileable, options) for planes in moving.frames())
+    keywords = options | {"memory_limit": args.memory_limit}
+    calls = ((planes, wanted(args), args.tileable, keywords) for planes in moving.frames())
     for number, made in enumerate(args.hands.map("one", calls), 1):
         line("frames", number, moving.count)
         frames.append(made.array)
