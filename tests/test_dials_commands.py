@@ -2,11 +2,13 @@
 
 import json
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from patchscaler.checkpoints import file_hash
 from patchscaler.cli import main
@@ -213,6 +215,31 @@ def test_reports_of_one_name_are_refused(photo, model_folder, picture, capsys):
     assert f"{twins[1]}: --report would put it into {report / 'p.png'}, as {twins[0]}" in error
     assert error.count("\n") == 1 and not report.exists()
     assert [[p.name for p in twin.parent.iterdir()] for twin in twins] == [["p.png"], ["p.png"]]
+
+
+def test_a_large_png_is_not_decoded_to_hear_how_it_is_turned(upscale, photo, monkeypatch):
+    """Which it may tell behind its pixels."""
+    data, turned = photo.read_bytes(), Image.Exif()
+    turned[0x0112] = 6
+    exif = b"eXIf" + turned.tobytes().removeprefix(b"Exif\0\0")
+    chunk = (len(exif) - 4).to_bytes(4, "big") + exif + zlib.crc32(exif).to_bytes(4, "big")
+    photo.write_bytes(data[:-12] + chunk + data[-12:])  # the last chunk takes 12 bytes
+    decoded, found, load = [], [], PngImageFile.load_prepare
+    monkeypatch.setattr("patchscaler.pictures.rows.ABOVE", 1000)
+    monkeypatch.setattr(PngImageFile, "load_prepare", lambda image: (decoded.append(image.size), load(image)))
+    monkeypatch.setattr("patchscaler.pictures.writing.check_side", lambda target, *size: found.append(size))
+    monkeypatch.setattr("patchscaler.cli.cluster.load", _stop)
+    with pytest.raises(Stopped):
+        upscale("--window", 40)
+    assert found == [(256, 384)] and decoded == [(1, 1)]
+
+
+class Stopped(BaseException):
+    """Raised where a test has seen enough."""
+
+
+def _stop(*_: object) -> None:
+    raise Stopped
 
 
 @pytest.fixture

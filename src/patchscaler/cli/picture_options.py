@@ -122,9 +122,10 @@ def checked(
     from patchscaler.pictures.animation import ANIMATED, MAX_FRAMES, check_animated, open_animation
     from patchscaler.pictures.planes import has_alpha
     from patchscaler.pictures.reading import MAX_PIXELS, check_pixels, load_picture, opened, orientation
+    from patchscaler.pictures.rows import told_of
 
     with opened(source, limit) as image:
-        size = (image.height, image.width) if orientation(image) >= 5 else (image.width, image.height)
+        size = (image.height, image.width) if orientation(told_of(source, image)) >= 5 else (image.width, image.height)
         transparent = has_alpha(image)
         may_move = image.format in ANIMATED and getattr(image, "is_animated", False)
     # What moves or tiles is made whole, so it keeps the limit of pictures in memory unless one is asked for.
