@@ -19,6 +19,7 @@ from common import left
 from patchscaler.cli import main
 from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.sizes import Wanted
 from patchscaler.streaming.disk import JobFolder
 from patchscaler.video import job
 from patchscaler.video.clip import Colours, look_through
@@ -173,13 +174,26 @@ def test_fields_become_frames(tmp_path):
 def test_odd_sizes_metadata_and_any_scale(tiny, tmp_path):
     source = make_clip(tmp_path / "in.mp4", metadata={"title": "Ein Tag", "artist": "we"})
     made = upscale_video(tiny, source, tmp_path / "out.mp4", wanted=1.53)  # 98x73
-    assert made.size == (98, 72)
+    assert made.size == (98, 72) and made.notes == ["98x73 becomes 98x72: h264 has no room for an odd row or column"]
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.metadata["title"] == "Ein Tag" and container.metadata["artist"] == "we"
         assert "PatchScaler" in container.metadata["comment"] and "Seed 0" in container.metadata["comment"]
     upscale_video(tiny, source, tmp_path / "bare.mp4", video=VideoOptions(provenance=False))
     with av.open(str(tmp_path / "bare.mp4")) as container:
         assert "comment" not in container.metadata
+
+
+def test_odd_sizes_stay_where_colours_have_room_for_them(tiny, tmp_path):
+    source, wide = make_clip(tmp_path / "in.mp4"), Wanted(width=59)
+    made = upscale_video(tiny, source, tmp_path / "out.mkv", wanted=wide, video=LOSSLESS)  # 59x44
+    assert made.size == (59, 44) and made.notes == []
+    made = upscale_video(tiny, source, tmp_path / "tall.mov", wanted=Wanted(height=43), video=VideoOptions("prores"))
+    assert made.size == (56, 43) and made.notes == ["57x43 becomes 56x43: prores has no room for an odd row or column"]
+    assert frames_of(tmp_path / "tall.mov")[0][0].height == 43
+    clip, out = look_through(source), rgb(tmp_path / "out.mkv")
+    for array, result in zip(read_frames(clip, range(clip.count)), out, strict=True):
+        difference = np.abs(enlarge(tiny, array, wide).array.astype(int) - result) / 257
+        assert difference.mean() < 0.8
 
 
 def test_packed_frames_come_back():
@@ -241,6 +255,21 @@ def test_other_options_begin_anew_and_say_so(tiny, tmp_path):
         upscale_video(tiny, source, target, watch=stop)
     made = upscale_video(tiny, source, target, seed=1)
     assert made.made_now == 6 and "an unfinished video of other options lies in" in made.notes[0]
+
+
+def test_sizes_that_become_the_same_are_not_the_same_work(tiny, tmp_path):
+    source, target = make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upscale_video(tiny, source, target, wanted=Wanted(width=59), watch=stop)
+    made = upscale_video(tiny, source, target, wanted=Wanted(width=58))
+    assert made.size == (58, 44) and made.made_now == 6 and "of other options lies in" in made.notes[-1]
+    upscale_video(tiny, source, tmp_path / "whole.mp4", wanted=Wanted(width=58))
+    assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
 def test_two_runs_of_one_video_and_one_that_stops_before_the_first_frame(tiny, tmp_path, monkeypatch):

@@ -68,6 +68,8 @@ def make_plan(
 ) -> tuple[Plan, list[str]]:
     """-> the plan, and a line for each thing that it cannot keep. Raises PatchScalerError for what cannot be.
 
+    size: (width, height) of the frames as they are made; the plan's may lack an odd last column or row.
+
     By default what most players play: H.264 with 8 bits and up to 4096x2304, H.265 beyond, AV1 or VP9 in WebM.
     """
     av = import_av(f"{target}: a video")
@@ -97,12 +99,22 @@ def make_plan(
     if sar != 1 and suffix in (".mkv", ".webm") and codec not in TELLS_ASPECT:
         notes.append(f"its pixels are {sar.numerator}:{sar.denominator}, which {codec} in {suffix} cannot say: "
                      "they become square")  # fmt: skip
-        size, sar = (max(2, round(size[0] * sar) // 2 * 2), size[1]), Fraction(1)
+        size, sar = (max(2, round(size[0] * sar)), size[1]), Fraction(1)
+    pix_fmt = entry.formats[depth]
+    held = held_size(size, pix_fmt)
+    if held != size:
+        notes.append(f"{size[0]}x{size[1]} becomes {held[0]}x{held[1]}: {codec} has no room for an odd row or column")
     plan = Plan(
-        codec, entry.crf if crf is None else crf, entry.formats[depth], *size, clip.time_base, clip.rate, sar,
+        codec, entry.crf if crf is None else crf, pix_fmt, *held, clip.time_base, clip.rate, sar,
         clip.colours,
     )  # fmt: skip
     return plan, notes
+
+
+def held_size(size: tuple[int, int], pix_fmt: str) -> tuple[int, int]:
+    """(width, height) without an odd last column or row, where colours are kept for two of them together."""
+    across, down = 2 if "420" in pix_fmt or "422" in pix_fmt else 1, 2 if "420" in pix_fmt else 1
+    return size[0] // across * across, size[1] // down * down
 
 
 def check_suffix(target: Path) -> str:

@@ -67,7 +67,7 @@ def to_array(frame: Any, clip: Clip) -> np.ndarray:
 
 
 def to_frame(array: np.ndarray, pix_fmt: str, colours: Colours) -> Any:
-    """(h, w, 1..3) uint16 -> a frame of `pix_fmt`; an odd last row or column is left out, where that must be."""
+    """(h, w, 1..3) uint16 -> a frame of `pix_fmt`."""
     av = import_av("a video")
     array = np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
     frame = av.VideoFrame.from_ndarray(array, format="rgb48le")
@@ -75,11 +75,6 @@ def to_frame(array: np.ndarray, pix_fmt: str, colours: Colours) -> Any:
         format=pix_fmt, dst_colorspace=SWS_MATRIX.get(colours.matrix, 5), src_color_range=2,
         dst_color_range=colours.range, interpolation=PRECISE,
     )  # fmt: skip
-
-
-def even(array: np.ndarray) -> np.ndarray:
-    """Without an odd last row or column, which subsampled colours have no room for."""
-    return array[: array.shape[0] // 2 * 2, : array.shape[1] // 2 * 2]
 
 
 # --- frames as numbers, for the disk --------------------------------------------------------------

@@ -26,7 +26,7 @@ from patchscaler.streaming.files import BASE
 from patchscaler.streaming.passes import Watch, nobody
 from patchscaler.video.clip import Clip, import_av, look_through
 from patchscaler.video.encoding import CODECS, SEGMENT, Plan, check_suffix, configure, encode_segment, make_plan
-from patchscaler.video.frames import even, pack, read_frames, to_frame, unpack
+from patchscaler.video.frames import pack, read_frames, to_frame, unpack
 from patchscaler.video.muxing import rehearse, write_video
 from patchscaler.work import Hands, ThisProcess
 
@@ -110,8 +110,7 @@ class _VideoRun:
         width, height = wanted.size(self.clip.width, self.clip.height)
         self.passes = len(passes((self.clip.width, self.clip.height), (width, height), scaler.config.scale))
         _check_options(self.passes, self.options)
-        even = width // 2 * 2, height // 2 * 2  # subsampled colours have no room for an odd row
-        self.plan, self.notes = make_plan(self.clip, target, even, video.codec, video.crf, video.bits)
+        self.plan, self.notes = make_plan(self.clip, target, (width, height), video.codec, video.crf, video.bits)
         self.size = (self.plan.width, self.plan.height)
         _check_encoder(self.plan, target)
         self.notes += rehearse(target, self.clip, self.plan, video.audio)
@@ -121,7 +120,7 @@ class _VideoRun:
         self.about = {
             "format": FORMAT, "input": file_hash(self.clip.path), "weights": weights_of(scaler),
             "options": options_record(self.options), "numbers": hands.numbers,
-            "size": self.size, "plan": self.plan.record(), "output": target.name,
+            "wanted": (width, height), "size": self.size, "plan": self.plan.record(), "output": target.name,
             "av": import_av("a video").__version__,
         }  # fmt: skip
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True, default=str).encode()).hexdigest()
@@ -162,9 +161,11 @@ class _VideoRun:
 
     def _keep(self, number: int, enlarged: Enlarged, folder: JobFolder, made: MadeVideo) -> None:
         """One frame, on disk until its segment is whole."""
-        array = even(enlarged.array)
-        if array.shape[1::-1] != self.size:  # pixels become square
-            array = resized(array, self.size[::-1])
+        width, height = self.size
+        array = enlarged.array[:height]
+        if self.plan.sar != self.clip.sar:  # pixels become square
+            array = resized(array, (height, width))
+        array = array[:, :width]
         file = io.BytesIO()
         np.save(file, pack(to_frame(array, self.plan.pix_fmt, self.plan.colours)))
         folder.write(_frame(folder, number).name, file.getvalue())
