@@ -148,6 +148,18 @@ def test_memory_build_and_info(model, tmp_path, capsys):
     assert main(arguments) == 0
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_every_degradation_is_named(command, photo, capsys):
+    from patchscaler.data.degradation import DEGRADATIONS
+
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    told = told[told.index("--degradation KIND make") :].split("--limit")[0]
+    error = fails(capsys, photo, command, "--hr", photo)
+    assert all(kind in told and kind in error for kind in DEGRADATIONS)
+
+
 def test_info_names_hashes(model, capsys):
     assert main(["info", "--model", str(model)]) == 0
     out = capsys.readouterr().out

@@ -91,7 +91,8 @@ def check_options(args: argparse.Namespace) -> None:
     if not (args.lr or args.hr):
         raise PatchScalerError("give pictures: --lr DIR (with --hr DIR), or --hr DIR with --degradation KIND")
     if args.hr and not (args.lr or args.degradation):
-        raise PatchScalerError("--hr alone has nothing to enlarge: add --degradation bicubic (mild, real), or --lr DIR")
+        kinds = "bicubic (mild, stable, real)"
+        raise PatchScalerError(f"--hr alone has nothing to enlarge: add --degradation {kinds}, or --lr DIR")
     if min(args.limit, args.crop_border, args.threads) < 0:
         raise PatchScalerError("--limit, --crop-border and --threads take 0 or more")
     if args.tile < 0 or args.tile_overlap < 0 or (args.tile and args.tile <= 2 * args.tile_overlap):

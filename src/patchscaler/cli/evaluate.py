@@ -38,7 +38,8 @@ def picture_options(parser: Any) -> None:
     data.add_argument("--lr", metavar="DIR", help="small pictures")
     data.add_argument("--hr", metavar="DIR", help="originals, matched by name (NAME.png, NAME_x4.png)")
     data.add_argument("--degradation", metavar="KIND", help="make the small pictures from --hr: bicubic, mild (as "
-                      "ResShift's test set), real (Real-ESRGAN's two orders)")  # fmt: skip
+                      "ResShift's test set), stable (StableSR's milder training), real (Real-ESRGAN's two "
+                      "orders)")  # fmt: skip
     data.add_argument("--limit", type=int, default=0, metavar="N", help="the first N pictures by name (default: all)")
     data.add_argument("--seed", type=int, default=0, help="of the degradation, with each picture's name, and of ours")
 
@@ -114,7 +115,8 @@ def check_options(args: argparse.Namespace) -> None:
     if not (args.lr or args.hr or args.results):
         raise PatchScalerError("give pictures: --lr DIR, --hr DIR with --degradation KIND, or --results DIR")
     if args.hr and not (args.lr or args.degradation or args.results):
-        raise PatchScalerError("--hr alone has nothing to enlarge: add --degradation bicubic (mild, real), or --lr DIR")
+        kinds = "bicubic (mild, stable, real)"
+        raise PatchScalerError(f"--hr alone has nothing to enlarge: add --degradation {kinds}, or --lr DIR")
     if args.results and args.method != "ours":
         raise PatchScalerError("--results are finished pictures: leave --method out")
     if args.limit < 0 or args.crop_border < 0:

@@ -19,7 +19,8 @@ def add_parsers(commands: Any) -> None:
     )
     bench.set_defaults(function=benchmark)
     bench.add_argument("--size", type=int, help="side of the input (default: 128)")
-    bench.add_argument("--image", metavar="FILE", help="a picture to cut the input from (default: made by code)")
+    bench.add_argument("--image", metavar="FILE", help="a picture whose middle square, reduced to --size, "
+                       "is the input (default: made by code)")  # fmt: skip
     bench.add_argument("--runs", type=int, default=5, help="after one that warms up; the median counts")
     bench.add_argument("--threads", default="0", metavar="N[,N...]",
                        help="processor threads (default: all); several are a sweep")  # fmt: skip
