@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
                     "the input's format)")  # fmt: skip
     up.add_argument("--seed", type=int, default=0, help="another number invents other fine texture")
     up.add_argument("--shares", metavar="S,E", help="S of the patches left as restored, up to E refined briefly, the "
-                    "rest longer: .02,.6 of typical pictures with the shipped weights; 0,0 is slowest, 1,1 fastest")  # fmt: skip
+                    "rest longer (.02,.6 of typical pictures as shipped); 0,0 is slowest, 1,1 fastest")  # fmt: skip
     up.add_argument("--no-prompt", action="store_true", help="do not look textures up in the memory")
     up.add_argument("--memory", metavar="FILE", help="textures of your own (patchscaler memory build)")
     up.add_argument("--save-difficulty", action="store_true", help="also write NAME_difficulty.png: dark blue patches "
