@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from patchscaler.checkpoints import file_hash
-from patchscaler.dials import saved
 from patchscaler.dials.boxes import Change, make_change
-from patchscaler.dials.record import provenance, read_provenance, weights_of
+from patchscaler.dials.record import provenance, read_provenance, weights_id, weights_of
+from patchscaler.dials.report import RECORD
 from patchscaler.dials.saved import MOST_CHANGES, find_saved, redo_file
 from patchscaler.errors import PatchScalerError
 from patchscaler.pictures.reading import load_picture
@@ -129,11 +129,26 @@ def test_noise_is_made_for_what_still_shows(tiny, folder, monkeypatch):
     assert len(calls) < 2 * 15 + 3  # of 15 patches, once; before, a thousand times, and twice over
 
 
-def test_noise_of_other_seeds_is_bounded(tiny, folder, monkeypatch):
-    whole, most = [0, 0, 96, 64], [0, 0, 60, 60]
-    monkeypatch.setattr(saved, "MOST_NOISE", (10, 1))  # 25 for these 15 patches
-    craft(folder, changes=[box(None, 1, most), box(None, 2, whole)])  # nothing of the first still shows
+def test_noise_is_made_once_a_patch_however_boxes_lie(tiny, folder, monkeypatch):
+    calls, real = [], tiny.noise
+    monkeypatch.setattr(tiny, "noise", lambda *args: calls.append(args) or real(*args))
+    shrinking = [box(None, n, [0, 0, 96, 64 - n % 60]) for n in range(MOST_CHANGES)]  # some of each sixty still shows
+    craft(folder, changes=shrinking)
     redone(tiny, folder, HARD)
-    craft(folder, changes=[box(None, 2, whole), box(None, 1, most)])
-    with pytest.raises(PatchScalerError, match=r"out\.png: too many boxes of it .* other seeds to follow; enlarge it"):
-        redo_file(tiny, folder / SOURCE, folder / RESULT, [HARD])
+    assert len(calls) < 2 * 15 + 3
+
+
+def test_a_report_of_another_output(tiny, folder):
+    report = folder / "rep"
+    report.mkdir()
+    options = json.loads(read_provenance(load_picture(folder / RESULT, 0).metadata.xmp)["Options"])
+    model, source = {"id": weights_id(weights_of(tiny))}, {"sha256": file_hash(folder / SOURCE)}
+    record = {"format": 1, "options": options, "model": model, "input": source, "output": {"sha256": "0"}}
+    (report / RECORD).write_text(json.dumps(record))
+    before = (folder / RESULT).read_bytes()
+    with pytest.raises(PatchScalerError, match=r"out\.png: is not the file that \S*rep tells of; leave --report out"):
+        redo_file(tiny, folder / SOURCE, folder / RESULT, [HARD], report)
+    (report / RECORD).write_text(json.dumps(record | {"output": None}))
+    with pytest.raises(PatchScalerError, match=r"rep: what the report says cannot be followed"):
+        redo_file(tiny, folder / SOURCE, folder / RESULT, [HARD], report)
+    assert (folder / RESULT).read_bytes() == before

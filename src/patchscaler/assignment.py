@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from patchscaler.dials.boxes import patches_in
+from patchscaler.dials.boxes import last_seeds, patches_in
 from patchscaler.dials.budget import spend
 from patchscaler.errors import PatchScalerError
 from patchscaler.grouping import assign_groups
@@ -35,9 +35,8 @@ def assign(scaler: "PatchScaler", job: Job, options: Options, spent: float = 0.0
 def change(scaler: "PatchScaler", job: Job, options: Options) -> None:
     """What boxes want otherwise: another group, other noise."""
     for wish in options.changes:
-        for i in patches_in(wish.box, job.grid, scaler.step, job.size).tolist():
-            if wish.group is not None:
-                job.groups[i] = wish.group
-            if wish.seed is not None:
-                (row, column), size = job.grid.corners()[i], job.grid.size
-                job.noise_of[i] = scaler.noise(options, row, column, size, size, wish.seed).to(scaler.device)
+        if wish.group is not None:
+            job.groups[patches_in(wish.box, job.grid, scaler.step, job.size)] = wish.group
+    corners, size = job.grid.corners(), job.grid.size
+    for i, seed in last_seeds(options.changes, job.grid, scaler.step, job.size).items():
+        job.noise_of[i] = scaler.noise(options, *corners[i], size, size, seed).to(scaler.device)

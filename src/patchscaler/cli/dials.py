@@ -158,23 +158,10 @@ def redo(model: Any, source: Path, target: Path, args: argparse.Namespace, repor
     from patchscaler.dials.saved import redo_file
 
     began = time.perf_counter()
-    _check_output(report, target)
     made = redo_file(model, source, target, changes_of(args), report, not args.no_provenance)
     if made is not None and not args.quiet:
         print(f"{target}: {', '.join(args.redo)} made again, {time.perf_counter() - began:.2f} s")
     return made is not None
-
-
-def _check_output(report: Path | None, target: Path) -> None:
-    """Raises PatchScalerError where a report tells of another file than the one that is to be changed."""
-    from patchscaler.checkpoints import file_hash
-    from patchscaler.dials.report import RECORD, read_report
-
-    if report is None or not (report / RECORD).exists() or not target.is_file():
-        return
-    output = read_report(report).get("output")
-    if not isinstance(output, dict) or output.get("sha256") != file_hash(target):
-        raise PatchScalerError(f"{target}: is not the file that {report} tells of; leave --report out, or give its own")
 
 
 # --- pictures on disk -----------------------------------------------------------------------------

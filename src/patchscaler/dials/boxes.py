@@ -53,10 +53,17 @@ def patches_in(box: tuple[int, int, int, int], grid: PatchGrid, step: int, size:
     return (rows[:, None] * len(grid.columns) + columns[None, :]).ravel()
 
 
-def in_force(
-    changes: Sequence[Change], grid: PatchGrid, step: int, size: tuple[int, int]
-) -> list[tuple[Change, np.ndarray]]:
-    """Changes and the patches of each, in their order; without those that later ones undo wholly.
+def last_seeds(changes: Sequence[Change], grid: PatchGrid, step: int, size: tuple[int, int]) -> dict[int, int]:
+    """Patch -> the last seed that a box gave it."""
+    seeds: dict[int, int] = {}
+    for change in changes:
+        if change.seed is not None:
+            seeds |= dict.fromkeys(patches_in(change.box, grid, step, size).tolist(), change.seed)
+    return seeds
+
+
+def in_force(changes: Sequence[Change], grid: PatchGrid, step: int, size: tuple[int, int]) -> list[Change]:
+    """Changes in their order, without those that later ones undo wholly.
 
     A patch keeps the last group and the last seed that it was given.
     """
@@ -69,5 +76,5 @@ def in_force(
                 seen = seen or not known[touched].all()
                 known[touched] = True
         if seen:
-            found.append((change, touched))
+            found.append(change)
     return found[::-1]

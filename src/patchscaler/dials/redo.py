@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from patchscaler.config import GroupConfig
-from patchscaler.dials.boxes import Change, patches_in
+from patchscaler.dials.boxes import Change, last_seeds, patches_in
 from patchscaler.dials.invention import cell_moments
 from patchscaler.drawing import draw_parts, drawn_parts, patch_steps, tiles_of
 from patchscaler.errors import PatchScalerError
@@ -168,9 +168,8 @@ def _job_of(
     index = np.array([number[row + top, column + left] for row, column in local.corners()])
     job.groups = torch.from_numpy(out.groups[index])
     here = {int(i): n for n, i in enumerate(index)}
-    for change in options.changes:
-        for i in patches_in(change.box, grid, step, job.size).tolist():
-            if change.seed is not None and i in here:
-                row, column = grid.corners()[i]
-                job.noise_of[here[i]] = scaler.noise(options, row, column, v, v, change.seed).to(scaler.device)
+    corners = grid.corners()
+    for i, seed in last_seeds(options.changes, grid, step, job.size).items():
+        if i in here:
+            job.noise_of[here[i]] = scaler.noise(options, *corners[i], v, v, seed).to(scaler.device)
     return job, area, index

@@ -13,7 +13,7 @@ import torch
 
 from patchscaler.checkpoints import file_hash
 from patchscaler.config import GroupConfig
-from patchscaler.dials.boxes import FARTHEST, Change, in_force, make_change, patches_in
+from patchscaler.dials.boxes import FARTHEST, Change, in_force, make_change
 from patchscaler.dials.budget import parse_budget
 from patchscaler.dials.fidelity import check_fidelity
 from patchscaler.dials.record import (
@@ -32,15 +32,13 @@ from patchscaler.grouping import check_groups
 from patchscaler.jobs import Options, Picture, Progress, cost_of_groups
 from patchscaler.patches import PatchGrid, make_grid
 from patchscaler.pictures.colour import KINDS
-from patchscaler.pictures.planes import Planes, to_planes
+from patchscaler.pictures.planes import Planes
 from patchscaler.pictures.reading import load_picture
 from patchscaler.pictures.writing import fit_picture, format_of, save_picture
 from patchscaler.pipeline import PatchScaler
 
 EXACT = ("PNG", "TIFF", "BMP")  # formats whose pixels are those that were written
 MOST_CHANGES = 1000  # of an earlier run
-# Noise of other seeds is made for every box anew, before anything can be stopped: less than a step of sampling takes.
-MOST_NOISE = (1000, 4)  # patches of all boxes with a seed: so many, and so many times those of the picture
 DAMAGE = (LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError, PatchScalerError)
 
 
@@ -52,6 +50,7 @@ class Saved:
     input: str  # SHA-256 of the input file
     weights: str  # `record.weights_id`
     record: dict[str, Any] | None = None  # run.json, where it is known from a report
+    output: str | None = None  # SHA-256 of the file that it tells of
 
 
 def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
@@ -59,7 +58,8 @@ def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
     if report is not None and (Path(report) / RECORD).exists():
         record = read_report(report)
         with _followed(f"{report}: what the report says"):
-            return Saved(checked_options(record["options"]), record["input"]["sha256"], record["model"]["id"], record)
+            source, model, made = record["input"]["sha256"], record["model"]["id"], record["output"]["sha256"]
+            return Saved(checked_options(record["options"]), source, model, record, made)
     if not Path(output).is_file():
         return None
     facts = read_provenance(load_picture(output, 0).metadata.xmp)
@@ -140,7 +140,7 @@ def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Pat
         budget = saved.options["budget"]
         if budget is not None and budget.seconds is not None:
             raise PatchScalerError(f"{output}: made with a budget in seconds; to redo it, its --report is needed")
-        return Made(array, saved.options, *_groups_of(saved, scaler, image))
+        return Made(array, saved.options, *scaler.groups_of(image, max_pixels=0, **saved.options))
     try:
         patches = saved.record["patches"]
         textures = np.full((len(patches["textures"]), max(1, scaler.top_k)), -1)
@@ -152,35 +152,9 @@ def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Pat
     return Made(array, saved.options, groups, config, textures, read_maps(report)[1])
 
 
-def followed(saved: Saved, scaler: PatchScaler, output: str | Path, size: tuple[int, int]) -> tuple[Change, ...]:
-    """The changes of an earlier run that still show. size: (h, w) of the small picture.
-
-    Raises PatchScalerError where it would take long to make their noise again.
-    """
-    config = scaler.options(**saved.options).asked
-    grid = _grid(scaler, config, size)
-    found = in_force(saved.options["changes"], grid, scaler.step, size)
-    patches = sum(len(touched) for change, touched in found if change.seed is not None)
-    if patches > MOST_NOISE[0] + MOST_NOISE[1] * len(grid):
-        raise PatchScalerError(f"{output}: too many boxes of it were made with other seeds to follow; enlarge it anew")
-    return tuple(change for change, _ in found)
-
-
 def _grid(scaler: PatchScaler, config: GroupConfig, size: tuple[int, int]) -> PatchGrid:
     h, w = scaler.padded_size(*size)
     return make_grid(h // scaler.step, w // scaler.step, config.latent_patch_size, config.overlap)
-
-
-def _groups_of(saved: Saved, scaler: PatchScaler, image: Picture) -> tuple[np.ndarray, GroupConfig]:
-    """Found again. The boxes' groups are put in here: the pipeline would make the boxes' noise, too."""
-    planes = to_planes(image)
-    size = planes.rgb.shape[1], planes.rgb.shape[2]
-    groups, config = scaler.groups_of(planes, max_pixels=0, **(saved.options | {"changes": ()}))
-    grid = _grid(scaler, config, size)
-    for change in saved.options["changes"]:
-        if change.group is not None:
-            groups[patches_in(change.box, grid, scaler.step, size)] = change.group
-    return groups, config
 
 
 def redo_file(
@@ -196,10 +170,14 @@ def redo_file(
     if saved is None or not Path(output).is_file():
         return None
     check_saved(saved, scaler, source)
+    if saved.output not in (None, file_hash(output)):
+        raise PatchScalerError(f"{output}: is not the file that {report} tells of; leave --report out, or give its own")
     # As the run was given it: in the depth and the colours that the output could hold.
     picture = load_picture(source, 0, 8 * pixels_of(output).dtype.itemsize)
     fit_picture(picture, format_of(output))
-    saved.options["changes"] = followed(saved, scaler, output, (picture.height, picture.width))
+    size = picture.height, picture.width
+    grid = _grid(scaler, scaler.options(**saved.options).asked, size)
+    saved.options["changes"] = tuple(in_force(saved.options["changes"], grid, scaler.step, size))
     report = report if saved.record is not None else None
     before = made_of(saved, scaler, picture.planes, output, report)
     made = redo(scaler, picture.planes, before, list(changes), progress)
