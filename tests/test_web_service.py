@@ -13,6 +13,7 @@ from webserver import jobs, result_of, upload, waited, working
 from patchscaler.dials.boxes import make_change
 from patchscaler.dials.record import read_provenance
 from patchscaler.errors import PatchScalerError
+from patchscaler.pictures.planes import eight_bits
 from patchscaler.pictures.reading import load_picture
 from patchscaler.pictures.writing import save_picture
 from patchscaler.web import service as service_module
@@ -20,7 +21,6 @@ from patchscaler.web.folder import IN_USE
 from patchscaler.web.jobs import Gone, Pace, Step, Watched
 from patchscaler.web.limits import Dials, Limits, read_dials, read_seed
 from patchscaler.web.service import Service
-from patchscaler.web.views import eight_bits
 
 # --- what may be asked for ------------------------------------------------------------------------
 

@@ -247,3 +247,17 @@ def reflect_index(old: int, new: int) -> Tensor:
     """(new,): which of `old` rows stands at each place of the mirrored picture."""
     i = torch.arange(new) % max(1, 2 * old - 2)
     return torch.where(i < old, i, 2 * old - 2 - i)
+
+
+def eight_bits(pixels: Image.Image) -> Image.Image:
+    """Greys of more bits in eight: Pillow would cut them off at 255, and make nearly all of them white."""
+    if pixels.mode[0] not in "IF":
+        return pixels
+    values, profile = np.asarray(pixels), fitting_profile(pixels, pixels.info.get("icc_profile"))
+    if values.dtype.kind == "u" and not has_alpha(
+        pixels
+    ):  # by itself: of a large result, planes of floats would take gigabytes
+        return to_pil(values.astype(np.uint16, copy=False)[..., None], profile)
+    planes = to_planes(pixels)
+    planes.bits = 8
+    return to_pil(finish(planes.rgb, planes), planes.icc_profile)

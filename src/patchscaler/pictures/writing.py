@@ -21,12 +21,11 @@ from patchscaler.pictures.jxl import import_jxl
 from patchscaler.pictures.metadata import Metadata, exif_within, iptc_segment
 from patchscaler.pictures.planes import (
     array_planes,
-    finish,
+    eight_bits,
     fitting_profile,
     has_alpha,
     to_palette,
     to_pil,
-    to_planes,
     without_profile,
 )
 from patchscaler.pictures.reading import Picture
@@ -170,9 +169,7 @@ def save_image(image: Image.Image, path: str | Path, quality: int | None = None)
     """A Pillow image of 8 bits, with its colour profile."""
     metadata = Metadata(image.size, icc_profile=image.info.get("icc_profile"))
     check_alpha(path, image)
-    if image.mode[0] in "IF":  # which Pillow cuts off at 255
-        planes = replace(to_planes(image), bits=8)
-        image = to_pil(finish(planes.rgb, planes))
+    image = eight_bits(image)
     mode = ("LA" if image.mode in ("LA", "La") else "RGBA") if has_alpha(image) else image.mode
     image = image.convert(mode if mode in ("L", "LA", "RGB", "RGBA") else "RGB")
     save_picture(np.asarray(image), path, metadata, quality)

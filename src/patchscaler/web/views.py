@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from patchscaler.pictures.planes import finish, fitting_profile, has_alpha, to_pil, to_planes
+from patchscaler.pictures.planes import eight_bits, has_alpha
 from patchscaler.pictures.reading import load_picture
 from patchscaler.pictures.writing import save_image
 
@@ -28,15 +27,3 @@ def view(path: Path, stem: Path) -> Path:
     target = stem.with_suffix(".webp" if has_alpha(pixels) else ".jpg")
     save_image(pixels, target)
     return target
-
-
-def eight_bits(pixels: Image.Image) -> Image.Image:
-    """Greys of more bits in eight: Pillow would cut them off at 255, and make nearly all of them white."""
-    if pixels.mode[0] not in "IF":
-        return pixels
-    values, profile = np.asarray(pixels), fitting_profile(pixels, pixels.info.get("icc_profile"))
-    if values.dtype.kind == "u":  # by itself: of a large result, planes of floats would take gigabytes
-        return to_pil(values.astype(np.uint16, copy=False)[..., None], profile)
-    planes = to_planes(pixels)
-    planes.bits = 8
-    return to_pil(finish(planes.rgb, planes), planes.icc_profile)
