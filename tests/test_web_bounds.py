@@ -1,6 +1,7 @@
 """How much a request may bring, and how much all of them together. Needs gradio (the extra `web`)."""
 
 import concurrent.futures
+import contextlib
 import time
 
 import pytest
@@ -54,6 +55,42 @@ def test_no_upload_when_the_folder_is_full(tiny, tmp_path):
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
         service.folder.sweep(time.time() + 4000)
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
+
+
+def test_the_answer_reaches_whoever_goes_on_sending(tiny, tmp_path):
+    sent = 0
+
+    def slowly():
+        nonlocal sent
+        yield multipart(b"")[0][:-9]
+        for _ in range(30):
+            time.sleep(0.02)
+            yield bytes(10_000)
+            sent += 1
+
+    with served(tiny, tmp_path, disk_bytes=100_000) as (_, address):
+        status, text = request(address, "POST", "/gradio_api/upload", slowly(), multipart(b"")[1])
+        assert status == 503 and "no room for more pictures at the moment" in text and sent == 30
+        assert request(address, "POST", "/gradio_api/upload", *multipart(b"small"))[0] == 200
+
+
+def test_what_follows_a_refusal_is_taken_for_a_while_only(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "REST", (50_000, 30.0))
+    sent = 0
+
+    def slowly():
+        nonlocal sent
+        yield multipart(b"")[0][:-9]
+        for _ in range(100):
+            time.sleep(0.01)
+            sent += 10_000
+            yield bytes(10_000)
+
+    with served(tiny, tmp_path, disk_bytes=100_000) as (_, address):
+        with contextlib.suppress(ConnectionError):  # the answer itself may be lost then
+            assert request(address, "POST", "/gradio_api/upload", slowly(), multipart(b"")[1])[0] == 503
+        assert sent < 900_000
+        assert request(address, "POST", "/gradio_api/upload", *multipart(b"small"))[0] == 200
 
 
 def test_uploads_at_once_share_the_room(tiny, tmp_path):

@@ -103,7 +103,8 @@ def request(address: str, method: str, path: str, body: bytes | None = None, hea
     """-> (status, text)"""
     connection = http.client.HTTPConnection(urllib.parse.urlparse(address).netloc, timeout=30)
     try:
-        with suppress(BrokenPipeError):  # an answer may come before all is sent, and no more is taken then
+        # An answer may come before all is sent, and no more is taken then.
+        with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read().decode("utf-8", "replace")

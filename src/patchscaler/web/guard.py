@@ -1,7 +1,10 @@
 """What reaches Gradio: uploads of bounded size, names of uploaded files. Nothing is fetched, nothing else is read."""
 
+import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from patchscaler.web.limits import Limits
 BODY = 1_000_000  # bytes of a request that is no upload
 FORM = 10_000  # bytes that an upload has beside each file
 AHEAD = 1_000_000  # bytes reserved beyond what came of an upload of unknown length: not every chunk asks for the sizes
+REST = 32_000_000, 3.0  # bytes and seconds for which what follows a refusal is taken and thrown away
 NO_ADDRESS = "that is an address, and nothing is fetched from elsewhere: download the picture and upload it"
 NO_UPLOAD = "that is no uploaded file: upload the picture first"
 NO_ROOM = "there is no room for more pictures at the moment; try again later"
@@ -119,6 +123,7 @@ class Bounded:
             await self.app(scope, counting, answering)
         except _Refused as error:
             if not answered:
+                await _thrown_away(receive)
                 await _refuse(send, error.status, str(error))
         finally:
             body.release()
@@ -170,6 +175,17 @@ class _Refused(Exception):  # noqa: N818 (it never leaves this file)
     def __init__(self, status: int, text: str):
         super().__init__(text)
         self.status = status
+
+
+async def _thrown_away(receive: Receive) -> None:
+    """What is still on its way: a connection that is closed upon it is reset, and the answer may be lost with it."""
+    left, end = REST[0], time.monotonic() + REST[1]
+    with suppress(asyncio.TimeoutError):
+        while left > 0:
+            message = await asyncio.wait_for(receive(), end - time.monotonic())
+            left -= len(message.get("body", b""))
+            if not message.get("more_body"):
+                return
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:
