@@ -2,29 +2,24 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from patchscaler.cli.common import model_options
-from patchscaler.cli.evaluate import (
-    find_pictures,
-    metric_names,
-    output_options,
-    picture_options,
-    progress,
-    score_options,
-)
+from patchscaler.cli.evaluate import metric_names, output_options, picture_options, progress, score_options
 from patchscaler.errors import PatchScalerError
 
 
 def add_parser(commands: Any) -> None:
     compare = commands.add_parser(
         "compare", help="several methods side by side: quality and cost",
-        description="Several methods on the same pictures, quality and cost side by side. Runs that were interrupted "
-        "go on; exit code 1 where anything failed, or a method asked for by name is unavailable.",
+        description="Several methods on the same pictures, quality and cost side by side; of several folders and "
+        "degradations (mild,real), each pair has a table. Runs that were interrupted go on; exit code 1 where anything "
+        "failed, or a method asked for by name is unavailable.",
     )  # fmt: skip
     compare.set_defaults(function=run)
-    picture_options(compare)
+    picture_options(compare, several=True)
     what = compare.add_argument_group("what is compared, and how")
     what.add_argument("--methods", metavar="A,B,...", help="as ours,ours:steps=0,0,0,bicubic,realesrgan-x4plus,"
                       "spandrel:FILE,folder:NAME=DIR (default: all that need no file; --list-methods)")  # fmt: skip
@@ -42,8 +37,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from patchscaler.cost.sweeps import threads
     from patchscaler.devices import choose_device
-    from patchscaler.evaluation import comparison_report as report
-    from patchscaler.evaluation.compare import compare
+    from patchscaler.evaluation import sets_report as report
+    from patchscaler.evaluation.compare import compare_sets
+    from patchscaler.evaluation.sets import split_degradations, split_folders
     from patchscaler.evaluation.specs import DEFAULT_METHODS, Settings, parse_specs
     from patchscaler.pictures.writing import check_writable
 
@@ -52,17 +48,15 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.list_methods:
         return list_methods(settings)
+    args.lr, args.hr = split_folders(args.lr), split_folders(args.hr)
+    args.degradation = split_degradations(args.degradation)
     check_options(args)
     specs = parse_specs(args.methods or DEFAULT_METHODS)
     names, asked = metric_names(args.metrics)
     for file in (args.json, args.csv, args.html, Path(args.output) / "records.jsonl"):
         if file:
             check_writable(Path(file))
-    pairs, failures = find_pictures(args)
-    if not pairs:
-        for failure in failures:
-            print(f"patchscaler: {failure}", file=sys.stderr)
-        raise PatchScalerError("no picture can be measured")
+    sets = find_sets(args)
     bar = progress(args.quiet)
 
     def show(method: str, done: int, total: int, name: str) -> None:
@@ -70,20 +64,34 @@ def run(args: argparse.Namespace) -> int:
             bar(done, total, f"{method}: {name}")
 
     with threads(args.threads):
-        comparison = compare(
-            specs, pairs, names, args.output, settings, memory=not args.no_memory, progress=show,
+        comparisons = compare_sets(
+            specs, sets, names, args.output, settings, memory=not args.no_memory, progress=show,
             crop_border=args.crop_border, device=choose_device(args.device), niqe_parameters=args.niqe_parameters,
-            failures=failures,
         )  # fmt: skip
-    print(report.terminal(comparison))
+    print(report.terminal(comparisons, sets))
     if args.json:
-        report.write_json(comparison, args.json)
+        report.write_json(comparisons, sets, args.json)
     if args.csv:
-        report.write_csv(comparison, args.csv)
+        report.write_csv(comparisons, sets, args.csv)
     if args.html:
-        title = f"{len(comparison.evaluations)} methods on {Path(args.hr or args.lr).name}"
-        report.write_html(comparison, pairs, args.html, title=title, worst_by=args.worst_by)
-    return exit_code(comparison, asked, by_name=bool(args.methods))
+        on = dict.fromkeys(pictures.name for pictures in sets)
+        title = f"{len(comparisons[0].evaluations)} methods on {', '.join(on)}"
+        report.write_html(comparisons, sets, args.html, title=title, worst_by=args.worst_by)
+    return exit_code(comparisons, asked, by_name=bool(args.methods))
+
+
+def find_sets(args: argparse.Namespace) -> list[Any]:
+    """Every folder under every degradation. Raises PatchScalerError for one that nothing can be measured of."""
+    from patchscaler.evaluation.sets import open_sets
+
+    sets = open_sets(args.lr, args.hr, args.degradation, args.seed, args.limit)
+    for pictures in sets:
+        if not pictures.pairs:
+            for failure in pictures.failures:
+                print(f"patchscaler: {failure}", file=sys.stderr)
+            of = f"{pictures.title}: " if len(sets) > 1 else ""
+            raise PatchScalerError(f"{of}no picture can be measured")
+    return sets
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -101,18 +109,18 @@ def check_options(args: argparse.Namespace) -> None:
         raise PatchScalerError("--worst-by sorts the page: add --html FILE")
 
 
-def exit_code(comparison: Any, asked: set[str], by_name: bool) -> int:
+def exit_code(comparisons: Sequence[Any], asked: set[str], by_name: bool) -> int:
     """1 where a picture failed, or what was asked for by name is not to be had; each said in one line."""
-    metrics = {name for e in comparison.evaluations for name in e.unavailable}
+    metrics = {name for c in comparisons for e in c.evaluations for name in e.unavailable}
     lines = []
-    if comparison.failures:
-        lines.append(f"{len(comparison.failures)} failed, listed above")
-    if unknown := [name for name, cost in comparison.costs.items() if cost.memory_failure]:
+    if failed := sum(len(comparison.failures) for comparison in comparisons):
+        lines.append(f"{failed} failed, listed above")
+    if unknown := dict.fromkeys(name for c in comparisons for name, cost in c.costs.items() if cost.memory_failure):
         lines.append(f"peak memory could not be measured: {', '.join(unknown)}")
     if missing := sorted(asked & metrics):
         lines.append(f"asked for but unavailable: {', '.join(missing)}")
-    if by_name and comparison.unavailable:
-        lines.append(f"asked for but unavailable: {', '.join(comparison.unavailable)}")
+    if by_name and comparisons[0].unavailable:
+        lines.append(f"asked for but unavailable: {', '.join(comparisons[0].unavailable)}")
     for line in lines:
         print(f"patchscaler: {line}", file=sys.stderr)
     return 1 if lines else 0

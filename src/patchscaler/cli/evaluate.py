@@ -32,14 +32,16 @@ def add_parser(commands: Any) -> None:
     model_options(ev.add_argument_group("the model"))
 
 
-def picture_options(parser: Any) -> None:
-    """Which pictures: shared with `compare`."""
+def picture_options(parser: Any, several: bool = False) -> None:
+    """Which pictures: shared with `compare`, which takes several folders and kinds."""
+    folder = "DIR[,NAME=DIR...]" if several else "DIR"
     data = parser.add_argument_group("pictures")
-    data.add_argument("--lr", metavar="DIR", help="small pictures")
-    data.add_argument("--hr", metavar="DIR", help="originals, matched by name (NAME.png, NAME_x4.png)")
-    data.add_argument("--degradation", metavar="KIND", help="make the small pictures from --hr: bicubic, mild (as "
-                      "ResShift's test set), stable (StableSR's milder training), real (Real-ESRGAN's two "
-                      "orders)")  # fmt: skip
+    data.add_argument("--lr", action="append", metavar=folder, help="small pictures")
+    data.add_argument("--hr", action="append", metavar=folder, help="originals, matched by name (NAME.png, "
+                      "NAME_x4.png)")  # fmt: skip
+    data.add_argument("--degradation", action="append", metavar="KIND", help="make the small pictures from --hr: "
+                      "bicubic, mild (as ResShift's test set), stable (StableSR's milder training), real "
+                      "(Real-ESRGAN's two orders)" + ("; several: KIND,KIND" if several else ""))  # fmt: skip
     data.add_argument("--limit", type=int, default=0, metavar="N", help="the first N pictures by name (default: all)")
     data.add_argument("--seed", type=int, default=0, help="of the degradation, with each picture's name, and of ours")
 
@@ -71,6 +73,7 @@ def evaluate(args: argparse.Namespace) -> int:
         return list_metrics(args)
     if args.fit_niqe:
         return fit_niqe(args)
+    take_one_set(args)
     if args.confidence:
         return confidence(args)
     from patchscaler.devices import choose_device
@@ -108,6 +111,19 @@ def evaluate(args: argparse.Namespace) -> int:
     if missing:
         print(f"patchscaler: asked for but unavailable: {', '.join(missing)}", file=sys.stderr)
     return 1 if evaluation.failures or missing else 0
+
+
+def take_one_set(args: argparse.Namespace) -> None:
+    """--lr, --hr and --degradation as the one text that each has here. Raises PatchScalerError for several."""
+    from patchscaler.evaluation.sets import split_degradations, split_folders
+
+    folders = {name: split_folders(getattr(args, name)) for name in ("lr", "hr")}
+    degradations = split_degradations(args.degradation)
+    if max(len(folders["lr"]), len(folders["hr"]), len(degradations)) > 1:
+        raise PatchScalerError("evaluate takes one set and one degradation; several: patchscaler compare")
+    for name, found in folders.items():
+        setattr(args, name, found[0][1] if found else None)
+    args.degradation = degradations[0] if degradations else None
 
 
 def check_options(args: argparse.Namespace) -> None:

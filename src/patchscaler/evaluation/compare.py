@@ -13,7 +13,8 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import Method, ResultFolder
 from patchscaler.evaluation.pairs import Failure, Pair
 from patchscaler.evaluation.run import Evaluation, evaluate, resolve_metrics
-from patchscaler.evaluation.specs import Settings, Spec, build_methods
+from patchscaler.evaluation.sets import PictureSet
+from patchscaler.evaluation.specs import AnyMethod, Settings, Spec, build_methods
 
 Progress = Callable[[str, int, int, str], None]  # method, pictures done, in all, name of the last
 
@@ -71,12 +72,20 @@ class Timed:
 
 def compare(
     specs: Sequence[Spec], pairs: Sequence[Pair], metrics: Sequence[Any], out: str | Path, settings: Settings, *,
-    memory: bool = True, progress: Progress | None = None, crop_border: int = 0,
-    niqe_parameters: str | Path | None = None, failures: Sequence[Failure] = (), device: str = "cpu",
+    failures: Sequence[Failure] = (), **options: Any,
 ) -> Comparison:  # fmt: skip
-    """Every method over every pair. memory: also ask a process of its own for each method's peak.
+    """Every method over every pair. failures: of `load_pairs`, passed on; options: those of `compare_sets`."""
+    return compare_sets(specs, [PictureSet("", None, [*pairs], [*failures])], metrics, out, settings, **options)[0]
 
-    crop_border, niqe_parameters, failures, device: as for `evaluate`. What was done in `out` before is not done again,
+
+def compare_sets(
+    specs: Sequence[Spec], sets: Sequence[PictureSet], metrics: Sequence[Any], out: str | Path, settings: Settings, *,
+    memory: bool = True, progress: Progress | None = None, crop_border: int = 0,
+    niqe_parameters: str | Path | None = None, device: str = "cpu",
+) -> list[Comparison]:  # fmt: skip
+    """Every method over every set. memory: also ask a process of its own for each method's peak.
+
+    crop_border, niqe_parameters, device: as for `evaluate`. What was done in `out` before is not done again,
     and keeps the seconds it had. Raises PatchScalerError where no method at all is to be had.
     """
     methods, unavailable = build_methods(specs, settings)
@@ -84,27 +93,50 @@ def compare(
         raise PatchScalerError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
     # Their networks are built once, and not for every method.
     found, missing = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
-    evaluations: list[Evaluation] = []
-    costs: dict[str, MethodCost] = {}
-    for method in methods:
-        timed = method if isinstance(method, ResultFolder) else Timed(method)
+    comparisons = compare_methods(methods, sets, found, out, missing=missing, progress=progress)
+    peaks: dict[tuple[str, tuple[int, ...]], MethodCost] = {}  # of one size, pictures differ little in what they need
+    for comparison, pictures in zip(comparisons, sets, strict=True):
+        comparison.unavailable = unavailable
+        largest = largest_input(pictures.pairs) if memory else None
+        for spec in specs:
+            if largest is None or spec.kind == "folder" or spec.name not in comparison.costs:
+                continue
+            key = spec.name, largest.shape
+            if key not in peaks:
+                peaks[key] = _memory(spec, settings, largest)
+            cost, peak = comparison.costs[spec.name], peaks[key]
+            cost.peak_mib, cost.cuda_mib, cost.memory_failure = peak.peak_mib, peak.cuda_mib, peak.memory_failure
+    return comparisons
 
-        def show(done: int, total: int, name: str, method_name: str = method.name) -> None:
-            if progress:
-                progress(method_name, done, total, name)
 
-        evaluation = evaluate(timed, pairs, found, out, failures=failures, unavailable=missing, progress=show)
-        for row in evaluation.rows:
-            row.seconds = row.cost.get("warm_seconds", row.seconds)
-        evaluations.append(evaluation)
-        costs[method.name] = cost_of(evaluation)
-    if memory:
-        picture = largest_input(pairs)
-        texts = {spec.name: spec for spec in specs if spec.kind != "folder" and spec.name in costs}
-        for name, spec in texts.items():
-            if picture is not None:
-                _add_memory(costs[name], spec, settings, picture)
-    return Comparison(evaluations, costs, unavailable)
+def compare_methods(
+    methods: Sequence[AnyMethod], sets: Sequence[PictureSet], metrics: Sequence[Any], out: str | Path, *,
+    missing: dict[str, str] | None = None, progress: Progress | None = None,
+) -> list[Comparison]:  # fmt: skip
+    """Methods that are loaded over every set, without their memory. missing: metrics that are not to be had, and why.
+
+    One set has its results in `out`, several each in a folder of its own there.
+    """
+    timed = [method if isinstance(method, ResultFolder) else Timed(method) for method in methods]
+    comparisons = []
+    for pictures in sets:
+        comparison = Comparison([], {}, {})
+        for method in timed:
+            label = method.name if len(sets) == 1 else f"{pictures.title}, {method.name}"
+
+            def show(done: int, total: int, name: str, label: str = label) -> None:
+                if progress:
+                    progress(label, done, total, name)
+
+            folder = Path(out) if len(sets) == 1 else Path(out) / pictures.folder
+            evaluation = evaluate(method, pictures.pairs, metrics, folder, failures=pictures.failures,
+                                  unavailable=missing, progress=show)  # fmt: skip
+            for row in evaluation.rows:
+                row.seconds = row.cost.get("warm_seconds", row.seconds)
+            comparison.evaluations.append(evaluation)
+            comparison.costs[method.name] = cost_of(evaluation)
+        comparisons.append(comparison)
+    return comparisons
 
 
 def cost_of(evaluation: Evaluation) -> MethodCost:
@@ -131,10 +163,10 @@ def largest_input(pairs: Sequence[Pair]) -> np.ndarray | None:
     return largest
 
 
-def _add_memory(cost: MethodCost, spec: Spec, settings: Settings, picture: np.ndarray) -> None:
+def _memory(spec: Spec, settings: Settings, picture: np.ndarray) -> MethodCost:
+    """Its peak alone, or why that could not be measured."""
     try:
         child = method_cost(spec.text, picture, asdict(settings))
     except PatchScalerError as error:
-        cost.memory_failure = str(error)
-    else:
-        cost.peak_mib, cost.cuda_mib = child.peak_mib, child.cuda_mib or None
+        return MethodCost(memory_failure=str(error))
+    return MethodCost(peak_mib=child.peak_mib, cuda_mib=child.cuda_mib or None)

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from patchscaler.cost.report import table
 from patchscaler.evaluation import html_report, report
 from patchscaler.evaluation.compare import Comparison, MethodCost
 from patchscaler.evaluation.crops import Crop, choose_crops
+from patchscaler.evaluation.metric import Metric
 from patchscaler.evaluation.pairs import Pair
 from patchscaler.evaluation.run import plain
 from patchscaler.evaluation.summary import common_means, metrics_of, notes
@@ -76,28 +75,47 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 def write_json(comparison: Comparison, file: str | Path) -> None:
     """Raises PatchScalerError where it cannot be written."""
+    write_json_file(file, to_json(comparison))
+
+
+def write_json_file(file: str | Path, record: dict[str, Any]) -> None:
+    """Raises PatchScalerError where it cannot be written."""
     with replacing(Path(file)) as temporary:
-        text = json.dumps(to_json(comparison), indent=1, default=str, allow_nan=False)
+        text = json.dumps(record, indent=1, default=str, allow_nan=False)
         temporary.write_text(text + "\n", "utf-8")
 
 
 def write_csv(comparison: Comparison, file: str | Path) -> None:
     """A line a method, full precision; lines that start with # say how it was made (pandas: comment="#")."""
-    metrics, (means, _) = metrics_of(comparison.evaluations), common_means(comparison.evaluations)
-    stream = io.StringIO()
-    for note in all_notes(comparison):
-        stream.write(f"# {note}\n")
-    for evaluation in comparison.evaluations:
-        description = json.dumps(evaluation.description, sort_keys=True, default=str)
-        stream.write(f"# {evaluation.method}: {description}\n")
-    writer = csv.writer(stream, lineterminator="\n")
+    head, rows = csv_table(comparison, metrics_of(comparison.evaluations))
+    write_csv_file(file, [*all_notes(comparison), *descriptions(comparison)], head, rows)
+
+
+def csv_table(comparison: Comparison, metrics: Sequence[Metric]) -> tuple[list[str], list[list[Any]]]:
+    """Head and rows; a score that there is not is an empty cell."""
+    means, _ = common_means(comparison.evaluations)
     costs = [name for name in asdict(MethodCost()) if name != "memory_failure"]
-    writer.writerow(["method", "pictures", *(m.name for m in metrics), *costs])
+    rows = []
     for evaluation, mean in zip(comparison.evaluations, means, strict=True):
         scores = [plain(mean[m.name]) if m.name in mean else "" for m in metrics]
         cost = asdict(comparison.costs[evaluation.method])
         values = ["" if cost[name] is None else cost[name] for name in costs]
-        writer.writerow([evaluation.method, len(evaluation.rows), *scores, *values])
+        rows.append([evaluation.method, len(evaluation.rows), *scores, *values])
+    return ["method", "pictures", *(m.name for m in metrics), *costs], rows
+
+
+def descriptions(comparison: Comparison) -> list[str]:
+    """What each method says of itself, in full."""
+    return [f"{e.method}: {json.dumps(e.description, sort_keys=True, default=str)}" for e in comparison.evaluations]
+
+
+def write_csv_file(file: str | Path, lines: Sequence[str], head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """lines: what stands above as comments. Raises PatchScalerError where it cannot be written."""
+    stream = io.StringIO()
+    for line in lines:
+        stream.write(f"# {line}\n")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([head, *rows])
     with replacing(Path(file)) as temporary:
         temporary.write_text(stream.getvalue(), "utf-8")
 
@@ -107,12 +125,17 @@ def write_html(
     worst_by: str | None = None,
 ) -> None:  # fmt: skip
     """Quality and cost in one table; per picture, the same two crops of every method, each in a row."""
-    names = {evaluation.method for evaluation in comparison.evaluations}
-
-    def crops(name: str, pictures: Sequence[tuple[str, np.ndarray]]) -> list[Crop]:
-        return choose_crops(name, [p for label, p in pictures if label in names], html_report.CROP)
-
     html_report.write_html(
-        comparison.evaluations, pairs, file, title=title, worst_by=worst_by, crops=crops,
+        comparison.evaluations, pairs, file, title=title, worst_by=worst_by, crops=crops_of(comparison),
         summary=html_report.plain_table(*side_by_side(comparison)), lines=all_notes(comparison),
     )  # fmt: skip
+
+
+def crops_of(comparison: Comparison) -> html_report.Choose:
+    """The two crops of a picture, chosen by the methods' results alone."""
+    names = {evaluation.method for evaluation in comparison.evaluations}
+
+    def crops(name: str, pictures: html_report.Labelled) -> list[Crop]:
+        return choose_crops(name, [p for label, p in pictures if label in names], html_report.CROP)
+
+    return crops

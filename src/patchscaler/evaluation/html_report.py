@@ -38,19 +38,45 @@ def write_html(
     crops: where to look (by default at the place of the first method's most error). summary, lines: in place of
     the table of means and of the notes below it.
     """
+    pictures = picture_parts(evaluations, pairs, worst_by=worst_by, shown=shown, crops=crops)
+    body = [
+        heading(title, 1), summary or _means_table(evaluations, metrics_of(evaluations)),
+        note_list(lines or notes(evaluations)), *pictures, *repeat_parts(evaluations),
+    ]  # fmt: skip
+    write_page(file, title, body)
+
+
+def picture_parts(
+    evaluations: Sequence[Evaluation], pairs: Sequence[Pair], *, worst_by: str | None = None, shown: int = SHOWN,
+    crops: Choose | None = None, title: str = "Picture by picture",
+) -> list[str]:  # fmt: skip
+    """What is said of each picture, then all scores; title: above it, the other arguments as for `write_html`."""
     metrics = metrics_of(evaluations)
     order = _order(evaluations, metrics, worst_by)
     by_name = {pair.name: pair for pair in pairs}
     choose = crops or _most_error(evaluations)
     cards = [_card(name, by_name.get(name), evaluations, metrics, choose) for name in order.names[:shown]]
-    body = [
-        f"<h1>{html.escape(title)}</h1>", summary or _means_table(evaluations, metrics),
-        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines or notes(evaluations)) + "</ul>",
-        f"<h2>Picture by picture</h2><p>{html.escape(order.text)}"
+    return [
+        f"{heading(title)}<p>{html.escape(order.text)}"
         + (f" The first {shown} of {len(order.names)} with crops." if len(order.names) > shown else "") + "</p>",
-        *cards, "<h2>All scores</h2>", *(_scores_table(e, order.names) for e in evaluations),
-        "<h2>To repeat it</h2>", *(_repeat(e) for e in evaluations),
+        *cards, heading("All scores"), *(_scores_table(e, order.names) for e in evaluations),
     ]  # fmt: skip
+
+
+def heading(text: str, level: int = 2) -> str:
+    return f"<h{level}>{html.escape(text)}</h{level}>"
+
+
+def note_list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def repeat_parts(evaluations: Sequence[Evaluation]) -> list[str]:
+    return [heading("To repeat it"), *(_repeat(e) for e in evaluations)]
+
+
+def write_page(file: str | Path, title: str, body: Sequence[str]) -> None:
+    """Raises PatchScalerError where it cannot be written."""
     with replacing(Path(file)) as temporary:
         temporary.write_text(PAGE.format(title=html.escape(title), body="\n".join(body)), "utf-8")
 

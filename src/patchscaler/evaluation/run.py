@@ -21,6 +21,7 @@ from patchscaler.evaluation.environment import environment
 from patchscaler.evaluation.methods import Method, ResultFolder, code_hash
 from patchscaler.evaluation.metrics import Metric, MetricUnavailable, get_metric
 from patchscaler.evaluation.pairs import Failure, Pair, cut_to_multiple, find_partner, read_picture
+from patchscaler.evaluation.sets import file_name
 from patchscaler.pictures.writing import save_image
 
 Progress = Callable[[int, int, str], None]  # (pictures done, pictures in all, name of the last)
@@ -112,7 +113,7 @@ def evaluate(
     """
     resolved, missing = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
     unavailable = (unavailable or {}) | missing
-    folder = Path(out) / "".join(c if c.isalnum() or c in "-_." else "_" for c in method.name)
+    folder = Path(out) / file_name(method.name)
     records = Records(folder / "records.jsonl")
     description = method.describe()
     described = _key("method", method.name, description)
