@@ -64,6 +64,14 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--per-class", type=int, default=10, metavar="N", help="entries drawn of each class")
     p = experiment("figure9", figure9, "retrieved textures of some patches, with their scores")
     p.add_argument("--patches", metavar="I,J,...", help="numbers of patches in each picture (default: two of its own)")
+    p = experiment("steps", steps, "quality against steps: an experiment of ours, not the paper's", data=False)
+    p.add_argument("--hr", action="append", required=True, metavar="DIR[,NAME=DIR...]", help="originals, as of "
+                   "`compare`")  # fmt: skip
+    p.add_argument("--degradation", action="append", metavar="KIND", help="as of `compare`; several: KIND,KIND "
+                   "(default: mild)")  # fmt: skip
+    p.add_argument("--steps", default="0,1,2,4,8,20", metavar="N,N,...", help="of medium and hard patches alike")
+    p.add_argument("--limit", type=int, default=0, metavar="N", help="the first N pictures of each")
+    p.add_argument("--metrics", metavar="M,M,...", help="of `evaluate` (default: lpips-alex, dists, psnr-y)")
 
 
 # --- tables -----------------------------------------------------------------------------------------
@@ -192,6 +200,25 @@ def figure9(args: argparse.Namespace) -> int:
             raise PatchScalerError(f"--patches {args.patches}: give numbers separated by commas") from error
     source = one_source(args)
     return done(args, figures.figure9(load_model(args), source, Path(args.output), patches))
+
+
+# --- of ours ---------------------------------------------------------------------------------------
+
+
+def steps(args: argparse.Namespace) -> int:
+    from patchscaler.cli.compare import find_sets
+    from patchscaler.evaluation.sets import split_degradations, split_folders
+    from patchscaler.pictures.writing import check_writable
+    from patchscaler.reproduction.steps_quality import steps_quality
+
+    counts = numbers("--steps", args.steps, None, int)
+    if min(*counts, args.limit) < 0:
+        raise PatchScalerError("--steps and --limit take 0 or more")
+    measuring = measuring_of(args)
+    args.lr, args.hr, args.degradation = [], split_folders(args.hr), split_degradations(args.degradation) or ["mild"]
+    check_writable(Path(args.output) / "steps.json")
+    sets = find_sets(args)
+    return done(args, steps_quality(load_model(args), sets, counts, measuring, args.seed))
 
 
 # --- shared ---------------------------------------------------------------------------------------
