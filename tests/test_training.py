@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import nn
 
 from patchscaler.cli import main
 from patchscaler.config import preset
-from patchscaler.data.shards import PairShards, ShardConfig, oriented, parse_mix, write_shards
+from patchscaler.data.shards import PairShards, ShardConfig, _tiles, oriented, parse_mix, write_shards
 from patchscaler.data.sources import is_validation, iterate_images
 from patchscaler.diffusion import Diffusion
 from patchscaler.errors import PatchScalerError
@@ -65,6 +67,8 @@ def test_every_stage_in_order_makes_a_model_that_upscales(data, tmp_path):
     run("train", "autoencoder", *common, "--shards", data / "shards")
     run("train", "grm", *common, *pairs, *limit, "--lr-size", 32)
     run("train", "grm", *common, *pairs, *limit, "--lr-size", 32, "--head-only", "--eta", 0.2)
+    run("train", "graft", *common, "--confidence", "1,2")
+    run("train", "grm", *common, *pairs, *limit, "--lr-size", 32, "--head-only", "--patch-means", 0.8, "--seed", 1)
     run("train", "calibrate", *common, "--validation", data / "validation")
     run("train", "classifier", *common, *limit, "--textures", data / "textures")
     memory = ("--model", model, "-o", model / "memory.safetensors", "--candidates", 40, "--size", 12)
@@ -183,8 +187,129 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     train(LineStage(), config(tmp_path, steps=2), tmp_path)
     other = LineStage()
     other.trainables = {"line": nn.Linear(1, 1)}
-    with pytest.raises(PatchScalerError, match="another network or optimiser"):
+    with pytest.raises(PatchScalerError, match=f"another network or optimiser .*: move {tmp_path} away"):
         train(other, config(tmp_path, steps=4), tmp_path)
+
+
+def test_a_log_that_cannot_be_written_costs_nothing_but_itself(tmp_path, capsys):
+    if not Path("/dev/full").exists():
+        pytest.skip("a device that is always full")
+    for name in ("log.csv", "validation.tmp.png"):
+        (tmp_path / name).symlink_to("/dev/full")
+    result = train(LineStage(), config(tmp_path, steps=3), tmp_path)
+    assert result and (tmp_path / "line.txt").exists() and (tmp_path / "checkpoint.pt").exists()
+    said = capsys.readouterr().out
+    assert "log.csv not written (No space left on device); training goes on" in said
+    assert "validation.png not written (No space left on device)" in said
+
+
+def test_half_a_line_of_the_log_is_taken_back(tmp_path, monkeypatch):
+    loop._log(tmp_path, None, 1, 1.0, 0.0, {"loss": 0.5})
+    before = (tmp_path / "log.csv").read_bytes()
+    real = Path.open
+
+    class Full:
+        """A file that takes three more bytes."""
+
+        def __init__(self, file):
+            self.file, self.tell, self.truncate = file, file.tell, file.truncate
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            return self.file.write(data[:3])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *args, **kwargs: Full(real(*args, **kwargs)))
+        loop._log(tmp_path, None, 2, 2.0, 0.0, {"loss": 0.25})
+    assert (tmp_path / "log.csv").read_bytes() == before
+
+
+def test_a_resume_forgets_what_was_logged_after_the_checkpoint(tmp_path):
+    train(LineStage(), config(tmp_path, steps=4), tmp_path)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("5,0.1,line/loss,99\n6,0.1,line/lo")  # a kill in the middle of a line
+    train(LineStage(), config(tmp_path, steps=6), tmp_path)
+    train(LineStage(), config(tmp_path / "whole", steps=6), tmp_path)
+    assert losses(tmp_path) == losses(tmp_path / "whole")
+
+
+def test_means_of_the_log_reach_across_a_resume(tmp_path):
+    train(LineStage(), config(tmp_path / "whole", steps=8, log_every=4), tmp_path)
+    for steps in (3, 8):
+        train(LineStage(), config(tmp_path / "parts", steps=steps, log_every=4), tmp_path)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 2
+
+
+def test_minutes_are_kept_to_and_waiting_is_told(tmp_path, capsys):
+    class Slow(LineStage):
+        def batch(self, rng, generator):
+            time.sleep(0.02)
+            return super().batch(rng, generator)
+
+    began = time.monotonic()
+    train(Slow(), config(tmp_path, steps=0, minutes=0.01, log_every=5), tmp_path)
+    assert 0.6 <= time.monotonic() - began < 3
+    share = re.findall(r"min, ([\d.]+)% waiting for data", capsys.readouterr().out)
+    assert len(share) > 1 and 20 < float(share[-1]) <= 100
+    began = time.monotonic()
+    assert train(Slow(), config(tmp_path, steps=0, minutes=0.01), tmp_path) == {}
+    assert time.monotonic() - began < 0.5  # its minutes are used up
+
+
+def test_a_deadline_keeps_the_checkpoint_and_writes_no_network(tmp_path):
+    watch = loop.Watch(deadline=time.monotonic() + 0.3)
+    with loop.watched(watch):
+        assert train(LineStage(), config(tmp_path, steps=10**9), tmp_path) == {}
+    assert watch.out_of_time and watch.parameters == 1 and watch.minutes > 0
+    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "line.txt").exists()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert train(LineStage(), config(tmp_path, steps=state["step"] + 1), tmp_path)
+
+
+def test_a_stage_killed_in_the_middle_goes_on_with_the_losses_of_a_whole_one(data, tmp_path):
+    shards = tmp_path / "shards"
+    write_shards(shards, ShardConfig(str(data / "train"), tile=128, variants=1, mix=(("bicubic", 1.0),), reduced=0.0))
+
+    def command(model: Path) -> list[str]:
+        common = ["--model", str(model), "--preset", "tiny", "--no-bf16", "--device", "cpu", "--shards", str(shards)]
+        limit = ["--steps", "12", "--batch-size", "2", "--lr-size", "16", "--log-every", "1", "--save-minutes", "0"]
+        return ["train", "grm", *common, "--validation", str(shards), *limit]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for model in (whole, killed):
+        run("train", "autoencoder", "--model", model, "--preset", "tiny", "--shards", shards)
+    log = killed / "training" / "grm" / "log.csv"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "patchscaler", *command(killed)],
+        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        while not log.exists() or log.read_text().count("grm/l1_pixels") < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (killed / "grm.safetensors").exists()  # it was in the middle
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for model in (killed, whole):
+            run(*command(model))
+    finally:
+        torch.set_num_threads(threads)
+    rows = []
+    for model in (killed, whole):
+        with (model / "training" / "grm" / "log.csv").open() as file:
+            rows.append([(step, name, value) for step, _, name, value in csv.reader(file)])
+    assert len(rows[0]) == 12 * 4 + 4
+    assert rows[0] == rows[1]
 
 
 def test_a_run_needs_a_limit(tmp_path):
@@ -277,6 +402,23 @@ def test_pairs_are_aligned(data, tmp_path):
     small = nn.functional.interpolate(hr, scale_factor=0.25, mode="bicubic", antialias=True)
     inner = (slice(None), slice(None), slice(4, 12), slice(4, 12))  # the border of a crop sees other pixels
     assert float((small[inner] - lr[inner]).abs().mean()) < 0.01
+
+
+def test_a_share_of_the_pictures_is_used_smaller_too(tmp_path):
+    for i in range(8):
+        Image.fromarray(picture(i, 200)).save(tmp_path / f"set_{i:06x}_01.png")
+
+    def tiles(**changes) -> list[np.ndarray]:
+        return list(_tiles(ShardConfig(str(tmp_path), tile=64, **changes), validation=False))
+
+    plain, some, all_ = tiles(reduced=0.0), tiles(reduced=0.5), tiles(reduced=1.0)
+    assert len(plain) == 8 * 9  # a grid over 200 pixels
+    assert len(plain) < len(some) < len(all_) <= 2 * len(plain)
+    assert len(all_) - len(plain) >= 8  # at least one tile of each
+    assert [t.tobytes() for t in some] == [t.tobytes() for t in tiles(reduced=0.5)]  # seeded
+    assert {t.tobytes() for t in plain} <= {t.tobytes() for t in all_}
+    # A picture of one tile has no smaller one.
+    assert len(list(_tiles(ShardConfig(str(tmp_path), tile=200, reduced=1.0), validation=False))) == 8
 
 
 def test_a_corrupt_picture_is_skipped_and_named(tmp_path):

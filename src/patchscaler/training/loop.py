@@ -2,13 +2,18 @@
 
 Every step draws from generators seeded by (seed, step, rank), so that a run that was killed goes on with
 the losses it would have had. Checkpoints are written to a temporary file and renamed: a full disk or a
-kill costs no earlier one.
+kill costs no earlier one. A log or a picture that cannot be written costs nothing but itself.
 """
 
 import csv
+import errno
+import io
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +66,31 @@ class LoopConfig:
     save_minutes: float = 5.0
 
 
+@dataclass
+class Watch:
+    """What a recipe tells the loop that runs inside it, and hears from it."""
+
+    deadline: float = math.inf  # of time.monotonic(): then save and stop, the stage unfinished
+    validates: bool = True  # False: no held-out measures at the end, for one step to try a stage
+    parameters: int | None = None  # trained ones
+    minutes: float = 0.0  # of all runs of the stage
+    waiting: float | None = None  # for data, share of this run's time
+    out_of_time: bool = False
+
+
+_watch: ContextVar[Watch] = ContextVar("_watch")
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Loops inside keep to `watch` and report to it."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
 def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, float]:
     """Run a stage to its limit, save its averaged networks to `folder` -> the last validation.
 
@@ -68,6 +98,8 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     """
     if not config.steps and not config.minutes:
         raise PatchScalerError("give a limit: --steps or --minutes")
+    watch = _watch.get(Watch())
+    watch.parameters = sum(p.numel() for m in stage.trainables.values() for p in m.parameters() if p.requires_grad)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, distributed = 0, None
@@ -80,7 +112,9 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     }
     main = next(iter(stage.trainables))
     ema = EMA(stage.trainables[main], config.ema)
-    step, seconds = _resume(out, stage, optimizers, ema)
+    losses: dict[str, list[float]] = {}  # since the last log
+    step, seconds = _resume(out, stage, optimizers, ema, losses)
+    watch.minutes = seconds / 60
     if (config.steps and step >= config.steps) or (config.minutes and seconds >= 60 * config.minutes):
         print(f"{out}: already at its limit; nothing is written", flush=True)
         return {}
@@ -89,18 +123,24 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         modules = {n: distributed.prepare(m) for n, m in modules.items()}
     writer = _tensorboard(out) if rank == 0 else None
     began, saved, waited = time.monotonic() - seconds, time.monotonic(), 0.0
-    losses: dict[str, list[float]] = {}
+    if rank == 0:
+        _trim_log(out, step)
 
     def progress() -> float:
+        """Share of the stage that is done; also asks whether the watch's time is up."""
         by_steps = step / config.steps if config.steps else 0.0
         by_time = (time.monotonic() - began) / (60 * config.minutes) if config.minutes else 0.0
-        if distributed and config.minutes:  # one clock for all, or one process would stop and the rest wait
-            clock = torch.tensor([by_time], device=device)
+        late = float(time.monotonic() >= watch.deadline)
+        if distributed and (config.minutes or watch.deadline < math.inf):
+            # one clock for all, or one process would stop and the rest wait
+            clock = torch.tensor([by_time, late], device=device)
             torch.distributed.broadcast(clock, 0)
-            by_time = float(clock)
-        return max(by_steps, by_time)
+            by_time, late = clock.tolist()
+        done = max(by_steps, by_time)
+        watch.out_of_time = late > 0 and done < 1
+        return done
 
-    while (done := progress()) < 1:
+    while (done := progress()) < 1 and not watch.out_of_time:
         factor = rate_factor(step, done, config.warmup, config.decay)
         mark = time.monotonic()
         rng = np.random.default_rng([config.seed, step, rank])
@@ -129,23 +169,27 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         elapsed = time.monotonic() - began
         if rank == 0 and step % config.log_every == 0:
             means = {k: float(np.mean(v)) for k, v in losses.items()}
-            losses.clear()
             _log(out, writer, step, elapsed, waited / max(1e-9, elapsed - seconds), means)
+        if step % config.log_every == 0:
+            losses.clear()
         if rank == 0 and time.monotonic() - saved > 60 * config.save_minutes:
-            _save(out, stage, optimizers, ema, step, elapsed)
+            _save(out, stage, optimizers, ema, step, elapsed, losses)
             with ema.applied(stage.trainables[main]) as averaged:
                 _show(out, writer, step, stage.pictures(averaged))
             saved = time.monotonic()
     result: dict[str, float] = {}
+    elapsed = time.monotonic() - began
+    watch.minutes, watch.waiting = elapsed / 60, waited / max(1e-9, elapsed - seconds)
     if rank == 0:
-        elapsed = time.monotonic() - began
-        _save(out, stage, optimizers, ema, step, elapsed)
-        with ema.applied(stage.trainables[main]) as averaged:
-            result = stage.validate(averaged)
-            _show(out, writer, step, stage.pictures(averaged))
-            stage.save(averaged, Path(folder))
-        wait = waited / max(1e-9, elapsed - seconds)
-        _log(out, writer, step, elapsed, wait, {f"val/{k}": v for k, v in result.items()})
+        _save(out, stage, optimizers, ema, step, elapsed, losses)
+        if watch.out_of_time:
+            print(f"{out}: time is up at step {step}; the checkpoint is kept", flush=True)
+        else:
+            with ema.applied(stage.trainables[main]) as averaged:
+                result = stage.validate(averaged) if watch.validates else {}
+                _show(out, writer, step, stage.pictures(averaged))
+                stage.save(averaged, Path(folder))
+            _log(out, writer, step, elapsed, watch.waiting, {f"val/{k}": v for k, v in result.items()})
     if distributed:  # one that leaves while another still saves can be torn down with its connections open
         distributed.wait_for_everyone()
     return result
@@ -178,12 +222,36 @@ def _tensorboard(out: Path) -> Any:
 def _log(out: Path, writer: Any, step: int, elapsed: float, wait: float, numbers: dict[str, float]) -> None:
     text = " ".join(f"{k} {v:.4f}" for k, v in numbers.items())
     print(f"step {step} {elapsed / 60:.1f} min, {wait:.1%} waiting for data: {text}", flush=True)
-    with (out / "log.csv").open("a", newline="") as file:
-        rows = csv.writer(file)
-        for k, v in numbers.items():
-            rows.writerow([step, f"{elapsed:.1f}", k, f"{v:.6g}"])
-            if writer:
+    lines = io.StringIO(newline="")
+    csv.writer(lines).writerows([step, f"{elapsed:.1f}", k, f"{v:.6g}"] for k, v in numbers.items())
+    data = lines.getvalue().encode()
+    with _not_vital(out / "log.csv"), (out / "log.csv").open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with suppress(OSError):  # half a line would spoil the next one
+                file.truncate(before)
+            raise
+    if writer:
+        with _not_vital(out / "tensorboard"):
+            for k, v in numbers.items():
                 writer.add_scalar(k, v, step)
+
+
+def _trim_log(out: Path, step: int) -> None:
+    """Drop what a killed run logged after its last checkpoint: those steps are made, and logged, again."""
+    path = out / "log.csv"
+    if not path.is_file():
+        return
+    with _not_vital(path):
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [x for x in lines if x.endswith("\n") and x.partition(",")[0].isdigit() and int(x.split(",")[0]) <= step]
+        if kept != lines:
+            temporary = out / "log.tmp"
+            temporary.write_text("".join(kept))
+            os.replace(temporary, path)
 
 
 def _show(out: Path, writer: Any, step: int, rows: list[list[Tensor]]) -> None:
@@ -192,18 +260,38 @@ def _show(out: Path, writer: Any, step: int, rows: list[list[Tensor]]) -> None:
         return
     sheet = torch.cat([torch.cat([p.cpu() for p in row], 2) for row in rows], 1)  # (3, H, W)
     sheet = ((sheet.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    Image.fromarray(sheet.movedim(0, -1).numpy()).save(out / "validation.png")
+    with _not_vital(out / "validation.png"):
+        temporary = out / "validation.tmp.png"
+        try:
+            Image.fromarray(sheet.movedim(0, -1).numpy()).save(temporary)
+            os.replace(temporary, out / "validation.png")
+        finally:
+            temporary.unlink(missing_ok=True)
     if writer:
-        writer.add_image("validation", sheet, step)
+        with _not_vital(out / "tensorboard"):
+            writer.add_image("validation", sheet, step)
 
 
-def _save(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA, step: int, elapsed: float) -> None:
+@contextmanager
+def _not_vital(path: Path) -> Iterator[None]:
+    """A full disk at something that training does not need: one line, and training goes on."""
+    try:
+        yield
+    except OSError as error:
+        print(f"{path} not written ({error.strerror or error}); training goes on, make room", flush=True)
+
+
+def _save(
+    out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA, step: int, elapsed: float,
+    losses: dict[str, list[float]],
+) -> None:  # fmt: skip
     state = {
         "models": {n: m.state_dict() for n, m in stage.trainables.items()},
         "optimizers": {n: [o.state_dict() for o in os_] for n, os_ in optimizers.items()},
         "ema": ema.state_dict(),
         "step": step,
         "seconds": elapsed,
+        "losses": losses,  # not logged yet: a mean over all its steps comes after the resume
     }
     temporary = out / "checkpoint.tmp"
     try:
@@ -214,7 +302,10 @@ def _save(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA, step: i
         raise PatchScalerError(f"checkpoint not written to {out} ({error}); the one before it is kept") from error
 
 
-def _resume(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA) -> tuple[int, float]:
+def _resume(
+    out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA, losses: dict[str, list[float]]
+) -> tuple[int, float]:
+    """Fill all of them from the checkpoint, where there is one -> steps and seconds so far."""
     path = out / "checkpoint.pt"
     if not path.exists():
         return 0, 0.0
@@ -230,8 +321,10 @@ def _resume(out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA) -> tu
         ema.load_state_dict(state["ema"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise PatchScalerError(
-            f"{path} is of another network or optimiser ({str(error).splitlines()[0]}): name another --out"
+            f"{path} is of another network or optimiser ({str(error).splitlines()[0]}): "
+            f"move {out} away, and the stage begins anew"
         ) from error
+    losses.update(state.get("losses", {}))
     print(f"resumed {path} at step {state['step']}", flush=True)
     return int(state["step"]), float(state["seconds"])
 
