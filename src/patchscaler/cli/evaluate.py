@@ -28,6 +28,8 @@ def add_parser(commands: Any) -> None:
     other.add_argument("--list-metrics", action="store_true", help="names, directions, protocols, what is unavailable")
     other.add_argument("--confidence", action="store_true", help="how well the model knows where its coarse picture "
                        "is wrong, patch by patch")  # fmt: skip
+    other.add_argument("--round-trip", action="store_true", help="what the model's autoencoder alone costs: --hr "
+                       "encoded and decoded")  # fmt: skip
     other.add_argument("--fit-niqe", metavar="DIR", help="fit NIQE's parameters to good pictures, write them to -o")
     model_options(ev.add_argument_group("the model"))
 
@@ -76,6 +78,8 @@ def evaluate(args: argparse.Namespace) -> int:
     take_one_set(args)
     if args.confidence:
         return confidence(args)
+    if args.round_trip:
+        return round_trip(args)
     from patchscaler.devices import choose_device
     from patchscaler.evaluation import report
     from patchscaler.evaluation.run import evaluate as run
@@ -230,6 +234,24 @@ def confidence(args: argparse.Namespace) -> int:
     if not pairs:
         raise PatchScalerError("no picture can be measured")
     print("\n".join(confidence_lines(*patch_errors(load_model(args), pairs))))
+    return 1 if failures else 0
+
+
+def round_trip(args: argparse.Namespace) -> int:
+    from patchscaler.evaluation.pairs import load_pairs
+    from patchscaler.evaluation.round_trip import round_trip as measure
+    from patchscaler.evaluation.round_trip import round_trip_lines
+
+    if not args.hr or args.lr or args.degradation or args.results or args.method != "ours":
+        raise PatchScalerError("--round-trip is of our own autoencoder and of originals: give --hr, and nothing to "
+                               "enlarge")  # fmt: skip
+    pairs, failures = load_pairs(hr=args.hr, limit=args.limit)
+    for failure in failures:
+        print(f"patchscaler: {failure}", file=sys.stderr)
+    if not pairs:
+        raise PatchScalerError("no picture can be measured")
+    model = load_model(args)
+    print("\n".join(round_trip_lines(measure(model.autoencoder, pairs, seed=args.seed, device=str(model.device)))))
     return 1 if failures else 0
 
 
