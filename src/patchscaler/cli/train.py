@@ -16,6 +16,28 @@ def _run(args: argparse.Namespace) -> None:
         renew_sums(folder)
 
 
+def _recipe(args: argparse.Namespace) -> None:
+    from patchscaler.cli import memory
+    from patchscaler.errors import PatchScalerError
+    from patchscaler.training.dry_run import dry_run  # torch
+    from patchscaler.training.recipe import LineParser, Recipe, run_recipe
+
+    parser = LineParser(prog="patchscaler", add_help=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_parser(commands)
+    memory.add_parsers(commands)
+    shared = {name: value for name in ("device", "autoencoder") if (value := getattr(args, name))}
+    if args.dry_run:
+        dry_run(args.recipe, args.esrgan, parser, shared)
+        return
+    if not args.model:
+        raise PatchScalerError("which model folder? add --model DIR (made where it is missing)")
+    given = {name: getattr(args, name) for name in ("images", "textures", "esrgan")}
+    places = {"model": args.model, "data": args.data or f"{args.model}/training/data"}
+    places |= {name: value for name, value in given.items() if value}
+    run_recipe(Recipe(args.recipe, places, parser, shared, args.scale), args.minutes)
+
+
 def add_parser(commands: Any) -> None:
     """Add `train` and its stages to the command line."""
     parser = commands.add_parser("train", help="train a model, stage by stage (docs/training.md)")
@@ -82,6 +104,8 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--lr-size", type=int, default=48, help="side of the LR crops")
     p.add_argument("--lam", type=float, default=0.1, help="lambda of Eq. 1")
     p.add_argument("--eta", type=float, default=0.1, help="eta of Eq. 1: about 1.25 of the median squared error")
+    p.add_argument("--patch-means", type=float, default=0.0, metavar="SHARE", help="of the confidence's loss, taken on "
+                   "means over patches, by which they are ranked (0: Eq. 1)")  # fmt: skip
     p.add_argument("--squared", action="store_true", help="square the L1 term, as Eq. 1 is printed")
 
     p = stage("calibrate", "set the groups' thresholds by quantile on held-out pictures")
@@ -122,6 +146,8 @@ def add_parser(commands: Any) -> None:
     esrgan = "an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
     p.add_argument("--esrgan", metavar="FILE", help=esrgan)
     p.add_argument("--drawer-blocks", default="0,1,4,21,22", metavar="N,N,...", help="which of its blocks")
+    p.add_argument("--confidence", metavar="N,N,...", help="instead: dilations of further convolutions before the "
+                   "GRM's confidence, silent until 'grm --head-only' trains them (as 1,2,4,8,1)")  # fmt: skip
     p.add_argument("--more", action="store_true", help="put them behind the drawer's own, silent at first")
     p.add_argument("--drawer-bits", type=int, choices=(8, 16), help="of a weight of the drawer on disk")
 
@@ -145,3 +171,19 @@ def add_parser(commands: Any) -> None:
     losses(p)
     p.add_argument("--drawer-rate", type=float, default=1.0, metavar="SHARE", help="of --lr, for a drawer that "
                    "'drawing' has trained already")  # fmt: skip
+
+    p = stages.add_parser("recipe", help="all stages of a recipe, one after another", description="All stages of a "
+                          "recipe, one after another; killed at any point, the same command goes on.")  # fmt: skip
+    p.set_defaults(function=_recipe)
+    p.add_argument("recipe", metavar="NAME_OR_FILE", help="compact, paper, or a file of commands (docs/training.md)")
+    p.add_argument("--model", metavar="DIR", help="model folder, made where it is missing")
+    p.add_argument("--images", metavar="DIR", help="folder of sharp pictures, or tar shards")
+    p.add_argument("--textures", metavar="DIR", help="one sub-folder a class")
+    p.add_argument("--esrgan", metavar="FILE", help=esrgan)
+    p.add_argument("--data", metavar="DIR", help="where to write degraded pairs (default: training/data in the model)")
+    p.add_argument("--autoencoder", metavar="DIR", help="local copy of the autoencoder of a 'paper' model")
+    p.add_argument("--minutes", type=float, default=0, help="stop after so many, to go on another time (0: no limit)")
+    p.add_argument("--scale", type=float, default=1, help="multiplies the steps and minutes of every stage")
+    p.add_argument("--dry-run", action="store_true", help="each stage for one step on made-up pictures, in a "
+                   "temporary folder: parameters, seconds, memory")  # fmt: skip
+    p.add_argument("--device", default="auto")

@@ -71,7 +71,7 @@ class Watch:
     """What a recipe tells the loop that runs inside it, and hears from it."""
 
     deadline: float = math.inf  # of time.monotonic(): then save and stop, the stage unfinished
-    validates: bool = True  # False: no held-out measures at the end, for one step to try a stage
+    validates: bool = True  # False: no held-out measures and pictures at the end, for a step that tries a stage
     parameters: int | None = None  # trained ones
     minutes: float = 0.0  # of all runs of the stage
     waiting: float | None = None  # for data, share of this run's time
@@ -186,8 +186,9 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
             print(f"{out}: time is up at step {step}; the checkpoint is kept", flush=True)
         else:
             with ema.applied(stage.trainables[main]) as averaged:
-                result = stage.validate(averaged) if watch.validates else {}
-                _show(out, writer, step, stage.pictures(averaged))
+                if watch.validates:
+                    result = stage.validate(averaged)
+                    _show(out, writer, step, stage.pictures(averaged))
                 stage.save(averaged, Path(folder))
             _log(out, writer, step, elapsed, watch.waiting, {f"val/{k}": v for k, v in result.items()})
     if distributed:  # one that leaves while another still saves can be torn down with its connections open
