@@ -161,7 +161,7 @@ def round_trip_lines(found: RoundTrip) -> list[str]:
     """For people."""
     worst = int(np.argmin(found.psnr))
     moved = int(np.argmax(found.shifts))
-    loss = NOISE_PSNR - np.array(found.noise_psnr)
+    loss = (NOISE_PSNR - np.array(found.noise_psnr)).round(2) + 0.0  # no -0.00
     most = int(loss.argmax())
     share = found.flat_blocks / max(1, found.blocks)
     return [
