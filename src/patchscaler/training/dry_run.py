@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from patchscaler.config import preset
-from patchscaler.cost.memory import process_peak
+from patchscaler.cost.memory import cuda_peak, process_peak
 from patchscaler.data.sources import is_validation
 from patchscaler.errors import PatchScalerError
 from patchscaler.training.loop import Watch, watched
@@ -37,12 +37,13 @@ SMALLEST = {
 
 @dataclass
 class Tried:
-    """One stage. parameters: that it trains, None where there is no loop. peak: MiB."""
+    """One stage. parameters: that it trains, None without a loop. peak, cuda: MiB, of the process and on a GPU."""
 
     name: str
     parameters: int | None
     seconds: float
     peak: float
+    cuda: float
 
 
 def made_up(folder: Path) -> tuple[Path, Path]:
@@ -88,13 +89,13 @@ def _processes() -> BaseContext:
     return context
 
 
-def _run(args: argparse.Namespace) -> tuple[Watch, float, float]:
-    """In a process of its own -> what the loop told, seconds, peak memory."""
+def _run(args: argparse.Namespace) -> tuple[Watch, float, float, float]:
+    """In a process of its own -> what the loop told, seconds, peaks of memory."""
     watch = Watch(validates=False)
     began = time.monotonic()
     with watched(watch), contextlib.redirect_stdout(io.StringIO()):
         args.function(args)
-    return watch, time.monotonic() - began, process_peak()
+    return watch, time.monotonic() - began, process_peak(), cuda_peak()
 
 
 def dry_run(source: str, esrgan: str | None, parser: LineParser, shared: dict[str, str]) -> list[Tried]:
@@ -116,14 +117,16 @@ def dry_run(source: str, esrgan: str | None, parser: LineParser, shared: dict[st
             vars(args).update({name: value for name, value in SMALLEST.items() if name in args})
             try:
                 with ProcessPoolExecutor(1, _processes()) as pool:
-                    watch, seconds, peak = pool.submit(_run, args).result()
+                    watch, seconds, peak, cuda = pool.submit(_run, args).result()
             except PatchScalerError as error:
                 raise recipe.wrong(line.number, str(error)) from error
             except BrokenProcessPool as error:
                 raise recipe.wrong(line.number, "the stage was killed: is there memory enough?") from error
             shutil.rmtree(root / "model" / "training", ignore_errors=True)  # a stage of the same name begins anew
-            tried.append(Tried(line.name, watch.parameters, seconds, peak))
+            tried.append(Tried(line.name, watch.parameters, seconds, peak, cuda))
             trained = "-" if watch.parameters is None else f"{watch.parameters / 1e6:.2f} M"
-            print(f"{line.number:3d} {line.name:22s} {trained:>9s} {seconds:8.1f} {peak / 1024:8.2f} GiB", flush=True)
+            on_gpu = f", {cuda / 1024:.2f} GiB on the GPU" if cuda else ""
+            row = f"{line.number:3d} {line.name:22s} {trained:>9s} {seconds:8.1f} {peak / 1024:8.2f} GiB{on_gpu}"
+            print(row, flush=True)
     print(f"{len(tried)} stages, {sum(t.seconds for t in tried):.0f} seconds")
     return tried
