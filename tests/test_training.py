@@ -307,9 +307,10 @@ def test_a_stage_killed_in_the_middle_goes_on_with_the_losses_of_a_whole_one(dat
     rows = []
     for model in (killed, whole):
         with (model / "training" / "grm" / "log.csv").open() as file:
-            rows.append([(step, name, value) for step, _, name, value in csv.reader(file)])
+            rows.append({(step, name): float(value) for step, _, name, value in csv.reader(file)})
     assert len(rows[0]) == 12 * 4 + 4
-    assert rows[0] == rows[1]
+    # Six digits are logged, of which the last may differ: sums in another order where memory lies otherwise.
+    assert rows[0] == pytest.approx(rows[1], rel=2e-5, abs=2e-6)
 
 
 def test_a_run_needs_a_limit(tmp_path):
