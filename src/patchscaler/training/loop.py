@@ -224,7 +224,9 @@ def _log(out: Path, writer: Any, step: int, elapsed: float, wait: float, numbers
     text = " ".join(f"{k} {v:.4f}" for k, v in numbers.items())
     print(f"step {step} {elapsed / 60:.1f} min, {wait:.1%} waiting for data: {text}", flush=True)
     lines = io.StringIO(newline="")
-    csv.writer(lines, lineterminator="\n").writerows([step, f"{elapsed:.1f}", k, f"{v:.6g}"] for k, v in numbers.items())
+    csv.writer(lines, lineterminator="\n").writerows(
+        [step, f"{elapsed:.1f}", k, f"{v:.6g}"] for k, v in numbers.items()
+    )
     data = lines.getvalue().encode()
     with _not_vital(out / "log.csv"), (out / "log.csv").open("ab", buffering=0) as file:
         before = file.tell()
