@@ -193,6 +193,7 @@ def test_shipped_recipes_are_understood_and_are_what_the_documentation_says(pars
             assert f"    {text}\n" in docs, f"docs/training.md does not have the line '{text}'"
 
 
+@pytest.mark.slow
 def test_the_dry_run_tries_each_stage_and_leaves_nothing(parser, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dry.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -212,6 +213,7 @@ def test_the_dry_run_names_the_line_that_fails(parser, tmp_path):
         dry_run(str(tmp_path / "mine.txt"), None, parser, {"device": "cpu"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="several devices need accelerate")
 def test_two_processes_run_a_recipe_together(tmp_path):
     images, _ = made_up(tmp_path)

@@ -272,6 +272,7 @@ def test_a_deadline_keeps_the_checkpoint_and_writes_no_network(tmp_path):
     assert train(LineStage(), config(tmp_path, steps=state["step"] + 1), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stage_killed_in_the_middle_goes_on_with_the_losses_of_a_whole_one(data, tmp_path):
     shards = tmp_path / "shards"
     write_shards(shards, ShardConfig(str(data / "train"), tile=128, variants=1, mix=(("bicubic", 1.0),), reduced=0.0))
