@@ -67,8 +67,6 @@ def test_every_stage_in_order_makes_a_model_that_upscales(data, tmp_path):
     run("train", "autoencoder", *common, "--shards", data / "shards")
     run("train", "grm", *common, *pairs, *limit, "--lr-size", 32)
     run("train", "grm", *common, *pairs, *limit, "--lr-size", 32, "--head-only", "--eta", 0.2)
-    run("train", "graft", *common, "--confidence", "1,2")
-    run("train", "grm", *common, *pairs, *limit, "--lr-size", 32, "--head-only", "--patch-means", 0.8, "--seed", 1)
     run("train", "calibrate", *common, "--validation", data / "validation")
     run("train", "classifier", *common, *limit, "--textures", data / "textures")
     memory = ("--model", model, "-o", model / "memory.safetensors", "--candidates", 40, "--size", 12)

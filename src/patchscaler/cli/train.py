@@ -104,8 +104,6 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--lr-size", type=int, default=48, help="side of the LR crops")
     p.add_argument("--lam", type=float, default=0.1, help="lambda of Eq. 1")
     p.add_argument("--eta", type=float, default=0.1, help="eta of Eq. 1: about 1.25 of the median squared error")
-    p.add_argument("--patch-means", type=float, default=0.0, metavar="SHARE", help="of the confidence's loss, taken on "
-                   "means over patches, by which they are ranked (0: Eq. 1)")  # fmt: skip
     p.add_argument("--squared", action="store_true", help="square the L1 term, as Eq. 1 is printed")
 
     p = stage("calibrate", "set the groups' thresholds by quantile on held-out pictures")
@@ -146,8 +144,6 @@ def add_parser(commands: Any) -> None:
     esrgan = "an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
     p.add_argument("--esrgan", metavar="FILE", help=esrgan)
     p.add_argument("--drawer-blocks", default="0,1,4,21,22", metavar="N,N,...", help="which of its blocks")
-    p.add_argument("--confidence", metavar="N,N,...", help="instead: dilations of further convolutions before the "
-                   "GRM's confidence, silent until 'grm --head-only' trains them (as 1,2,4,8,1)")  # fmt: skip
     p.add_argument("--more", action="store_true", help="put them behind the drawer's own, silent at first")
     p.add_argument("--drawer-bits", type=int, choices=(8, 16), help="of a weight of the drawer on disk")
 
