@@ -28,6 +28,20 @@ def test_confidence_of_a_patch_is_its_mean():
     assert scores.tolist() == [0.75, 0.25]
 
 
+def test_a_patch_with_an_unsure_place_counts_as_no_surer_than_the_least():
+    confidence = torch.full((1, 16, 56), 0.9)
+    confidence[0, 3, 30] = 0.5  # in the second patch
+    confidence[0, 3, 50] = 0.78
+    grid = make_grid(16, 56, overlap=0)  # columns 0, 16, 32 and 40
+    mean = (255 * 0.9 + 0.5) / 256
+    assert patch_confidence(confidence, grid)[:2].tolist() == pytest.approx([0.9, mean])
+    scores = patch_confidence(confidence, grid, least=0.78)
+    assert scores.tolist() == pytest.approx([0.9, 0.78, 0.9, (255 * 0.9 + 0.78) / 256])
+    assert assign_groups(scores, (0.8, 0.6)).tolist() == [SIMPLE, MEDIUM, SIMPLE, SIMPLE]
+    confidence[0, :, 16:32] = 0.4  # one that is less sure than that already stays where it is
+    assert patch_confidence(confidence, grid, least=0.78)[1].item() == pytest.approx(0.4)
+
+
 def test_groups_by_hand():
     scores = torch.tensor([1.0, 0.951, 0.95, 0.9499, 0.751, 0.75, 0.7499, 0.0])
     # A score at a threshold belongs to the harder group: (gamma_1, 1], (gamma_2, gamma_1], [0, gamma_2].
@@ -81,6 +95,12 @@ def test_good_groups_come_back():
 def test_thresholds_that_cannot_be(thresholds):
     with pytest.raises(PatchScalerError, match="thresholds"):
         check_groups(GroupConfig(thresholds=thresholds))
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
+def test_a_least_confidence_that_cannot_be(least):
+    with pytest.raises(PatchScalerError, match="least confidence"):
+        check_groups(GroupConfig(least_confidence=least))
 
 
 def test_thresholds_from_the_stored_table():

@@ -14,12 +14,14 @@ from PIL import Image
 from patchscaler.config import GRMConfig, preset
 from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
+from patchscaler.grouping import patch_confidence
 from patchscaler.model_folder import build_networks
+from patchscaler.patches import make_grid
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming import disk
 from patchscaler.streaming.disk import JobFolder
 from patchscaler.streaming.files import FileOptions, upscale_file
-from patchscaler.streaming.passes import NoiseTiles
+from patchscaler.streaming.passes import NoiseTiles, scores_by_rows
 from patchscaler.streaming.windows import cut_windows, spans
 
 # --- cutting --------------------------------------------------------------------------------------
@@ -44,6 +46,16 @@ def test_windows_are_rows_by_columns():
     assert [(w.rows.start, w.columns.start) for w in windows] == [(0, 0), (0, 10)]
     with pytest.raises(PatchScalerError, match="windows of 1: take 2 or more"):
         spans(100, 1, 0, 2)
+
+
+def test_scores_by_rows_are_those_of_the_whole():
+    confidence = torch.rand(40, 57, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.5
+    confidence[8:40, 8:40] = 0.9
+    grid = make_grid(40, 57, overlap=4)
+    for least in (0.0, 0.7):
+        whole = patch_confidence(confidence[None], grid, least)
+        assert torch.allclose(scores_by_rows(confidence.numpy(), grid, least), whole, atol=1e-6)
+    assert (whole <= 0.7).any() and (whole > 0.7).any()
 
 
 def test_noise_of_tiles_is_the_field(tiny, monkeypatch):

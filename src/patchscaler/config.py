@@ -99,6 +99,7 @@ class GroupConfig:
     thresholds: tuple[float, float] = (0.95, 0.75)  # gamma_1, gamma_2 of Eq. 2
     quantiles: tuple[float, float] = (0.0, 0.0)  # shares of simple and of simple + medium behind thresholds
     calibration: tuple[float, ...] = ()  # mean confidences of held-out patches at even quantiles, 0 to 100 %
+    least_confidence: float = 0.0  # a patch with a place less sure than this counts as no surer itself; 0: Eq. 2
     start_times: tuple[int, int, int] = (400, 700, 1000)  # T_1, T_2, T_3; 0 with 0 steps: coarse as it is
     num_inference_steps: tuple[int, int, int] = (8, 14, 20)  # N_1, N_2, N_3
     sampler: str = "ddim"  # ddim, dpm++

@@ -1,5 +1,6 @@
 """Confidence of a patch -> its group: simple, medium or hard (Eq. 2)."""
 
+import torch
 from torch import Tensor
 
 from patchscaler.config import GroupConfig
@@ -15,6 +16,8 @@ def check_groups(config: GroupConfig) -> GroupConfig:
     g1, g2 = config.thresholds
     if not 0 <= g2 <= g1 <= 1:
         raise PatchScalerError(f"thresholds {g1:g}, {g2:g}: they must fall from gamma_1 <= 1 to gamma_2 >= 0")
+    if not 0 <= config.least_confidence <= 1:
+        raise PatchScalerError(f"least confidence {config.least_confidence:g}: it must lie in 0..1")
     for time, steps in zip(config.start_times, config.num_inference_steps, strict=True):
         if not 0 <= time <= 1000:
             raise PatchScalerError(f"start time {time}: it must lie in 0..1000")
@@ -25,9 +28,19 @@ def check_groups(config: GroupConfig) -> GroupConfig:
     return config
 
 
-def patch_confidence(confidence: Tensor, grid: PatchGrid) -> Tensor:
-    """Avg(C<y_0>) of Eq. 2: (1, H, W) -> (M,)."""
-    return partition(confidence, grid).mean((1, 2, 3))
+def patch_confidence(confidence: Tensor, grid: PatchGrid, least: float = 0.0) -> Tensor:
+    """Avg(C<y_0>) of Eq. 2: (1, H, W) -> (M,). least: see `capped`."""
+    places = partition(confidence, grid)  # (M, 1, V, V)
+    return capped(places.mean((1, 2, 3)), places.amin((1, 2, 3)), least)
+
+
+def capped(mean: Tensor, lowest: Tensor, least: float) -> Tensor:
+    """Mean confidences (M,) of patches, no more than `least` where their lowest place is below it (ours).
+
+    A patch of blurred fur or feathers has the mean of a flat one, but not everywhere: taken for simple it would lie
+    smooth, with straight edges, among others that were drawn.
+    """
+    return torch.where(lowest < least, mean.clamp_max(least), mean)
 
 
 def assign_groups(scores: Tensor, thresholds: tuple[float, float]) -> Tensor:

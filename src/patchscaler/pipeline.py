@@ -212,9 +212,10 @@ class PatchScaler:
         coarse, confidence = self.restore(lr)
         grid = make_grid(coarse.shape[1], coarse.shape[2], options.groups.latent_patch_size, options.groups.overlap)
         noise = self.noise(options, 0, 0, grid.height, grid.width).to(self.device)
+        scores = patch_confidence(confidence, grid, options.groups.least_confidence).cpu()
         return self.new_job(
-            planes, (height, width), coarse, noise, confidence, grid, patch_confidence(confidence, grid).cpu(),
-            options.groups, Canvas(len(coarse), grid, self.device),
+            planes, (height, width), coarse, noise, confidence, grid, scores, options.groups,
+            Canvas(len(coarse), grid, self.device),
         )  # fmt: skip
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:

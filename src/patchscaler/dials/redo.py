@@ -159,7 +159,7 @@ def _job_of(
     rows, columns = (tuple(s - first[0] for s in first) for first in starts)
     local = PatchGrid(bottom - top, right - left, v, grid.overlap, rows, columns)
     noise = scaler.noise(options, top, left, local.height, local.width).to(scaler.device)
-    scores = patch_confidence(confidence, local).cpu()
+    scores = patch_confidence(confidence, local, out.config.least_confidence).cpu()
     job = scaler.new_job(
         planes, (planes.rgb.shape[1], planes.rgb.shape[2]), coarse, noise, confidence, local, scores,
         out.config, Canvas(len(coarse), local, scaler.device),

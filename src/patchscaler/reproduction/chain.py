@@ -54,7 +54,7 @@ def restore(model: PatchScaler, picture: Picture, groups: GroupConfig | None = N
     latents, confidence = model.restore(lr)  # (C, H, W), (1, H, W)
     grid = make_grid(latents.shape[-2], latents.shape[-1], config.latent_patch_size, config.overlap)
     noise = noise_field(seed, len(latents), 0, 0, grid.height, grid.width).to(model.device)
-    scores = patch_confidence(confidence, grid).cpu()
+    scores = patch_confidence(confidence, grid, config.least_confidence).cpu()
     return Restored(
         planes, (height, width), lr[0], latents, confidence, grid, partition(latents, grid), partition(noise, grid),
         scores, assign_groups(scores, config.thresholds), config,

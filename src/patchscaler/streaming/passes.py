@@ -19,6 +19,7 @@ from patchscaler.batches import Batches
 from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
 from patchscaler.drawing import drawn_parts, sampled_share
+from patchscaler.grouping import capped
 from patchscaler.jobs import Counter, Job, Options
 from patchscaler.patches import PatchGrid, blend_window, make_grid, meeting
 from patchscaler.pictures.colour import Statistics, reach_of, with_statistics
@@ -161,19 +162,21 @@ def restore_windows(
     grid = make_grid(height, width, options.groups.latent_patch_size, options.groups.overlap)
     job = scaler.new_job(
         source.planes(0, 0), source.size, DiskLatents(coarse), NoiseTiles(scaler, options), torch.zeros(0), grid,
-        scores_by_rows(confidence, grid), options.groups, None,
+        scores_by_rows(confidence, grid, options.groups.least_confidence), options.groups, None,
     )  # fmt: skip
     job.textures = folder.array("textures", job.textures.shape, np.int32)
     return job
 
 
-def scores_by_rows(confidence: DiskArray, grid: PatchGrid) -> Tensor:
-    """Mean confidence of each patch: (H, W) on disk -> (M,)."""
-    v, scores = grid.size, []
+def scores_by_rows(confidence: DiskArray, grid: PatchGrid, least: float = 0.0) -> Tensor:
+    """`patch_confidence` of (H, W) on disk -> (M,)."""
+    v, means, lowest = grid.size, [], []
     for row in grid.rows:
         band = torch.from_numpy(confidence[row : row + v])  # (V, W)
-        scores += [band[:, column : column + v].mean() for column in grid.columns]
-    return torch.stack(scores)
+        places = [band[:, column : column + v] for column in grid.columns]  # (V, V) each
+        means += [place.mean() for place in places]
+        lowest += [place.amin() for place in places]
+    return capped(torch.stack(means), torch.stack(lowest), least)
 
 
 def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder, spent: float = 0.0) -> None:
