@@ -63,10 +63,13 @@ def test_rows_are_what_compare_says(tiny, hr, model_folder, tmp_path, monkeypatc
     assert report.rows[3].here["evaluations"] == 0 < report.rows[4].here["evaluations"]
     assert len({row.here["psnr-y ↑"] for row in report.rows}) == 6
 
-    # Again: nothing is enlarged a second time.
+    # Again: nothing is enlarged a second time. A model that draws says what its first step brings besides.
+    assert not any("drawn" in line for line in report.protocol)
     monkeypatch.setattr(PatchScaler, "upscale", None)
+    monkeypatch.setattr(PatchScaler, "drawer", object())
     again = steps_quality.steps_quality(tiny, sets, [3, 0], measuring)
     assert [row.here for row in again.rows] == [row.here for row in report.rows]
+    assert any("not drawn either" in line for line in again.protocol)
 
 
 def test_the_plot_shows_every_value_and_marks_the_default():
