@@ -67,7 +67,7 @@ def test_every_stage_in_order_makes_a_model_that_upscales(data, tmp_path):
     run("train", "autoencoder", *common, "--shards", data / "shards")
     run("train", "grm", *common, *pairs, *limit, "--lr-size", 32)
     run("train", "grm", *common, *pairs, *limit, "--lr-size", 32, "--head-only", "--eta", 0.2)
-    run("train", "calibrate", *common, "--validation", data / "validation")
+    run("train", "calibrate", *common, "--validation", data / "validation", "--least", 0.9)
     run("train", "classifier", *common, *limit, "--textures", data / "textures")
     memory = ("--model", model, "-o", model / "memory.safetensors", "--candidates", 40, "--size", 12)
     run("memory", "build", data / "train", *memory)
@@ -80,6 +80,7 @@ def test_every_stage_in_order_makes_a_model_that_upscales(data, tmp_path):
     assert scaler.config.texture.classes == ("brick", "grass")
     g1, g2 = scaler.config.groups.thresholds
     assert 0 < g2 <= g1 <= 1
+    assert scaler.config.groups.least_confidence == pytest.approx(0.9 * g1, abs=1e-5)
     result = scaler.upscale(picture(99, 64))
     assert result.image.size == (256, 256)
     assert sum(result.cost["patches"].values()) == 9

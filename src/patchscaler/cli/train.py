@@ -110,6 +110,8 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--validation", required=True, metavar="DIR")
     p.add_argument("--simple", type=float, default=0.3, help="share of simple patches")
     p.add_argument("--easy", type=float, default=0.65, help="share of simple and medium patches together")
+    p.add_argument("--least", type=float, default=0.0, metavar="SHARE", help="of the first threshold: a patch with a "
+                   "place less sure than that is not simple (0: Eq. 2)")  # fmt: skip
 
     p = stage("classifier", "train the texture classifier", loop=(1e-3, 64))
     p.add_argument("--textures", required=True, metavar="DIR", help="one sub-folder a class")

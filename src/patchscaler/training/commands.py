@@ -163,13 +163,15 @@ def grm(args: argparse.Namespace) -> None:
 
 def calibrate(args: argparse.Namespace) -> None:
     """Thresholds of the groups from the confidences of held-out pictures, by quantile."""
+    if not 0 <= args.least <= 1:
+        raise PatchScalerError(f"--least {args.least}: take a share of the first threshold, 0 to 1")
     model = folder(args)
     scores, errors = patch_errors(model.grm(), model.autoencoder(), PairShards(args.validation), model.device)
     thresholds = thresholds_for(scores, (args.simple, args.easy))
     table = torch.quantile(scores, torch.linspace(0, 1, 21)).tolist()
     groups = dataclasses.replace(
         model.config.groups, thresholds=thresholds, quantiles=(args.simple, args.easy),
-        calibration=tuple(round(c, 5) for c in table),
+        calibration=tuple(round(c, 5) for c in table), least_confidence=round(args.least * thresholds[0], 5),
     )  # fmt: skip
     model.save_config(dataclasses.replace(model.config, groups=groups))
     print(f"thresholds {thresholds[0]:.4f}, {thresholds[1]:.4f}; median squared error {errors.median():.4f}")
