@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from common import CountingMethod
 from PIL import Image
 
 from patchscaler.cli import main
@@ -81,27 +82,16 @@ def test_quality_and_cost_side_by_side(hr, model_folder, tmp_path, no_child):
 
 
 def test_the_first_picture_warms_up_and_nothing_is_done_twice(hr, tmp_path, monkeypatch):
-    calls = []
-
-    class Method:
-        name = "mine"
-
-        def upscale(self, lr):
-            calls.append(lr.shape)
-            return lr.repeat(4, 0).repeat(4, 1)
-
-        def describe(self):
-            return {}
-
+    method = CountingMethod()
     pairs, _ = load_pairs(hr=hr, degradation="bicubic")
-    monkeypatch.setattr(comparing, "build_methods", lambda specs, settings: ([Method()], {}))
+    monkeypatch.setattr(comparing, "build_methods", lambda specs, settings: ([method], {}))
     found = compare([], pairs, METRICS, tmp_path / "out", Settings(), memory=False)
-    assert calls == [(24, 32, 3), (24, 32, 3), (32, 40, 3)]
+    assert method.calls == [(24, 32, 3), (24, 32, 3), (32, 40, 3)]
     rows = found.evaluations[0].rows
     assert [row.seconds for row in rows] == [row.cost["warm_seconds"] for row in rows]
     assert found.costs["mine"].warm_up == rows[0].cost["warm_up"] == rows[1].cost["warm_up"]
     again = compare([], pairs, METRICS, tmp_path / "out", Settings(), memory=False)
-    assert len(calls) == 3 and again.costs == found.costs
+    assert len(method.calls) == 3 and again.costs == found.costs
 
 
 def test_timed_keeps_what_the_method_says(monkeypatch):

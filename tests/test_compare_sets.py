@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from common import CountingMethod
 from PIL import Image
 
 from patchscaler.cli import main
@@ -94,24 +95,13 @@ def test_each_set_scores_as_it_does_alone(folders, monkeypatch):
 
 
 def test_sets_resume_and_methods_warm_up_once(folders, monkeypatch):
-    calls = []
-
-    class Method:
-        name = "mine"
-
-        def upscale(self, lr):
-            calls.append(lr.shape)
-            return lr.repeat(4, 0).repeat(4, 1)
-
-        def describe(self):
-            return {}
-
-    monkeypatch.setattr(comparing, "build_methods", lambda specs, settings: ([Method()], {}))
+    method = CountingMethod()
+    monkeypatch.setattr(comparing, "build_methods", lambda specs, settings: ([method], {}))
     sets = open_sets([], split_folders(["one,two"]), ["bicubic"])
     first = compare_sets([], sets, ["psnr-y"], "out", Settings(), memory=False)
-    assert calls == [(16, 24, 3), (16, 24, 3), (16, 16, 3)]
+    assert method.calls == [(16, 24, 3), (16, 24, 3), (16, 16, 3)]
     again = compare_sets([], sets, ["psnr-y"], "out", Settings(), memory=False)
-    assert len(calls) == 3 and [c.costs for c in again] == [c.costs for c in first]
+    assert len(method.calls) == 3 and [c.costs for c in again] == [c.costs for c in first]
 
 
 # --- the command ----------------------------------------------------------------------------------

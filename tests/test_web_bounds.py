@@ -57,39 +57,30 @@ def test_no_upload_when_the_folder_is_full(tiny, tmp_path):
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
 
 
+def _slowly(pieces: int, sent: list[int]):
+    """An upload of so many pieces of 10 kB; sent: grows by each that was taken."""
+    yield multipart(b"")[0][:-9]
+    for _ in range(pieces):
+        time.sleep(0.02)
+        yield bytes(10_000)
+        sent.append(10_000)
+
+
 def test_the_answer_reaches_whoever_goes_on_sending(tiny, tmp_path):
-    sent = 0
-
-    def slowly():
-        nonlocal sent
-        yield multipart(b"")[0][:-9]
-        for _ in range(30):
-            time.sleep(0.02)
-            yield bytes(10_000)
-            sent += 1
-
+    sent: list[int] = []
     with served(tiny, tmp_path, disk_bytes=100_000) as (_, address):
-        status, text = request(address, "POST", "/gradio_api/upload", slowly(), multipart(b"")[1])
-        assert status == 503 and "no room for more pictures at the moment" in text and sent == 30
+        status, text = request(address, "POST", "/gradio_api/upload", _slowly(30, sent), multipart(b"")[1])
+        assert status == 503 and "no room for more pictures at the moment" in text and len(sent) == 30
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"small"))[0] == 200
 
 
 def test_what_follows_a_refusal_is_taken_for_a_while_only(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "REST", (50_000, 30.0))
-    sent = 0
-
-    def slowly():
-        nonlocal sent
-        yield multipart(b"")[0][:-9]
-        for _ in range(100):
-            time.sleep(0.01)
-            sent += 10_000
-            yield bytes(10_000)
-
+    sent: list[int] = []
     with served(tiny, tmp_path, disk_bytes=100_000) as (_, address):
         with contextlib.suppress(ConnectionError):  # the answer itself may be lost then
-            assert request(address, "POST", "/gradio_api/upload", slowly(), multipart(b"")[1])[0] == 503
-        assert sent < 900_000
+            assert request(address, "POST", "/gradio_api/upload", _slowly(100, sent), multipart(b"")[1])[0] == 503
+        assert sum(sent) < 900_000
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"small"))[0] == 200
 
 

@@ -208,8 +208,7 @@ class PatchScaler:
         height, width = planes.rgb.shape[-2:]
         check_pixels(width, height, options.max_pixels, "the picture")
         padded = self.padded_size(height, width)
-        lr = reflect_pad(planes.rgb, *padded)[None].to(self.device)  # (1, 3, h, w)
-        coarse, confidence = self.restore(lr)
+        coarse, confidence = self.restore(reflect_pad(planes.rgb, *padded)[None].to(self.device))
         grid = make_grid(coarse.shape[1], coarse.shape[2], options.groups.latent_patch_size, options.groups.overlap)
         noise = self.noise(options, 0, 0, grid.height, grid.width).to(self.device)
         scores = patch_confidence(confidence, grid, options.groups.least_confidence).cpu()
