@@ -79,6 +79,18 @@ class DrawerConfig:
 
 
 @dataclass(frozen=True)
+class DenoiserConfig:
+    """The RRDB denoiser of `compact` (`models/denoiser.py`): Real-ESRGAN's trunk, modulated by the timestep."""
+
+    width: int = 0  # channels of the trunk; 0: no such denoiser, Patch-DiT denoises latents
+    growth: int = 32  # channels that each convolution of a dense block adds
+    depth: int = 23  # residual-in-residual dense blocks
+    exit_depth: int = 0  # blocks before the early exit; 0: none
+    exit_blocks: int = 0  # blocks of the early exit's own
+    bits: int = 8  # of a weight on disk: 8 or 16
+
+
+@dataclass(frozen=True)
 class DiffusionConfig:
     """Noise schedule (`linear` of DDPM and DiT, `scaled_linear` of SD) and what the network predicts."""
 
@@ -117,6 +129,7 @@ class ModelConfig:
     texture: TextureConfig = field(default_factory=TextureConfig)
     patch_dit: PatchDiTConfig = field(default_factory=PatchDiTConfig)
     drawer: DrawerConfig = field(default_factory=DrawerConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
 

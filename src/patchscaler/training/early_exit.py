@@ -1,0 +1,126 @@
+"""Distil the early exit of the denoiser: what the whole trunk makes of an image, from its first blocks.
+
+The trunk stays as it is. The exit's features are compared with the trunk's as the first upsampling convolution reads
+them: what it does not see need not be right; then, at `picture` weight, the upsampled images.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from patchscaler.checkpoints import save_module
+from patchscaler.data.shards import PairShards
+from patchscaler.errors import PatchScalerError
+from patchscaler.models.denoiser import RRDBDenoiser
+from patchscaler.perceptual import LPIPS
+from patchscaler.training.loop import Batch, mean_psnr
+
+
+class EarlyExitTrainer(nn.Module):
+    """Batch -> loss of the exit. Only the exit has gradients."""
+
+    reads: Tensor
+
+    def __init__(self, denoiser: RRDBDenoiser, picture: float):
+        super().__init__()
+        if denoiser.exit is None:
+            raise PatchScalerError("this denoiser has no early exit: give exit_depth and exit_blocks")
+        self.denoiser, self.picture = denoiser, picture
+        denoiser.requires_grad_(False)
+        denoiser.exit.requires_grad_(True)
+        self.lpips = LPIPS() if picture else None
+        self.register_buffer("reads", reading_matrix(denoiser.conv_up1.weight), persistent=False)
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
+        """The exit alone: the rest is not trained."""
+        assert self.denoiser.exit is not None
+        return dict(self.denoiser.exit.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor], *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        assert self.denoiser.exit is not None
+        return self.denoiser.exit.load_state_dict(state)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        net, lr = self.denoiser, batch["lr"]  # (N, 3, s, s)
+        blank = lr.new_zeros(len(lr), 3, 4 * lr.shape[2], 4 * lr.shape[3])
+        with torch.no_grad():
+            m = net.modulation(torch.zeros(len(lr), dtype=torch.long))
+            first = net.first_features(blank, lr, m)
+            h = net.run_blocks(first, m, 0, net.config.exit_depth)
+            wanted = net.last_features(first, h, m)  # (N, W, s, s)
+        features = net.exit_features(first, h)
+        spread = wanted - wanted.mean((2, 3), keepdim=True)
+        error, scale = (
+            F.conv2d(x, self.reads[..., None, None]).square().mean() for x in (features - wanted, spread)
+        )
+        loss = error / scale
+        numbers = {"error": float(loss.detach())}
+        if self.lpips is not None:
+            with torch.no_grad():
+                target = net.upsample(wanted, blank, m)
+            image = net.upsample(features, blank, m)
+            l1, lpips = (image - target).abs().mean(), self.lpips(image, target).mean()
+            loss = loss + self.picture * (10 * l1 + lpips)
+            numbers |= {"l1": float(l1.detach()), "lpips": float(lpips.detach())}
+        return loss, numbers
+
+
+def reading_matrix(weight: Tensor) -> Tensor:
+    """How strongly a 3x3 convolution behind a nearest x2 upsampling reads its inputs: (W, W), symmetric root.
+
+    After the upsampling the convolution is one of 2x2 for each of four phases, its taps summed.
+    """
+    gram = torch.zeros(weight.shape[1], weight.shape[1])
+    for rows in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
+        for columns in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
+            for r in rows:
+                for c in columns:
+                    tap = weight.detach().float()[:, :, r, c].sum((2, 3))  # (W, W)
+                    gram = gram + tap.T @ tap
+    values, vectors = torch.linalg.eigh(gram)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+class EarlyExitStage:
+    """picture: weight of the upsampled images' distance beside the features'; 0 leaves them out (a third cheaper)."""
+
+    def __init__(
+        self, denoiser: RRDBDenoiser, pairs: PairShards, validation: PairShards, *,
+        batch_size: int = 4, lr_size: int = 48, picture: float = 0.0, device: str = "cpu",
+    ):
+        self.pairs, self.validation, self.device = pairs, validation, device
+        self.batch_size, self.lr_size = batch_size, lr_size
+        denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trainables: dict[str, nn.Module] = {"exit": EarlyExitTrainer(denoiser, picture).to(device)}
+
+    def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
+        lr, _ = self.pairs.sample(self.batch_size, self.lr_size, rng)
+        return {"lr": lr.to(self.device, memory_format=torch.channels_last)}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """How near the exit's images are to the trunk's: PSNR in dB."""
+        net, out = model.denoiser, []
+        for exits, whole in self._held_out(net):
+            out.append(mean_psnr(exits, whole))
+        return {"psnr_to_whole": float(np.mean(out))}
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+        """The early exit beside the whole trunk."""
+        return [[early[0], whole[0]] for early, whole in self._held_out(model.denoiser)]
+
+    def _held_out(self, net: RRDBDenoiser) -> list[tuple[Tensor, Tensor]]:
+        rng, found = np.random.default_rng(0), []
+        for _ in range(6):
+            lr, _ = self.validation.sample(1, 48, rng)
+            lr, tau = lr.to(self.device), torch.zeros(1, dtype=torch.long)
+            blank = lr.new_zeros(1, 3, 192, 192)
+            found.append((net(blank, tau, lr, early=True), net(blank, tau, lr)))
+        return found
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        save_module(folder / "denoiser.safetensors", model.denoiser, {"network": "denoiser"})
