@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from patchscaler import __version__
-from patchscaler.cluster import Cluster, ModelSpec
+from patchscaler.apps.cluster import Cluster, ModelSpec
 from patchscaler.dials.record import weights_id, weights_of
-from patchscaler.pictures.planes import to_planes
-from patchscaler.pictures.sizes import Wanted
+from patchscaler.images.planes import to_planes
+from patchscaler.images.sizes import Wanted
 from patchscaler.pipeline import PatchScaler
 from patchscaler.work import ThisProcess
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from patchscaler import PatchScaler, Result
 from patchscaler.dials.invention import invention
 from patchscaler.dials.report import FULL_SCALE, draw
-from patchscaler.overlay import difficulty_overlay
+from patchscaler.images.overlay import difficulty_overlay
 
 ROOT = Path(__file__).parents[1]
 SIDE = 256  # of a square on the page

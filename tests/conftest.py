@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from patchscaler.config import preset
-from patchscaler.grouping import thresholds_for
-from patchscaler.model_folder import build_networks
+from patchscaler.diffusion.groups import thresholds_for
+from patchscaler.models.folder import build_networks
 from patchscaler.pipeline import PatchScaler
 from patchscaler.texture_memory import Origin, build_memory, random_crops
 
@@ -111,8 +111,8 @@ def model_folder(tiny: PatchScaler, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def service(tiny: PatchScaler, tmp_path: Path) -> Iterator[Any]:
     """The page's jobs, without a page."""
-    from patchscaler.web.limits import Limits
-    from patchscaler.web.service import Service
+    from patchscaler.apps.web.limits import Limits
+    from patchscaler.apps.web.service import Service
 
     one = Service(tiny, Limits(max_pixels=20_000, seconds=60, files=3), tmp_path)
     yield one

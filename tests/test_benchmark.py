@@ -10,18 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from patchscaler.cli import main
-from patchscaler.cli.measure import listed
+from patchscaler.apps.cli import main
+from patchscaler.apps.cli.measure import listed
 from patchscaler.config import PATCH_DIT_SIZES, TextureConfig, preset
-from patchscaler.cost import paper_networks, paper_size
-from patchscaler.cost.flops import count_flops, network_flops
-from patchscaler.cost.measure import measure_picture, shares_of_peak
-from patchscaler.cost.memory import process_peak, run_child
-from patchscaler.cost.pictures import mirrored, square_of, synthetic_photo
-from patchscaler.cost.sweeps import sweep_overlaps, sweep_sizes, sweep_steps, threads, uniform_groups
-from patchscaler.cost.timing import Timing, growth_exponent, matmul_peak, measure
+from patchscaler.diffusion.groups import assign_groups, patch_confidence
 from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import assign_groups, patch_confidence
+from patchscaler.evaluation.cost import paper_networks, paper_size
+from patchscaler.evaluation.cost.flops import count_flops, network_flops
+from patchscaler.evaluation.cost.measure import measure_picture, shares_of_peak
+from patchscaler.evaluation.cost.memory import process_peak, run_child
+from patchscaler.evaluation.cost.pictures import mirrored, square_of, synthetic_photo
+from patchscaler.evaluation.cost.sweeps import sweep_overlaps, sweep_sizes, sweep_steps, threads, uniform_groups
+from patchscaler.evaluation.cost.timing import Timing, growth_exponent, matmul_peak, measure
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_growth_exponent_of_made_up_times():
 
 def test_the_warm_up_is_apart_and_the_median_counts(monkeypatch):
     clock = iter([0, 9, 10, 11, 20, 22, 30, 36])  # 9 s to warm up, then 1, 2 and 6
-    monkeypatch.setattr("patchscaler.cost.timing.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("patchscaler.evaluation.cost.timing.time.perf_counter", lambda: next(clock))
     calls = []
     assert measure(lambda: calls.append(1), 3) == Timing(median=2, low=1, high=6, warm_up=9, runs=3)
     assert len(calls) == 4
@@ -84,7 +84,7 @@ def test_the_warm_up_is_apart_and_the_median_counts(monkeypatch):
 
 def test_matmul_peak_is_the_best_run(monkeypatch):
     clock = iter([0, 1, 10, 12, 20, 20.5])
-    monkeypatch.setattr("patchscaler.cost.timing.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("patchscaler.evaluation.cost.timing.time.perf_counter", lambda: next(clock))
     assert matmul_peak("cpu", torch.float32, side=16, runs=2) == 2 * 16**3 / 0.5
 
 
@@ -292,9 +292,9 @@ def quick(monkeypatch):
     """Without processes of its own and large products."""
     child = {"seconds": 1.0, "peak_mib": 1.0, "cuda_mib": 0.0}
     monkeypatch.setattr(
-        "patchscaler.cost.benchmark._commands", lambda *_: {"cold_start": child, "four_times_larger": child}
+        "patchscaler.evaluation.cost.benchmark._commands", lambda *_: {"cold_start": child, "four_times_larger": child}
     )
-    monkeypatch.setattr("patchscaler.cost.benchmark.matmul_peak", lambda *_: 1e9)
+    monkeypatch.setattr("patchscaler.evaluation.cost.benchmark.matmul_peak", lambda *_: 1e9)
 
 
 def run(model, *more):
@@ -354,5 +354,5 @@ def test_bad_options(model, tmp_path, capsys):
 
 
 def test_the_command_line_does_not_wait_for_torch():
-    code = "import sys; import patchscaler.cli.measure; assert 'torch' not in sys.modules"
+    code = "import sys; import patchscaler.apps.cli.measure; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -5,9 +5,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from patchscaler import checkpoints
-from patchscaler.checkpoints import file_hash, load_module, load_tensors, save_module, save_tensors
 from patchscaler.errors import PatchScalerError
+from patchscaler.models import weights as checkpoints
+from patchscaler.models.weights import file_hash, load_module, load_tensors, save_module, save_tensors
 
 
 def network() -> nn.Module:

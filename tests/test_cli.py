@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchscaler.cli import main
-from patchscaler.model_folder import SHIPPED
+from patchscaler.apps.cli import main
+from patchscaler.models.folder import SHIPPED
 
 
 def patchscaler(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -150,7 +150,7 @@ def test_memory_build_and_info(model, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])
 def test_every_degradation_is_named(command, photo, capsys):
-    from patchscaler.data.degradation import DEGRADATIONS
+    from patchscaler.training.data.degradation import DEGRADATIONS
 
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -276,7 +276,7 @@ def test_ctrl_c_is_told_and_leaves_nothing(model, photo, capsys, monkeypatch, sa
     def stopped(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt(*said)
 
-    monkeypatch.setattr("patchscaler.cli.upscale.upscale_one", stopped)
+    monkeypatch.setattr("patchscaler.apps.cli.upscale.upscale_one", stopped)
     before = leftovers(photo.parent)
     assert main(["upscale", str(photo), "--model", str(model)]) == 130
     assert capsys.readouterr().err.startswith(f"patchscaler: {told}")
@@ -293,7 +293,7 @@ def test_wrong_usage_is_exit_code_2():
 
 def test_help_and_version_do_not_wait_for_torch():
     code = (
-        "import sys; from patchscaler import cli\n"
+        "import sys; from patchscaler.apps import cli\n"
         "try: cli.main(['--version'])\n"
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"

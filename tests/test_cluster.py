@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from patchscaler import __version__
-from patchscaler.cluster import Cluster, ModelSpec
+from patchscaler.apps.cluster import Cluster, ModelSpec
 from patchscaler.config import DrawerConfig
 from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.drawer import Drawer
+from patchscaler.models.refiner import Drawer
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 

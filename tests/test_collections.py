@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchscaler.cli import main
-from patchscaler.data import collections
-from patchscaler.data.collections import COLLECTIONS, list_hash, open_collection
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
+from patchscaler.training.data import collections
+from patchscaler.training.data.collections import COLLECTIONS, list_hash, open_collection
 
 
 def write(root: Path, name: str, width: int = 16, height: int = 12) -> Path:
@@ -147,7 +147,7 @@ def test_what_cannot_be_is_one_line(tmp_path):
 
 
 def test_the_command_knows_every_release():
-    from patchscaler.cli.data import NAMES
+    from patchscaler.apps.cli.data import NAMES
 
     assert set(NAMES) == set(COLLECTIONS)
 

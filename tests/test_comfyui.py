@@ -13,7 +13,7 @@ import torch
 
 from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
-from patchscaler.overlay import difficulty_mask, difficulty_overlay
+from patchscaler.images.overlay import difficulty_mask, difficulty_overlay
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "integrations" / "comfyui"

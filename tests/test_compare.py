@@ -9,12 +9,12 @@ import pytest
 from common import CountingMethod
 from PIL import Image
 
-from patchscaler.cli import main
-from patchscaler.cost.memory import ChildCost
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import compare as comparing
 from patchscaler.evaluation.compare import Timed, compare, cost_of, largest_input
 from patchscaler.evaluation.comparison_report import side_by_side, terminal
+from patchscaler.evaluation.cost.memory import ChildCost
 from patchscaler.evaluation.crops import Crop, at_random, choose_crops, most_different
 from patchscaler.evaluation.methods import Resize
 from patchscaler.evaluation.metrics import get_metric

@@ -8,11 +8,11 @@ import pytest
 from common import CountingMethod
 from PIL import Image
 
-from patchscaler.cli import main
-from patchscaler.cost.memory import ChildCost
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import compare as comparing
 from patchscaler.evaluation.compare import compare, compare_sets
+from patchscaler.evaluation.cost.memory import ChildCost
 from patchscaler.evaluation.pairs import load_pairs
 from patchscaler.evaluation.sets import open_sets, split_degradations, split_folders
 from patchscaler.evaluation.specs import Settings, parse_specs

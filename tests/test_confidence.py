@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.confidence import confidence_lines, patch_errors
 from patchscaler.evaluation.pairs import load_pairs
-from patchscaler.patches import make_grid
+from patchscaler.patching import make_grid
 
 
 class _Sure:

@@ -6,9 +6,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from patchscaler.config import PATCH_DIT_SIZES, PRESETS, ModelConfig, preset
-from patchscaler.diffusion import Diffusion, group_timesteps
+from patchscaler.diffusion.groups import check_groups
+from patchscaler.diffusion.schedule import Diffusion, group_timesteps
 from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import check_groups
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from patchscaler.data.degradation import (
+from patchscaler.errors import PatchScalerError
+from patchscaler.training.data.degradation import (
     DEGRADATIONS,
     add_gaussian_noise,
     add_poisson_noise,
@@ -20,8 +21,7 @@ from patchscaler.data.degradation import (
     resize,
     sinc_kernel,
 )
-from patchscaler.data.jpeg import CHROMA_TABLE, LUMA_TABLE, dct_matrix, jpeg, quantisation_table
-from patchscaler.errors import PatchScalerError
+from patchscaler.training.data.jpeg import CHROMA_TABLE, LUMA_TABLE, dct_matrix, jpeg, quantisation_table
 
 KERNELS = {
     "isotropic": gaussian_kernel(21, 2.0, 2.0, 0.0),

@@ -13,7 +13,7 @@ from patchscaler.dials import speed
 from patchscaler.dials.budget import Budget, hardest_first, parse_budget, spend
 from patchscaler.dials.fidelity import detail_kept, start_later, sureness, towards_coarse
 from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import SHIPPED
+from patchscaler.models.folder import SHIPPED
 from patchscaler.pipeline import PatchScaler
 
 PAPER = preset("paper").groups  # 8, 14, 20 steps

@@ -10,7 +10,7 @@ from patchscaler.dials.record import options_record, read_options
 from patchscaler.dials.redo import Made, redo
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Result
-from patchscaler.patches import make_grid
+from patchscaler.patching import make_grid
 
 
 def test_patches_of_a_box():

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from patchscaler.checkpoints import file_hash
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import GROUP_NAMES
 from patchscaler.dials.record import (
     read_provenance,
 )  # fmt: skip
 from patchscaler.dials.report import read_report
 from patchscaler.dials.saved import find_saved, redo_file
-from patchscaler.pictures.reading import load_picture
+from patchscaler.images.read import load_picture
+from patchscaler.models.weights import file_hash
 from patchscaler.pipeline import PatchScaler
 
 
@@ -166,7 +166,7 @@ def test_what_is_said_of_one_enlargement_is_refused_for_two(upscale, photo, opti
 
 
 def test_what_tiles_or_moves_keeps_the_limit_of_memory(upscale, photo, monkeypatch, capsys):
-    monkeypatch.setattr("patchscaler.pictures.reading.MAX_PIXELS", 6143)
+    monkeypatch.setattr("patchscaler.images.read.MAX_PIXELS", 6143)
     assert upscale("--tileable") == 1 and "96x64 is more than the limit" in capsys.readouterr().err
     assert upscale("-q") == 0  # others can be made in windows
 
@@ -225,10 +225,10 @@ def test_a_large_png_is_not_decoded_to_hear_how_it_is_turned(upscale, photo, mon
     chunk = (len(exif) - 4).to_bytes(4, "big") + exif + zlib.crc32(exif).to_bytes(4, "big")
     photo.write_bytes(data[:-12] + chunk + data[-12:])  # the last chunk takes 12 bytes
     decoded, found, load = [], [], PngImageFile.load_prepare
-    monkeypatch.setattr("patchscaler.pictures.rows.ABOVE", 1000)
+    monkeypatch.setattr("patchscaler.images.rows.ABOVE", 1000)
     monkeypatch.setattr(PngImageFile, "load_prepare", lambda image: (decoded.append(image.size), load(image)))
-    monkeypatch.setattr("patchscaler.pictures.writing.check_side", lambda target, *size: found.append(size))
-    monkeypatch.setattr("patchscaler.cli.cluster.load", _stop)
+    monkeypatch.setattr("patchscaler.images.write.check_side", lambda target, *size: found.append(size))
+    monkeypatch.setattr("patchscaler.apps.cli.cluster.load", _stop)
     with pytest.raises(Stopped):
         upscale("--window", 40)
     assert found == [(256, 384)] and decoded == [(1, 1)]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchscaler.checkpoints import file_hash
 from patchscaler.dials.boxes import Change, make_change
 from patchscaler.dials.record import provenance, read_provenance, weights_id, weights_of
 from patchscaler.dials.report import RECORD
 from patchscaler.dials.saved import MOST_CHANGES, find_saved, redo_file
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import save_picture
+from patchscaler.images.read import load_picture
+from patchscaler.images.write import save_picture
+from patchscaler.models.weights import file_hash
 
 SOURCE, RESULT = "in.png", "out.png"
 HARD = make_change((0, 0, 5, 5), "hard")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from patchscaler.config import DiffusionConfig
-from patchscaler.diffusion import PREDICTION_TYPES, Diffusion, group_timesteps
+from patchscaler.diffusion.schedule import PREDICTION_TYPES, Diffusion, group_timesteps
 from patchscaler.errors import PatchScalerError
 
 LINEAR = DiffusionConfig()

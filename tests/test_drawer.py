@@ -9,15 +9,15 @@ from PIL import Image
 from torch import nn
 
 from patchscaler.config import DrawerConfig
-from patchscaler.cost.flops import network_flops
-from patchscaler.cost.measure import measure_picture, shares_of_peak
 from patchscaler.dials import speed
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.redo import Made, redo
 from patchscaler.drawing import CONTEXT, draw, drawn_parts, latents_drawn, looked_at, sampled_share, tiles_of
 from patchscaler.enlarge import enlarge
-from patchscaler.models.drawer import Drawer
-from patchscaler.patches import blended, make_grid
+from patchscaler.evaluation.cost.flops import network_flops
+from patchscaler.evaluation.cost.measure import measure_picture, shares_of_peak
+from patchscaler.models.refiner import Drawer
+from patchscaler.patching import blended, make_grid
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 
@@ -264,7 +264,7 @@ def test_sixteen_times_draws_in_each_pass(drawing):
 def test_onnx_runtime_draws_the_same(drawing, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from patchscaler.onnx.engine import use_engine
+    from patchscaler.engines.onnx.engine import use_engine
 
     drawing.save_pretrained(tmp_path / "model", half=False)
     other = PatchScaler.from_pretrained(tmp_path / "model", device="cpu", dtype="float32")

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from patchscaler.checkpoints import save_module
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import DrawerConfig
-from patchscaler.data.coarse import CoarseShards, write_teacher
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.drawer import Drawer
+from patchscaler.models.refiner import Drawer
+from patchscaler.models.weights import save_module
 from patchscaler.pipeline import PatchScaler
 from patchscaler.training.commands import ModelFolder
+from patchscaler.training.data.coarse import CoarseShards, write_teacher
 from patchscaler.training.drawing import DistilTrainer, DrawingStage
 from patchscaler.training.few_step import FewStepStage
 from patchscaler.training.losses import low_band

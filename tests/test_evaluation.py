@@ -9,8 +9,6 @@ from common import save
 from golden.pictures import made
 from PIL import Image
 
-from patchscaler.checksums import renew_sums
-from patchscaler.data.degradation import degrade
 from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import run as running
@@ -19,8 +17,10 @@ from patchscaler.evaluation.methods import PatchScalerMethod, ResultFolder
 from patchscaler.evaluation.metrics import Metric, get_metric
 from patchscaler.evaluation.pairs import Pair, degraded, find_partner, load_pairs
 from patchscaler.evaluation.run import evaluate
+from patchscaler.models.checksums import renew_sums
 from patchscaler.pipeline import PatchScaler
 from patchscaler.texture_memory import TextureMemory
+from patchscaler.training.data.degradation import degrade
 
 QUICK = ("psnr-y", "ssim-y", "sharpness")
 

@@ -13,7 +13,7 @@ from common import save
 from golden.pictures import blurred, made
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import report
 from patchscaler.evaluation.html_report import CROP, interesting, write_html

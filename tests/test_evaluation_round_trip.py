@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from common import save
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import AutoencoderConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import round_trip as module

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.folders import STATUS, Status, find_pictures, lots
 from patchscaler.pipeline import PatchScaler
@@ -155,7 +155,7 @@ def test_what_is_done_is_done_once(upscale, source, monkeypatch):
 
 
 def test_interrupted_and_gone_on(upscale, source, monkeypatch):
-    import patchscaler.cli.upscale as command
+    import patchscaler.apps.cli.upscale as command
 
     (source / "broken.png").unlink()
     real, calls = command.write, []
@@ -190,7 +190,7 @@ def test_no_memory_for_all_is_memory_for_each(upscale, source, monkeypatch):
 
 
 def test_one_bad_picture_never_stops_the_rest(upscale, source, monkeypatch):
-    import patchscaler.cli.upscale as command
+    import patchscaler.apps.cli.upscale as command
 
     real = command.write
 
@@ -230,8 +230,8 @@ def test_numbers_that_are_none_fail_alone(upscale, source):
 
 
 def test_what_goes_by_itself_is_read_in_its_turn(upscale, source, monkeypatch):
-    from patchscaler.cli import upscale as command
-    from patchscaler.pictures.reading import Picture
+    from patchscaler.apps.cli import upscale as command
+    from patchscaler.images.read import Picture
 
     made, alive = command.upscale_one, []
 

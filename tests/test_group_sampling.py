@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from patchscaler.config import DiffusionConfig, GroupConfig
-from patchscaler.diffusion import Diffusion, group_timesteps
-from patchscaler.group_sampling import sample_groups, steps_of
-from patchscaler.sampler import sample
+from patchscaler.diffusion.group_sampling import sample_groups, steps_of
+from patchscaler.diffusion.samplers import sample
+from patchscaler.diffusion.schedule import Diffusion, group_timesteps
 
 DIFFUSION = Diffusion(DiffusionConfig())
 GROUPS = torch.tensor([2, 0, 1, 1, 2, 0, 2])

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from patchscaler.config import GroupConfig
-from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import (
+from patchscaler.diffusion.groups import (
     HARD,
     MEDIUM,
     SIMPLE,
@@ -17,7 +16,8 @@ from patchscaler.grouping import (
     thresholds_for,
     thresholds_from_table,
 )  # fmt: skip
-from patchscaler.patches import make_grid
+from patchscaler.errors import PatchScalerError
+from patchscaler.patching import make_grid
 
 
 def test_confidence_of_a_patch_is_its_mean():

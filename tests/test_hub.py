@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from patchscaler import checksums
-from patchscaler.checksums import check_sums, renew_sums, verify
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
-from patchscaler.hub import is_hub_id
-from patchscaler.model_card import MARK
-from patchscaler.model_folder import SHIPPED, build_networks
+from patchscaler.models import checksums
+from patchscaler.models.card import MARK
+from patchscaler.models.checksums import check_sums, renew_sums, verify
+from patchscaler.models.folder import SHIPPED, build_networks
+from patchscaler.models.hub import is_hub_id
 from patchscaler.pipeline import PatchScaler
 
 FILES = {"autoencoder", "grm", "classifier", "texture_encoder", "patch_dit", "memory"}

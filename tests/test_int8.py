@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from patchscaler.checkpoints import load_tensors
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import DrawerConfig
-from patchscaler.cost.flops import count_flops
 from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.cost.flops import count_flops
 from patchscaler.evaluation.methods import PatchScalerMethod
-from patchscaler.models import int8
-from patchscaler.models.drawer import GROWTH, Drawer
-from patchscaler.models.int8 import Int8Drawer, find_ranges
+from patchscaler.models import quantized as int8
+from patchscaler.models.quantized import Int8Drawer, find_ranges
+from patchscaler.models.refiner import GROWTH, Drawer
+from patchscaler.models.weights import load_tensors
 from patchscaler.pipeline import PatchScaler
 
 DRAWER = DrawerConfig(16, 2, ranges=True)
@@ -161,7 +161,7 @@ def test_auto_draws_in_bytes_where_the_processor_gains_by_it(saved, monkeypatch)
 @has_bytes
 def test_an_engine_or_a_precision_that_was_asked_for_is_taken(saved, monkeypatch):
     monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
-    monkeypatch.setattr("patchscaler.onnx.engine.use_engine", lambda scaler, engine, folder: f"asked for {engine}")
+    monkeypatch.setattr("patchscaler.engines.onnx.engine.use_engine", lambda scaler, engine, folder: f"asked for {engine}")
     assert PatchScaler.from_pretrained(saved, device="cpu", engine="auto").engine == "torch int8"
     assert PatchScaler.from_pretrained(saved, device="cpu", engine="openvino") == "asked for openvino"
     assert PatchScaler.from_pretrained(saved, device="cpu", engine="auto", dtype="bfloat16") == "asked for auto"

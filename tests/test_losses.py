@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from patchscaler.perceptual import LPIPS
+from patchscaler.models.perceptual import LPIPS
 from patchscaler.training.losses import fixed_pattern, low_band, uneven_steps
 
 

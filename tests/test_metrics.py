@@ -18,7 +18,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import learned, statistics
 from patchscaler.evaluation.metrics import DEFAULT_METRICS, METRICS, MetricUnavailable, get_metric, luma
-from patchscaler.package_weights import PackageMissing, package_file, unpickle_arrays
+from patchscaler.models.packages import PackageMissing, package_file, unpickle_arrays
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "metrics.json").read_text("utf-8"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patchscaler.noise import noise_field
+from patchscaler.diffusion.noise import noise_field
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (3, 5), (16, 8), (-7, 2)])

@@ -12,14 +12,14 @@ import torch
 from common import read
 from torch import nn
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import AutoencoderConfig, DrawerConfig, GRMConfig, TextureConfig, preset
+from patchscaler.engines.onnx import export
+from patchscaler.engines.onnx.engine import use_engine
+from patchscaler.engines.onnx.export import export_onnx, parity
+from patchscaler.engines.onnx.networks import exported_networks
 from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import build_networks
-from patchscaler.onnx import export
-from patchscaler.onnx.engine import use_engine
-from patchscaler.onnx.export import export_onnx, parity
-from patchscaler.onnx.networks import exported_networks
+from patchscaler.models.folder import build_networks
 from patchscaler.pipeline import PatchScaler
 
 NAMES = ["classifier", "decoder", "encoder", "grm", "patch_dit", "patch_dit_without_prompt", "prompt"]
@@ -168,7 +168,7 @@ def test_an_export_is_made_where_there_is_none(loaded, exported, tmp_path, monke
         made.append(folder)
         shutil.copytree(exported, folder)
 
-    monkeypatch.setattr("patchscaler.onnx.engine.export_onnx", copy)
+    monkeypatch.setattr("patchscaler.engines.onnx.engine.export_onnx", copy)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     use_engine(loaded, "onnxruntime")
     use_engine(loaded, "onnxruntime")
@@ -178,15 +178,15 @@ def test_an_export_is_made_where_there_is_none(loaded, exported, tmp_path, monke
 def test_auto_takes_the_fast_one_where_it_is_ready(loaded, exported, tmp_path, monkeypatch):
     """Installed and exported; never an export that was not asked for."""
     used = []
-    monkeypatch.setattr("patchscaler.onnx.engine._openvino", lambda threads, dtype: used.append("openvino"))
-    monkeypatch.setattr("patchscaler.onnx.engine.export_onnx", lambda *a: pytest.fail("an export was made"))
+    monkeypatch.setattr("patchscaler.engines.onnx.engine._openvino", lambda threads, dtype: used.append("openvino"))
+    monkeypatch.setattr("patchscaler.engines.onnx.engine.export_onnx", lambda *a: pytest.fail("an export was made"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("patchscaler.onnx.engine.find_spec", lambda name: name)
+    monkeypatch.setattr("patchscaler.engines.onnx.engine.find_spec", lambda name: name)
     use_engine(loaded, "auto")  # not exported
-    monkeypatch.setattr("patchscaler.onnx.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("patchscaler.engines.onnx.engine.find_spec", lambda name: None)
     use_engine(loaded, "auto", exported)  # not installed
     assert not used and "forward" not in vars(loaded.patch_dit)
-    monkeypatch.setattr("patchscaler.onnx.engine.find_spec", lambda name: name)
+    monkeypatch.setattr("patchscaler.engines.onnx.engine.find_spec", lambda name: name)
     use_engine(loaded, "auto", exported)
     assert used == ["openvino"] and "forward" in vars(loaded.patch_dit)
     assert loaded.numbers == "cpu torch.float32 openvino float32"  # work begun by torch is not taken up by it

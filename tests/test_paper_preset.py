@@ -12,7 +12,7 @@ from patchscaler.dials.boxes import make_change
 from patchscaler.dials.record import options_record, read_options
 from patchscaler.dials.redo import Made, redo
 from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import build_networks
+from patchscaler.models.folder import build_networks
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming import passes
 from patchscaler.streaming.files import upscale_file

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.patches import make_grid, merge, partition
+from patchscaler.patching import make_grid, merge, partition
 
 SIZES = [(16, 16), (17, 31), (40, 33), (23, 50)]
 OVERLAPS = [0, 2, 4, 8, 15]

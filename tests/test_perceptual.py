@@ -5,8 +5,8 @@ import torch
 from golden.pictures import blurred, made
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.package_weights import PackageMissing
-from patchscaler.perceptual import DISTS, LPIPS
+from patchscaler.models.packages import PackageMissing
+from patchscaler.models.perceptual import DISTS, LPIPS
 
 NETWORKS = {"alex": lambda: LPIPS("alex"), "vgg": lambda: LPIPS("vgg"), "dists": DISTS}
 

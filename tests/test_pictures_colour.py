@@ -10,12 +10,12 @@ from PIL import Image, ImageCms
 from profiles import ADOBE, D50, P3, SRGB_CURVE, fixed, gamma, make_profile
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.colour import LEVELS, REACH, low_band, match_colour
-from patchscaler.pictures.icc import colour_space, profile_kind
-from patchscaler.pictures.metadata import Metadata
-from patchscaler.pictures.planes import array_planes, finish, to_planes
-from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import fit_picture, fitting, save_picture
+from patchscaler.images.color import LEVELS, REACH, low_band, match_colour
+from patchscaler.images.icc import colour_space, profile_kind
+from patchscaler.images.metadata import Metadata
+from patchscaler.images.planes import array_planes, finish, to_planes
+from patchscaler.images.read import load_picture
+from patchscaler.images.write import fit_picture, fitting, save_picture
 from patchscaler.pipeline import PatchScaler
 
 ADOBE_RGB, DISPLAY_P3 = make_profile(ADOBE, gamma(563 / 256)), make_profile(P3, SRGB_CURVE)

@@ -11,11 +11,11 @@ from PIL import Image, ImageCms, TiffImagePlugin
 from profiles import ADOBE, gamma, make_profile
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures import rows
-from patchscaler.pictures.planes import to_planes
-from patchscaler.pictures.reading import Picture, load_image, load_picture
-from patchscaler.pictures.rows import Rows
-from patchscaler.pictures.writing import save_picture
+from patchscaler.images import rows
+from patchscaler.images.planes import to_planes
+from patchscaler.images.read import Picture, load_image, load_picture
+from patchscaler.images.rows import Rows
+from patchscaler.images.write import save_picture
 
 pyvips = pytest.importorskip("pyvips")
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError, TooManyPixelsError
-from patchscaler.pictures.reading import check_pixels, load_image
-from patchscaler.pictures.writing import FORMATS, check_output, check_room, check_side, save_image
+from patchscaler.images.read import check_pixels, load_image
+from patchscaler.images.write import FORMATS, check_output, check_room, check_side, save_image
 
 LOSSY = (".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".jxl", ".gif")
 
@@ -239,7 +239,7 @@ def test_webp_that_is_too_wide_is_not_written(tmp_path):
 
 def test_a_full_disk_is_said_before_any_work(tmp_path, monkeypatch):
     usage = SimpleNamespace(total=10**9, used=10**9, free=50_000)
-    monkeypatch.setattr("patchscaler.pictures.writing.shutil.disk_usage", lambda place: usage)
+    monkeypatch.setattr("patchscaler.images.write.shutil.disk_usage", lambda place: usage)
     check_room(tmp_path / "not" / "yet" / "small.jpg", 700, 700)
     with pytest.raises(PatchScalerError, match=r"0\.1 MB of disk are free, and 800x800 pixels take 0\.1 MB or more"):
         check_room(tmp_path / "large.jpg", 800, 800)

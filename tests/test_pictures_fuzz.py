@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.animation import open_animation
-from patchscaler.pictures.metadata import Metadata
-from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import save_picture
+from patchscaler.images.animation import open_animation
+from patchscaler.images.metadata import Metadata
+from patchscaler.images.read import load_picture
+from patchscaler.images.write import save_picture
 
 EXAMPLES = 150
 RNG = np.random.default_rng(0)

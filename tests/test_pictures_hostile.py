@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.deep import vips_errors
-from patchscaler.pictures.jxl import jxl_size
-from patchscaler.pictures.metadata import MAX_BLOCK
-from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import FORMATS, save_picture
+from patchscaler.images.deep import vips_errors
+from patchscaler.images.jxl import jxl_size
+from patchscaler.images.metadata import MAX_BLOCK
+from patchscaler.images.read import load_picture
+from patchscaler.images.write import FORMATS, save_picture
 
 
 @pytest.fixture(scope="module")

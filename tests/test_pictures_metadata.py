@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
-from patchscaler.cli import main
-from patchscaler.pictures import exif as exif_block
-from patchscaler.pictures.metadata import Metadata, exif_for_tiff, iptc_segment
-from patchscaler.pictures.reading import load_picture, turn_array, upright
-from patchscaler.pictures.writing import save_picture
+from patchscaler.apps.cli import main
+from patchscaler.images import exif as exif_block
+from patchscaler.images.metadata import Metadata, exif_for_tiff, iptc_segment
+from patchscaler.images.read import load_picture, turn_array, upright
+from patchscaler.images.write import save_picture
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.planes import Planes, bleed, finish, reflect_pad, to_pil, to_planes
+from patchscaler.images.planes import Planes, bleed, finish, reflect_pad, to_pil, to_planes
 
 
 def levels(planes: Planes) -> np.ndarray:

@@ -7,10 +7,10 @@ from PIL.ImageCms import ImageCmsProfile, createProfile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures import rows as module
-from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.rows import Rows
-from patchscaler.pictures.writing import save_image
+from patchscaler.images import rows as module
+from patchscaler.images.read import load_picture
+from patchscaler.images.rows import Rows
+from patchscaler.images.write import save_image
 from patchscaler.streaming.files import upscale_file
 
 pyvips = pytest.importorskip("pyvips")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.enlarge import enlarge, tile_margin, unwrap, wrap_pad
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures import sizes
-from patchscaler.pictures.animation import open_animation, save_animation
-from patchscaler.pictures.planes import array_planes, finish, to_planes
-from patchscaler.pictures.sizes import LANCZOS, Wanted, passes, resample, resized
+from patchscaler.images import sizes
+from patchscaler.images.animation import open_animation, save_animation
+from patchscaler.images.planes import array_planes, finish, to_planes
+from patchscaler.images.sizes import LANCZOS, Wanted, passes, resample, resized
 from patchscaler.pipeline import PatchScaler
 
 
@@ -302,7 +302,7 @@ def test_animations_by_the_command(model, tmp_path, capsys):
 
 def test_bombs_of_frames(tmp_path, monkeypatch):
     source = write_moving(tmp_path / "a.gif")
-    monkeypatch.setattr("patchscaler.pictures.animation.FRAME_PIXELS", 1000)
+    monkeypatch.setattr("patchscaler.images.animation.FRAME_PIXELS", 1000)
     with pytest.raises(PatchScalerError, match=r"4 frames of 40x24 .* --max-pixels 3840"):
         open_animation(source, max_pixels=1000)
     assert open_animation(source, max_pixels=3840).count == 4

@@ -9,9 +9,9 @@ from PIL import Image
 
 from patchscaler.batches import patches_within
 from patchscaler.config import GRMConfig, GroupConfig, preset
+from patchscaler.diffusion.noise import noise_field
 from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import build_networks
-from patchscaler.noise import noise_field
+from patchscaler.models.folder import build_networks
 from patchscaler.pipeline import PatchScaler
 
 COARSE_ONLY = GroupConfig(start_times=(0, 0, 0), num_inference_steps=(0, 0, 0))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from patchscaler.checkpoints import load_tensors, save_module
 from patchscaler.config import preset
 from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import build_networks
+from patchscaler.models.folder import build_networks
+from patchscaler.models.weights import load_tensors, save_module
 from patchscaler.pipeline import PatchScaler
 
 NETWORKS = ("autoencoder", "grm", "classifier", "texture_encoder", "patch_dit")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from patchscaler.cli import main, memory, train
+from patchscaler.apps.cli import main, memory, train
 from patchscaler.config import preset
 from patchscaler.errors import PatchScalerError
 from patchscaler.training import dry_run as dry

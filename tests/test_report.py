@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from patchscaler.checkpoints import file_hash
 from patchscaler.dials.boxes import make_change
 from patchscaler.dials.invention import cell_moments, invention
 from patchscaler.dials.record import (
@@ -22,7 +21,8 @@ from patchscaler.dials.record import (
 )  # fmt: skip
 from patchscaler.dials.report import COLOURS, blended, draw, read_maps, read_report, steps_map, write_report
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.metadata import Metadata
+from patchscaler.images.metadata import Metadata
+from patchscaler.models.weights import file_hash
 from patchscaler.pipeline import PatchScaler
 
 # --- what was invented ----------------------------------------------------------------------------

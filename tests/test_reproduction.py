@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from patchscaler.cli import main
-from patchscaler.cost.paper_size import PaperRow
-from patchscaler.data import collections
-from patchscaler.data.collections import COLLECTIONS, open_collection
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.cost.paper_size import PaperRow
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduction import figures, speed, steps_figure
-from patchscaler.reproduction.chain import fuse, refine, restore, texture_prompts
-from patchscaler.reproduction.pictures import choose_lsdir_test, lsdir_test, open_source
-from patchscaler.reproduction.report import Report, Row, table_lines
-from patchscaler.reproduction.sheet import Cell, sheet
-from patchscaler.reproduction.two_workers import Job, Timed, run_two_workers, share_of
+from patchscaler.reproduce import figures, speed, steps_figure
+from patchscaler.reproduce.chain import fuse, refine, restore, texture_prompts
+from patchscaler.reproduce.pictures import choose_lsdir_test, lsdir_test, open_source
+from patchscaler.reproduce.report import Report, Row, table_lines
+from patchscaler.reproduce.sheet import Cell, sheet
+from patchscaler.reproduce.two_workers import Job, Timed, run_two_workers, share_of
+from patchscaler.training.data import collections
+from patchscaler.training.data.collections import COLLECTIONS, open_collection
 
 # --- the chain ------------------------------------------------------------------------------------
 

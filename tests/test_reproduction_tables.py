@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import preset
 from patchscaler.evaluation.metrics import METRICS as OUR_METRICS
 from patchscaler.evaluation.metrics import get_metric
 from patchscaler.evaluation.specs import Settings
-from patchscaler.reproduction import ablations, quality
-from patchscaler.reproduction.paper import METRICS, TABLE_1
-from patchscaler.reproduction.pictures import open_source
-from patchscaler.reproduction.quality import DEFAULT_METRICS, Measuring
-from patchscaler.reproduction.report import Row
-from patchscaler.reproduction.text_method import text_entry
+from patchscaler.reproduce import ablations, quality
+from patchscaler.reproduce.paper import METRICS, TABLE_1
+from patchscaler.reproduce.pictures import open_source
+from patchscaler.reproduce.quality import DEFAULT_METRICS, Measuring
+from patchscaler.reproduce.report import Row
+from patchscaler.reproduce.text_method import text_entry
 from patchscaler.texture_memory import TextureMemory
 
 

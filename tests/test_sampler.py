@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from patchscaler.config import DiffusionConfig
-from patchscaler.diffusion import Diffusion, group_timesteps
+from patchscaler.diffusion.samplers import History, ddim_step, dpmpp_2m_step, sample
+from patchscaler.diffusion.schedule import Diffusion, group_timesteps
 from patchscaler.errors import PatchScalerError
-from patchscaler.sampler import History, ddim_step, dpmpp_2m_step, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # inside diffusers
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from patchscaler import cli
+from patchscaler.apps import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from patchscaler.cli.status_line import StatusLine
+from patchscaler.apps.cli.status_line import StatusLine
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("patchscaler.cli.status_line.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("patchscaler.apps.cli.status_line.time.perf_counter", lambda: now[0])
     return now
 
 

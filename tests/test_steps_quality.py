@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import GroupConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.compare import compare
@@ -17,10 +17,10 @@ from patchscaler.evaluation.pairs import load_pairs
 from patchscaler.evaluation.sets import open_sets
 from patchscaler.evaluation.specs import Settings, parse_specs
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduction import steps_quality
-from patchscaler.reproduction.quality import Measuring
-from patchscaler.reproduction.report import Row
-from patchscaler.reproduction.steps_quality import Setting, plot, settings_of
+from patchscaler.reproduce import steps_quality
+from patchscaler.reproduce.quality import Measuring
+from patchscaler.reproduce.report import Row
+from patchscaler.reproduce.steps_quality import Setting, plot, settings_of
 
 
 @pytest.fixture

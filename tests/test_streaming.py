@@ -12,11 +12,11 @@ from common import COARSE_ONLY, left, read
 from PIL import Image
 
 from patchscaler.config import GRMConfig, preset
+from patchscaler.diffusion.groups import patch_confidence
 from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import patch_confidence
-from patchscaler.model_folder import build_networks
-from patchscaler.patches import make_grid
+from patchscaler.models.folder import build_networks
+from patchscaler.patching import make_grid
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming import disk
 from patchscaler.streaming.disk import JobFolder
@@ -141,8 +141,8 @@ def test_modes_in_windows(tiny, photo, mode):
 
 def test_sixteen_bits_in_windows(tiny, tmp_path):
     pytest.importorskip("pyvips")
-    from patchscaler.pictures.reading import load_picture
-    from patchscaler.pictures.writing import save_picture
+    from patchscaler.images.read import load_picture
+    from patchscaler.images.write import save_picture
 
     ramp = np.linspace(20_000, 21_000, 50 * 70 * 3).reshape(50, 70, 3).astype(np.uint16)
     save_picture(ramp, tmp_path / "in.png")

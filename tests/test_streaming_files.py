@@ -15,11 +15,11 @@ import pytest
 from common import left, read
 from PIL import Image, ImageCms
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.large_writing import check_large, save_large
-from patchscaler.pictures.metadata import Metadata
-from patchscaler.pictures.writing import save_picture
+from patchscaler.images.large_writing import check_large, save_large
+from patchscaler.images.metadata import Metadata
+from patchscaler.images.write import save_picture
 from patchscaler.streaming import cost, files
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.files import FileOptions, upscale_file
@@ -49,7 +49,7 @@ def test_files_from_disk_hold_the_pixels(tmp_path, suffix, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("quality", [95, 80])  # colours at full and at half of the sides
 def test_jpegs_by_strips_are_the_jpeg_made_at_once(tmp_path, picture, monkeypatch, channels, quality):
-    from patchscaler.pictures import jpeg_writing
+    from patchscaler.images import jpeg_writing
 
     array = np.asarray(picture(333, 521))[..., :channels]
     data = Metadata((521, 333), xmp=b"<x:xmpmeta/>", dpi=(300, 300), comment=b"hm")
@@ -90,7 +90,7 @@ def test_a_full_disk_under_a_pyramid(tmp_path, picture):
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from patchscaler.pictures.large_writing import save_large
+from patchscaler.images.large_writing import save_large
 from patchscaler.streaming.disk import DiskArray
 folder = Path(sys.argv[1])
 stored = DiskArray(folder / "pixels", (600, 600, 3), np.dtype(np.uint8))

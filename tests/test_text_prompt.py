@@ -10,17 +10,17 @@ import torch
 import transformers
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import preset
-from patchscaler.data.captions import open_tokens, write_captions
-from patchscaler.data.coarse import CoarseShards, write_coarse
-from patchscaler.data.shards import ShardConfig, write_shards
 from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import build_networks
+from patchscaler.models.folder import build_networks
+from patchscaler.models.text_encoders import Captioner, TextEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduction.text_method import TextPrompted, text_entry
-from patchscaler.text_models import Captioner, TextEncoder
+from patchscaler.reproduce.text_method import TextPrompted, text_entry
+from patchscaler.training.data.captions import open_tokens, write_captions
+from patchscaler.training.data.coarse import CoarseShards, write_coarse
+from patchscaler.training.data.shards import ShardConfig, write_shards
 
 LENGTH, WIDTH = 12, 16
 LETTERS = [chr(i) for i in range(33, 127)]

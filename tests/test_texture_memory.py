@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from patchscaler.checkpoints import save_tensors
 from patchscaler.errors import PatchScalerError
+from patchscaler.models.weights import save_tensors
 from patchscaler.texture_memory import (
     Origin,
     TextureMemory,

@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.config import preset
-from patchscaler.data.shards import PairShards, ShardConfig, _tiles, oriented, parse_mix, write_shards
-from patchscaler.data.sources import is_validation, iterate_images
-from patchscaler.diffusion import Diffusion
+from patchscaler.diffusion.schedule import Diffusion
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.pipeline import PatchScaler
 from patchscaler.training.coarse import rank_correlation
+from patchscaler.training.data.shards import PairShards, ShardConfig, _tiles, oriented, parse_mix, write_shards
+from patchscaler.training.data.sources import is_validation, iterate_images
 from patchscaler.training.diffusion import DiffusionTrainer
 
 

@@ -16,15 +16,15 @@ import torch
 from clips import frames_of, make_clip, seconds_of, sounds_of
 from common import left
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
+from patchscaler.apps.video import job
+from patchscaler.apps.video.clip import Colours, look_through
+from patchscaler.apps.video.frames import pack, read_frames, to_frame, unpack
+from patchscaler.apps.video.job import VideoOptions, upscale_video
 from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.sizes import Wanted
+from patchscaler.images.sizes import Wanted
 from patchscaler.streaming.disk import JobFolder
-from patchscaler.video import job
-from patchscaler.video.clip import Colours, look_through
-from patchscaler.video.frames import pack, read_frames, to_frame, unpack
-from patchscaler.video.job import VideoOptions, upscale_video
 
 LOSSLESS = VideoOptions(codec="ffv1")
 

@@ -11,12 +11,12 @@ from clips import frames_of, make_clip
 from common import left
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
+from patchscaler.apps.video import job
+from patchscaler.apps.video.clip import look_through
+from patchscaler.apps.video.job import VideoOptions, upscale_video
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.flicker import between, clips, measure_flicker
-from patchscaler.video import job
-from patchscaler.video.clip import look_through
-from patchscaler.video.job import VideoOptions, upscale_video
 
 
 @pytest.fixture

@@ -22,13 +22,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from webserver import called, jobs, multipart, own, request, served, slow_work, upload_of, waited
 
+from patchscaler.apps.web import guard
+from patchscaler.apps.web import service as service_module
+from patchscaler.apps.web.widgets import STAGES
 from patchscaler.config import DrawerConfig
-from patchscaler.models.drawer import Drawer
+from patchscaler.models.refiner import Drawer
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
-from patchscaler.web import guard
-from patchscaler.web import service as service_module
-from patchscaler.web.widgets import STAGES
 
 
 @pytest.fixture(scope="module")

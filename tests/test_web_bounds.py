@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("gradio")
 from webserver import multipart, own, request, served, waited
 
-from patchscaler.web import guard
+from patchscaler.apps.web import guard
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
+from patchscaler.apps.web.folder import Folder
+from patchscaler.apps.web.server import check_open, read_passwords
 from patchscaler.errors import PatchScalerError
-from patchscaler.web.folder import Folder
-from patchscaler.web.server import check_open, read_passwords
 
 # --- the folder -----------------------------------------------------------------------------------
 

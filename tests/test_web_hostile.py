@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from webserver import jobs, result_of, upload
 
+from patchscaler.apps.web.limits import Dials, read_dials
+from patchscaler.apps.web.service import Service
 from patchscaler.errors import PatchScalerError
-from patchscaler.web.limits import Dials, read_dials
-from patchscaler.web.service import Service
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 

@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 from webserver import jobs, result_of, upload, waited, working
 
+from patchscaler.apps.web import service as service_module
+from patchscaler.apps.web.folder import IN_USE
+from patchscaler.apps.web.jobs import Gone, Pace, Step, Watched
+from patchscaler.apps.web.limits import Dials, Limits, read_dials, read_seed
+from patchscaler.apps.web.service import Service
 from patchscaler.dials.boxes import make_change
 from patchscaler.dials.record import read_provenance
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.planes import eight_bits
-from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import save_picture
-from patchscaler.web import service as service_module
-from patchscaler.web.folder import IN_USE
-from patchscaler.web.jobs import Gone, Pace, Step, Watched
-from patchscaler.web.limits import Dials, Limits, read_dials, read_seed
-from patchscaler.web.service import Service
+from patchscaler.images.planes import eight_bits
+from patchscaler.images.read import load_picture
+from patchscaler.images.write import save_picture
 
 # --- what may be asked for ------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ def test_one_job_at_a_time(service, picture, monkeypatch):
 
 def test_time_left_of_a_stage_and_of_all(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("patchscaler.web.jobs.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("patchscaler.apps.web.jobs.time.perf_counter", lambda: clock[0])
     watch = Watched(0)
     assert watch.step() == Step("waiting", 0, 1)
     watch("patch-steps", 0, 10)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.planes import to_planes
-from patchscaler.pictures.sizes import Wanted
+from patchscaler.images.planes import to_planes
+from patchscaler.images.sizes import Wanted
 from patchscaler.streaming.files import upscale_file
 from patchscaler.work import WORK, ThisProcess, lot, portable, sample
 

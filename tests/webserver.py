@@ -13,11 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from patchscaler.apps.web import service as service_module
+from patchscaler.apps.web.limits import Limits
+from patchscaler.apps.web.server import launch
+from patchscaler.apps.web.service import Service
 from patchscaler.pipeline import PatchScaler
-from patchscaler.web import service as service_module
-from patchscaler.web.limits import Limits
-from patchscaler.web.server import launch
-from patchscaler.web.service import Service
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from patchscaler import PatchScaler
 from patchscaler.enlarge import enlarge
-from patchscaler.overlay import difficulty_mask
+from patchscaler.images.overlay import difficulty_mask
 
 CATEGORY = "image/upscaling"
 STEPS = 1000  # of the progress bar, an image

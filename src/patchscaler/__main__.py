@@ -2,7 +2,7 @@
 
 import sys
 
-from patchscaler.cli import main
+from patchscaler.apps.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

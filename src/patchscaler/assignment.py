@@ -6,8 +6,8 @@ import torch
 
 from patchscaler.dials.boxes import last_seeds, patches_in
 from patchscaler.dials.budget import spend
+from patchscaler.diffusion.groups import assign_groups
 from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import assign_groups
 from patchscaler.jobs import Job, Options
 
 if TYPE_CHECKING:

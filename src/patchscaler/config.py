@@ -74,8 +74,8 @@ class DrawerConfig:
 
     width: int = 0  # channels; 0: none
     depth: int = 0  # residual blocks of three dense blocks each
-    bits: int = 16  # a weight on disk: 16, or 8 with factors beside them (checkpoints.py)
-    ranges: bool = False  # of its channels known (`train ranges`), so that it may draw in bytes (models/int8.py)?
+    bits: int = 16  # a weight on disk: 16, or 8 with factors beside them (weights.py)
+    ranges: bool = False  # of its channels known (`train ranges`), so that it may draw in bytes (models/quantized.py)?
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from patchscaler.patches import Canvas, PatchGrid, blend_window, meeting
-from patchscaler.pictures.planes import reflect_pad
+from patchscaler.images.planes import reflect_pad
+from patchscaler.patching import Canvas, PatchGrid, blend_window, meeting
 from patchscaler.streaming.windows import Span, Window, cut_windows
 
 if TYPE_CHECKING:

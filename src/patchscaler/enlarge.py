@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.drawing import CONTEXT
+from patchscaler.images.planes import Planes, array_planes, to_pil, to_planes
+from patchscaler.images.read import MAX_PIXELS, check_pixels
+from patchscaler.images.sizes import Wanted, passes, resized
 from patchscaler.jobs import Picture, Progress, Result, check_passes
-from patchscaler.pictures.planes import Planes, array_planes, to_pil, to_planes
-from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
-from patchscaler.pictures.sizes import Wanted, passes, resized
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from patchscaler.apps.video.clip import is_video
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.writing import FORMATS
-from patchscaler.video.clip import is_video
+from patchscaler.images.write import FORMATS
 
 STATUS = ".patchscaler.jsonl"
 SUFFIXES = {*FORMATS, ".jfif", ".jpe", ".mpo", ".hif"}

@@ -14,11 +14,11 @@ from patchscaler.config import GROUP_NAMES, GroupConfig
 from patchscaler.devices import synchronise
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget
+from patchscaler.diffusion.group_sampling import steps_of
 from patchscaler.drawing import latents_drawn
 from patchscaler.errors import PatchScalerError
-from patchscaler.group_sampling import steps_of
-from patchscaler.patches import PatchGrid
-from patchscaler.pictures.planes import Planes, to_pil
+from patchscaler.images.planes import Planes, to_pil
+from patchscaler.patching import PatchGrid
 
 Picture = Image.Image | np.ndarray | Tensor | Planes
 Progress = Callable[[int, int], None]  # (done, in all) in patch-steps, and what takes as long as so many

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from patchscaler.checkpoints import file_hash, load_module
-from patchscaler.data.sources import count_images, iterate_images
 from patchscaler.devices import choose_device
 from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import find_model, read_config
 from patchscaler.models.autoencoder import PCAAutoencoder, build_autoencoder
+from patchscaler.models.folder import find_model, read_config
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.models.weights import file_hash, load_module
 from patchscaler.texture_memory import Origin, TextureMemory, build_memory, random_crops
+from patchscaler.training.data.sources import count_images, iterate_images
 
 
 def build_from_folder(args: argparse.Namespace) -> TextureMemory:

@@ -15,21 +15,25 @@ from torch import Tensor
 
 from patchscaler.assignment import assign
 from patchscaler.batches import Batches, patches_within
-from patchscaler.checkpoints import file_hash, load_module
-from patchscaler.checksums import check_sums
 from patchscaler.config import GroupConfig, ModelConfig
 from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget, parse_budget
 from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
 from patchscaler.dials.invention import cell_moments
-from patchscaler.diffusion import Diffusion
+from patchscaler.diffusion.group_sampling import sample_groups
+from patchscaler.diffusion.groups import check_groups, patch_confidence
+from patchscaler.diffusion.noise import noise_field
+from patchscaler.diffusion.schedule import Diffusion
 from patchscaler.drawing import drawing_steps, drawn
 from patchscaler.errors import PatchScalerError
-from patchscaler.group_sampling import sample_groups
-from patchscaler.grouping import check_groups, patch_confidence
+from patchscaler.images.color import DEFAULT, match_colour
+from patchscaler.images.planes import Planes, finish, reflect_pad, to_pil, to_planes
+from patchscaler.images.read import MAX_PIXELS, check_pixels
 from patchscaler.jobs import Clock, Counter, Job, Latents, Options, Picture, Progress, Result
-from patchscaler.model_folder import (
+from patchscaler.models.autoencoder import Autoencoder
+from patchscaler.models.checksums import check_sums
+from patchscaler.models.folder import (
     AUTOENCODER,
     autoencoder_files,
     build_networks,
@@ -37,17 +41,13 @@ from patchscaler.model_folder import (
     read_config,
     write_model,
 )
-from patchscaler.models.autoencoder import Autoencoder
-from patchscaler.models.drawer import Drawer
 from patchscaler.models.grm import GRM
-from patchscaler.models.int8 import Int8Drawer, int8_available
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
+from patchscaler.models.quantized import Int8Drawer, int8_available
+from patchscaler.models.refiner import Drawer
 from patchscaler.models.texture import TextureClassifier
-from patchscaler.noise import noise_field
-from patchscaler.patches import Canvas, PatchGrid, make_grid
-from patchscaler.pictures.colour import DEFAULT, match_colour
-from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_pil, to_planes
-from patchscaler.pictures.reading import MAX_PIXELS, check_pixels
+from patchscaler.models.weights import file_hash, load_module
+from patchscaler.patching import Canvas, PatchGrid, make_grid
 from patchscaler.texture_memory import TextureMemory
 
 __all__ = ["PatchScaler", "Picture", "Progress", "Result"]
@@ -84,7 +84,7 @@ class PatchScaler:
         """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may follow).
 
         device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the large networks; auto also draws
-        in bytes (`models/int8.py`) where weights and processor allow it.
+        in bytes (`models/quantized.py`) where weights and processor allow it.
         memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder. offline: fetch
         nothing, as HF_HUB_OFFLINE=1. engine, onnx: see `onnx.engine.use_engine`. Raises PatchScalerError for anything
         missing, corrupt, changed or not fitting.
@@ -116,7 +116,7 @@ class PatchScaler:
             return scaler
         if engine == "torch":
             return scaler
-        from patchscaler.onnx.engine import use_engine
+        from patchscaler.engines.onnx.engine import use_engine
 
         return use_engine(scaler, engine, onnx)
 

@@ -17,7 +17,7 @@ def group_settings(
 
     from patchscaler.config import GroupConfig
     from patchscaler.config import preset as named
-    from patchscaler.grouping import check_groups, thresholds_from_table
+    from patchscaler.diffusion.groups import check_groups, thresholds_from_table
 
     base = named(preset).groups if preset else None
     if shares and thresholds:

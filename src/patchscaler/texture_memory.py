@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.checkpoints import load_tensors, save_tensors
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.models.weights import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
 from patchscaler.enlarge import Enlarged, enlarge
 from patchscaler.errors import PatchScalerError
+from patchscaler.images.color import enlarge as enlarge_plain
+from patchscaler.images.planes import Planes
+from patchscaler.images.sizes import Wanted
 from patchscaler.jobs import Clock, Options, Picture
-from patchscaler.pictures.colour import enlarge as enlarge_plain
-from patchscaler.pictures.planes import Planes
-from patchscaler.pictures.sizes import Wanted
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler

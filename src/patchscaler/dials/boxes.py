@@ -8,7 +8,7 @@ import numpy as np
 
 from patchscaler.config import GROUP_NAMES
 from patchscaler.errors import PatchScalerError
-from patchscaler.patches import PatchGrid
+from patchscaler.patching import PatchGrid
 
 FARTHEST = 2**31  # pixels; no picture is as wide
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patchscaler.config import GroupConfig
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.colour import low_band
+from patchscaler.images.color import low_band
 
 
 def check_fidelity(fidelity: float) -> float:

@@ -17,13 +17,13 @@ import PIL
 import torch
 
 from patchscaler._version import __version__
-from patchscaler.checkpoints import file_hash
 from patchscaler.config import GroupConfig
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget
 from patchscaler.errors import PatchScalerError
-from patchscaler.patches import PatchGrid
-from patchscaler.pictures.metadata import NAMESPACE
+from patchscaler.images.metadata import NAMESPACE
+from patchscaler.models.weights import file_hash
+from patchscaler.patching import PatchGrid
 
 if TYPE_CHECKING:
     from patchscaler.jobs import Options

@@ -15,14 +15,14 @@ import torch
 from patchscaler.config import GroupConfig
 from patchscaler.dials.boxes import Change, last_seeds, patches_in
 from patchscaler.dials.invention import cell_moments
+from patchscaler.diffusion.group_sampling import steps_of
+from patchscaler.diffusion.groups import patch_confidence
 from patchscaler.drawing import draw_parts, drawn_parts, patch_steps, tiles_of
 from patchscaler.errors import PatchScalerError
-from patchscaler.group_sampling import steps_of
-from patchscaler.grouping import patch_confidence
+from patchscaler.images.color import reach_of
+from patchscaler.images.planes import Planes, finish, reflect_pad, to_planes
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture, Progress
-from patchscaler.patches import Canvas, PatchGrid, make_grid
-from patchscaler.pictures.colour import reach_of
-from patchscaler.pictures.planes import Planes, finish, reflect_pad, to_planes
+from patchscaler.patching import Canvas, PatchGrid, make_grid
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.windows import Window
 

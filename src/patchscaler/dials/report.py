@@ -11,10 +11,10 @@ from PIL import Image
 
 from patchscaler.dials.invention import invention
 from patchscaler.dials.record import Run
+from patchscaler.diffusion.group_sampling import steps_of
 from patchscaler.errors import PatchScalerError
-from patchscaler.group_sampling import steps_of
-from patchscaler.patches import blended
-from patchscaler.pictures.writing import replacing
+from patchscaler.images.write import replacing
+from patchscaler.patching import blended
 
 RECORD, MAPS = "run.json", "maps.npz"
 LONGEST = 2048  # pixels of a map's longer side

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchscaler.checkpoints import file_hash
 from patchscaler.config import GroupConfig
 from patchscaler.dials.boxes import FARTHEST, Change, in_force, make_change
 from patchscaler.dials.budget import parse_budget
@@ -27,14 +26,15 @@ from patchscaler.dials.record import (
 )  # fmt: skip
 from patchscaler.dials.redo import Made, redo
 from patchscaler.dials.report import RECORD, read_maps, read_report, write_report
+from patchscaler.diffusion.groups import check_groups
 from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import check_groups
+from patchscaler.images.color import KINDS
+from patchscaler.images.planes import Planes
+from patchscaler.images.read import load_picture
+from patchscaler.images.write import fit_picture, format_of, save_picture
 from patchscaler.jobs import Options, Picture, Progress, cost_of_groups
-from patchscaler.patches import PatchGrid, make_grid
-from patchscaler.pictures.colour import KINDS
-from patchscaler.pictures.planes import Planes
-from patchscaler.pictures.reading import load_picture
-from patchscaler.pictures.writing import fit_picture, format_of, save_picture
+from patchscaler.models.weights import file_hash
+from patchscaler.patching import PatchGrid, make_grid
 from patchscaler.pipeline import PatchScaler
 
 EXACT = ("PNG", "TIFF", "BMP")  # formats whose pixels are those that were written

@@ -11,8 +11,8 @@ from torch import Tensor
 from patchscaler.assignment import assign
 from patchscaler.devices import synchronise
 from patchscaler.dials.budget import hardest_first, spend
+from patchscaler.diffusion.group_sampling import steps_of
 from patchscaler.drawing import draw, latents_drawn
-from patchscaler.group_sampling import steps_of
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture
 from patchscaler.streaming.cost import Cost, cost_of, in_memory_bytes
 

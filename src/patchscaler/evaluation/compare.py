@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from patchscaler.cost.memory import method_cost
 from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.cost.memory import method_cost
 from patchscaler.evaluation.methods import Method, ResultFolder
 from patchscaler.evaluation.pairs import Failure, Pair
 from patchscaler.evaluation.run import Evaluation, evaluate, resolve_metrics

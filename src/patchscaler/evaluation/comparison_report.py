@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cost.report import table
 from patchscaler.evaluation import html_report, report
 from patchscaler.evaluation.compare import Comparison, MethodCost
+from patchscaler.evaluation.cost.report import table
 from patchscaler.evaluation.crops import Crop, choose_crops
 from patchscaler.evaluation.metric import Metric
 from patchscaler.evaluation.pairs import Pair
 from patchscaler.evaluation.run import plain
 from patchscaler.evaluation.summary import common_means, metrics_of, notes
-from patchscaler.pictures.writing import replacing
+from patchscaler.images.write import replacing
 
 FORMAT = "patchscaler-comparison-1"
 COSTS = ("s/picture", "warm-up s", "MP/s", "peak MiB", "GPU MiB", "evaluations")

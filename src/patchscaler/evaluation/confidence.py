@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from patchscaler.diffusion.groups import patch_confidence
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.pairs import Pair
-from patchscaler.grouping import patch_confidence
-from patchscaler.patches import make_grid, partition
-from patchscaler.pictures.planes import array_planes, reflect_pad
+from patchscaler.images.planes import array_planes, reflect_pad
+from patchscaler.patching import make_grid, partition
 from patchscaler.training.coarse import rank_correlation
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from patchscaler.evaluation.metric import Metric
 from patchscaler.evaluation.pairs import Pair, read_picture
 from patchscaler.evaluation.run import Evaluation, Row
 from patchscaler.evaluation.summary import common_means, metrics_of, notes
-from patchscaler.pictures.writing import replacing
+from patchscaler.images.write import replacing
 
 CROP = 128  # pixels a side of the crops, of the result
 SHOWN = 30  # pictures with crops; all are in the tables

@@ -1,4 +1,4 @@
-"""Distances on features of trained networks, as metrics: LPIPS and DISTS (patchscaler.perceptual)."""
+"""Distances on features of trained networks, as metrics: LPIPS and DISTS (patchscaler.models.perceptual)."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from patchscaler.evaluation.metric import Metric, MetricOptions, MetricUnavailable, Score, border_text
-from patchscaler.package_weights import PackageMissing
-from patchscaler.perceptual import DISTS, LPIPS
+from patchscaler.models.packages import PackageMissing
+from patchscaler.models.perceptual import DISTS, LPIPS
 
 
 def lpips_metric(net: str) -> Callable[[MetricOptions], Metric]:

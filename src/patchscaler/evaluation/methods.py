@@ -47,7 +47,7 @@ class PatchScalerMethod:
         plain = {k: v for k, v in self.options.items() if k not in ("groups", "progress")}
         return {
             "version": __version__, "model": self.scaler.config.name,
-            "code": code_hash("*.py", "models/*.py", "pictures/*.py", "dials/*.py"),
+            "code": code_hash("*.py", "diffusion/*.py", "models/*.py", "images/*.py", "dials/*.py"),
             "weights": weights_id(weights_of(self.scaler)), "groups": vars(groups),  # the memory's and all networks'
             "configuration": hashlib.sha256(self.scaler.config.to_json().encode()).hexdigest(),
             "options": plain, "device": str(self.scaler.device), "dtype": str(self.scaler.dtype),

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from patchscaler.data.degradation import DEGRADATIONS, degrade
-from patchscaler.data.sources import IMAGE_SUFFIXES
 from patchscaler.errors import PatchScalerError
-from patchscaler.pictures.planes import to_planes
-from patchscaler.pictures.reading import load_image
+from patchscaler.images.planes import to_planes
+from patchscaler.images.read import load_image
+from patchscaler.training.data.degradation import DEGRADATIONS, degrade
+from patchscaler.training.data.sources import IMAGE_SUFFIXES
 
 # What data sets and programs add to a name: 0001x4.png, 0001_x4.png, Canon_004_LR4.png, Canon_004_HR.png
 SUFFIX = re.compile(r"([_-]?x4|[_-](lr4?|hr|sr|out))$", re.IGNORECASE)

@@ -11,7 +11,7 @@ from typing import Any
 from patchscaler.evaluation.html_report import write_html
 from patchscaler.evaluation.run import Evaluation, plain
 from patchscaler.evaluation.summary import common_means, metrics_of, notes
-from patchscaler.pictures.writing import replacing
+from patchscaler.images.write import replacing
 
 __all__ = ["FORMAT", "terminal_table", "to_json", "write_csv", "write_html", "write_json"]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.fidelity import psnr
 from patchscaler.evaluation.pairs import Pair
+from patchscaler.images.planes import array_planes, reflect_pad
 from patchscaler.models.autoencoder import Autoencoder
-from patchscaler.pictures.planes import array_planes, reflect_pad
 
 NOISE_PSNR = 26.0  # dB of noise in latents, decoded alone: about what a sampler errs by
 FLAT = 2.0  # grey levels: a block of the original that deviates less from its mean is flat

@@ -22,12 +22,12 @@ from patchscaler.evaluation.methods import Method, ResultFolder, code_hash
 from patchscaler.evaluation.metrics import Metric, MetricUnavailable, get_metric
 from patchscaler.evaluation.pairs import Failure, Pair, cut_to_multiple, find_partner, read_picture
 from patchscaler.evaluation.sets import file_name
-from patchscaler.pictures.writing import save_image
+from patchscaler.images.write import save_image
 
 Progress = Callable[[int, int, str], None]  # (pictures done, pictures in all, name of the last)
 METRIC_SOURCES = (
     "evaluation/fidelity.py", "evaluation/learned.py", "evaluation/pyiqa_metrics.py", "evaluation/statistics.py",
-    "perceptual.py",
+    "models/perceptual.py",
 )  # fmt: skip
 
 

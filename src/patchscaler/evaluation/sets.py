@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from patchscaler.data.degradation import DEGRADATIONS
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.pairs import Failure, Pair, load_pairs
+from patchscaler.training.data.degradation import DEGRADATIONS
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchscaler.cost.report import table
 from patchscaler.evaluation import comparison_report as one
 from patchscaler.evaluation import html_report
 from patchscaler.evaluation.compare import Comparison
+from patchscaler.evaluation.cost.report import table
 from patchscaler.evaluation.sets import PictureSet
 from patchscaler.evaluation.summary import metrics_of
 

@@ -18,8 +18,8 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.fidelity import luma
 from patchscaler.evaluation.metric import Metric, MetricOptions, MetricUnavailable, border_text
 from patchscaler.evaluation.pairs import pictures_by_stem, read_picture
-from patchscaler.package_weights import PackageMissing, package_file, unpickle_arrays
-from patchscaler.pictures.writing import replacing
+from patchscaler.images.write import replacing
+from patchscaler.models.packages import PackageMissing, package_file, unpickle_arrays
 
 BLOCK = 96  # pixels a side of NIQE's blocks, at full size
 PUBLISHED = Path(__file__).parent / "data" / "niqe_published.npz"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from patchscaler.config import AutoencoderConfig
 from patchscaler.errors import PatchScalerError
-from patchscaler.hub import is_offline
+from patchscaler.models.hub import is_offline
 
 
 class Autoencoder(nn.Module, ABC):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patchscaler.drawing import CONTEXT, TILE
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job
-from patchscaler.models.drawer import BAND, GROWTH, REACH, SCALE
+from patchscaler.models.refiner import BAND, GROWTH, REACH, SCALE
 from patchscaler.streaming.windows import FADE, Sizes
 
 if TYPE_CHECKING:

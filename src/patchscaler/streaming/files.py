@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from patchscaler.checkpoints import file_hash
 from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
 from patchscaler.dials.record import make_record, options_record, provenance, weights_of
@@ -19,14 +18,15 @@ from patchscaler.dials.report import write_report
 from patchscaler.dials.speed import seconds_of_decoding, seconds_per_drawn, seconds_per_evaluation
 from patchscaler.drawing import latents_drawn
 from patchscaler.errors import PatchScalerError
+from patchscaler.images.large_writing import check_large, save_large
+from patchscaler.images.planes import has_alpha
+from patchscaler.images.read import load_picture, opened, orientation
+from patchscaler.images.rows import told_of
+from patchscaler.images.sizes import Wanted, passes, resized
+from patchscaler.images.write import check_alpha, check_output, check_quality, check_side, fit_picture, format_of
 from patchscaler.jobs import Job, Options, check_passes
-from patchscaler.patches import PatchGrid, make_grid
-from patchscaler.pictures.large_writing import check_large, save_large
-from patchscaler.pictures.planes import has_alpha
-from patchscaler.pictures.reading import load_picture, opened, orientation
-from patchscaler.pictures.rows import told_of
-from patchscaler.pictures.sizes import Wanted, passes, resized
-from patchscaler.pictures.writing import check_alpha, check_output, check_quality, check_side, fit_picture, format_of
+from patchscaler.models.weights import file_hash
+from patchscaler.patching import PatchGrid, make_grid
 from patchscaler.streaming.cost import (
     Cost,
     check_disk,

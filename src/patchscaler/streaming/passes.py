@@ -18,12 +18,12 @@ from patchscaler.assignment import assign, change
 from patchscaler.batches import Batches
 from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
+from patchscaler.diffusion.groups import capped
 from patchscaler.drawing import drawn_parts, sampled_share
-from patchscaler.grouping import capped
+from patchscaler.images.color import Statistics, reach_of, with_statistics
+from patchscaler.images.planes import finish
 from patchscaler.jobs import Counter, Job, Options
-from patchscaler.patches import PatchGrid, blend_window, make_grid, meeting
-from patchscaler.pictures.colour import Statistics, reach_of, with_statistics
-from patchscaler.pictures.planes import finish
+from patchscaler.patching import PatchGrid, blend_window, make_grid, meeting
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
 from patchscaler.streaming.windows import FADE, Sizes, Span, Window, cut_windows, faded, spans

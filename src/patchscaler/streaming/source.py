@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.pictures.planes import Planes, array_planes, reflect_index, to_planes
-from patchscaler.pictures.rows import Rows
+from patchscaler.images.planes import Planes, array_planes, reflect_index, to_planes
+from patchscaler.images.rows import Rows
 from patchscaler.streaming.disk import DiskArray, JobFolder
 
 Pixels = Image.Image | np.ndarray | Rows | DiskArray

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from patchscaler.checkpoints import save_module
 from patchscaler.config import ModelConfig
-from patchscaler.data.shards import PairShards
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder
 from patchscaler.models.grm import GRM, PixelGRM, UNetGRM, grm_loss
+from patchscaler.models.weights import save_module
+from patchscaler.training.data.shards import PairShards
 from patchscaler.training.loop import Batch, mean_psnr
 
 

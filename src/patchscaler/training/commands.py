@@ -1,4 +1,4 @@
-"""What each `patchscaler train STAGE` does (`cli/train.py` has the options), all working on one model folder.
+"""What each `patchscaler train STAGE` does (`apps/cli/train.py` has the options), all working on one model folder.
 
 A model folder has the layout of `save_pretrained`; every stage reads what it needs from it and writes its
 networks to it, and keeps its checkpoint in `training/STAGE` inside. When the last stage is done, the folder
@@ -14,27 +14,27 @@ from typing import Any
 
 import torch
 
-from patchscaler.checkpoints import file_hash, load_module, save_module
-from patchscaler.checksums import write_text
 from patchscaler.config import ModelConfig, preset
-from patchscaler.data.captions import write_captions
-from patchscaler.data.coarse import CoarseShards, write_coarse, write_teacher
-from patchscaler.data.shards import PairShards, ShardConfig, parse_mix, write_shards
 from patchscaler.devices import choose_device
+from patchscaler.diffusion.groups import thresholds_for
 from patchscaler.errors import PatchScalerError
-from patchscaler.grouping import thresholds_for
-from patchscaler.model_folder import read_config, with_autoencoder
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder, build_autoencoder
-from patchscaler.models.drawer import Drawer
+from patchscaler.models.checksums import write_text
+from patchscaler.models.folder import read_config, with_autoencoder
 from patchscaler.models.grm import PixelGRM, build_grm
-from patchscaler.models.int8 import find_ranges
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
+from patchscaler.models.quantized import find_ranges
+from patchscaler.models.refiner import Drawer
+from patchscaler.models.text_encoders import CAPTIONER, TEXT_ENCODER, Captioner, TextEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.models.weights import file_hash, load_module, save_module
 from patchscaler.sampling_options import numbers
-from patchscaler.text_models import CAPTIONER, TEXT_ENCODER, Captioner, TextEncoder
 from patchscaler.texture_memory import TextureMemory
 from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
+from patchscaler.training.data.captions import write_captions
+from patchscaler.training.data.coarse import CoarseShards, write_coarse, write_teacher
+from patchscaler.training.data.shards import PairShards, ShardConfig, parse_mix, write_shards
 from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts, TextTrainer
 from patchscaler.training.drawing import DistilStage, DrawingStage, coarse_regions
 from patchscaler.training.few_step import FewStepStage

@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from patchscaler.checkpoints import save_module
 from patchscaler.config import ModelConfig
-from patchscaler.data.coarse import CoarseShards
-from patchscaler.diffusion import Diffusion, group_timesteps
+from patchscaler.diffusion.samplers import sample
+from patchscaler.diffusion.schedule import Diffusion, group_timesteps
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
-from patchscaler.sampler import sample
+from patchscaler.models.weights import save_module
 from patchscaler.texture_memory import TextureMemory
+from patchscaler.training.data.coarse import CoarseShards
 from patchscaler.training.loop import Batch
 
 

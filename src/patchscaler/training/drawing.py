@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from patchscaler.checkpoints import save_module
-from patchscaler.data.coarse import CoarseShards
-from patchscaler.models.drawer import Drawer
+from patchscaler.models.refiner import Drawer
+from patchscaler.models.weights import save_module
+from patchscaler.training.data.coarse import CoarseShards
 from patchscaler.training.loop import Batch, mean_psnr
 from patchscaler.training.picture_loss import PictureLoss, target
 

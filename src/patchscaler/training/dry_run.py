@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from patchscaler.config import preset
-from patchscaler.cost.memory import cuda_peak, process_peak
-from patchscaler.data.sources import is_validation
 from patchscaler.errors import PatchScalerError
+from patchscaler.evaluation.cost.memory import cuda_peak, process_peak
+from patchscaler.training.data.sources import is_validation
 from patchscaler.training.loop import Watch, watched
 from patchscaler.training.recipe import LineParser, Recipe
 
@@ -74,7 +74,7 @@ def _random_autoencoder(recipe: Recipe, folder: Path) -> None:
     config = preset(presets[0]).autoencoder if presets else None
     if config is None or config.kind != "kl" or "autoencoder" in recipe.shared:
         return
-    from patchscaler.cost.paper_networks import RandomAutoencoder
+    from patchscaler.evaluation.cost.paper_networks import RandomAutoencoder
 
     RandomAutoencoder(config).model.save_pretrained(folder)
     recipe.shared["autoencoder"] = str(folder)

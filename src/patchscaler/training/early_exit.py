@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from patchscaler.checkpoints import save_module
-from patchscaler.data.shards import PairShards
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.denoiser import RRDBDenoiser
-from patchscaler.perceptual import LPIPS
+from patchscaler.models.perceptual import LPIPS
+from patchscaler.models.weights import save_module
+from patchscaler.training.data.shards import PairShards
 from patchscaler.training.loop import Batch, mean_psnr
 
 

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from patchscaler.checkpoints import save_module
-from patchscaler.data.coarse import CoarseShards
-from patchscaler.diffusion import Diffusion, group_timesteps
+from patchscaler.diffusion.samplers import ddim_step
+from patchscaler.diffusion.schedule import Diffusion, group_timesteps
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
-from patchscaler.models.drawer import Drawer
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
-from patchscaler.patches import make_grid, merge, partition
-from patchscaler.sampler import ddim_step
+from patchscaler.models.refiner import Drawer
+from patchscaler.models.weights import save_module
+from patchscaler.patching import make_grid, merge, partition
+from patchscaler.training.data.coarse import CoarseShards
 from patchscaler.training.diffusion import Denoiser, FrozenParts, save_denoiser
 from patchscaler.training.loop import Batch, mean_psnr
 from patchscaler.training.picture_loss import PictureLoss, target

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from patchscaler.checkpoints import save_module
 from patchscaler.config import DrawerConfig, PatchDiTConfig
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.drawer import Drawer
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
+from patchscaler.models.refiner import Drawer
+from patchscaler.models.weights import save_module
 
 if TYPE_CHECKING:
     from patchscaler.training.commands import ModelFolder

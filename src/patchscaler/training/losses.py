@@ -1,4 +1,4 @@
-"""Losses of the last stage beside LPIPS (`patchscaler.perceptual`): a light patch discriminator, fixed patterns."""
+"""Losses of the last stage beside LPIPS (`patchscaler.models.perceptual`): a light patch discriminator, fixed patterns."""
 
 import itertools
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchscaler.data.coarse import CoarseShards, Region
-from patchscaler.perceptual import LPIPS
+from patchscaler.models.perceptual import LPIPS
+from patchscaler.training.data.coarse import CoarseShards, Region
 from patchscaler.training.loop import Batch
 from patchscaler.training.losses import PatchDiscriminator, fixed_pattern, low_band, uneven_steps
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchscaler.checksums import write_text
 from patchscaler.errors import PatchScalerError
+from patchscaler.models.checksums import write_text
 from patchscaler.training.loop import Watch, watched
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from patchscaler.checkpoints import save_module
 from patchscaler.config import ModelConfig
-from patchscaler.data.shards import to_unit
-from patchscaler.data.sources import is_validation, iterate_images
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import Autoencoder
 from patchscaler.models.texture import TextureClassifier
+from patchscaler.models.weights import save_module
+from patchscaler.training.data.shards import to_unit
+from patchscaler.training.data.sources import is_validation, iterate_images
 from patchscaler.training.loop import Batch
 
 

@@ -14,7 +14,7 @@ from patchscaler.devices import choose_device, choose_dtype
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import code_hash
 from patchscaler.evaluation.peers.tiles import SCALE, in_tiles, to_bytes
-from patchscaler.pictures.planes import reflect_pad
+from patchscaler.images.planes import reflect_pad
 
 MULTIPLE = 32  # the pipeline's own choice for the sides of its input; it shrinks others, we pad them
 

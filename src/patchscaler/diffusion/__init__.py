@@ -1,0 +1,1 @@
+"""Diffusion over latent patches: schedule, samplers, groups and noise."""

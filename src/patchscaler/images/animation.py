@@ -1,0 +1,130 @@
+"""Moving pictures, frame by frame: GIF, WebP, APNG and AVIF sequences, with their times and loops.
+
+Readers put each frame together (offsets, disposal, blending) before it is enlarged; writers cut it up again. The
+noise of the diffusion depends on the place alone, so it stands still while the picture moves.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchscaler.errors import PatchScalerError
+from patchscaler.images.metadata import Metadata, orientation, read_metadata
+from patchscaler.images.planes import Planes, to_palette, to_pil, to_planes
+from patchscaler.images.read import MAX_PIXELS, opened, upright
+from patchscaler.images.write import ANIMATED, check_side, fitting, format_of, replacing, save_options
+
+MAX_FRAMES = 2_000
+FRAME_PIXELS = 60_000_000  # of all frames together: sixteen times as many come out, and wait for the writer
+
+
+@dataclass
+class Animation:
+    """What a file says of its frames; `frames` reads them one after the other."""
+
+    path: Path
+    metadata: Metadata
+    format: str
+    count: int
+    loop: int | None  # times to play, 0 for ever; None: once, nothing said
+    max_pixels: int
+    durations: list[int] = field(default_factory=list)  # milliseconds; filled while frames are read
+    notes: list[str] = field(default_factory=list)
+
+    def frames(self) -> Iterator[Planes]:
+        """Each frame whole and upright. Raises PatchScalerError where the file is damaged."""
+        self.durations.clear()
+        with opened(self.path, self.max_pixels) as image:
+            turn = orientation(image)
+            first = 1 if getattr(image, "default_image", False) else 0  # a still for programs that cannot play
+            for number in range(first, first + self.count):
+                image.seek(number)
+                image.load()
+                frame = upright(image, turn)
+                if frame.size != self.metadata.size:
+                    raise ValueError(f"frame {number} is larger than the picture")
+                duration = image.info.get("duration", 0)
+                self.durations.append(int(duration) if 0 <= duration < 2**31 else 0)
+                frame = frame.convert("RGBA" if frame.has_transparency_data else "RGB")
+                frame.info["icc_profile"] = self.metadata.icc_profile
+                planes = to_planes(frame)
+                if planes.alpha is not None and image.format == "GIF":
+                    planes.alpha = _rounded(planes.alpha)
+                yield planes
+
+
+def _rounded(alpha: Tensor) -> Tensor:
+    """(h, w) of zeros and ones -> softened over a pixel, so that enlarged edges are curves and not stairs."""
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    x = F.pad(alpha[None, None], (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(x, (kernel[:, None] * kernel)[None, None])[0, 0]
+
+
+def open_animation(path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES) -> Animation | None:
+    """None where the file holds one picture. max_frames: 0 for no limit. Raises PatchScalerError."""
+    path = Path(path)
+    with opened(path, max_pixels) as image:
+        if image.format not in ANIMATED or not getattr(image, "is_animated", False):
+            return None
+        count = int(image.n_frames) - bool(getattr(image, "default_image", False))  # type: ignore[attr-defined]
+        if count < 2:
+            return None
+        if max_frames and count > max_frames:
+            raise PatchScalerError(
+                f"{path}: {count} frames are more than the limit of {max_frames}; allow them with --max-frames {count}"
+            )
+        pixels = count * image.width * image.height
+        if max_pixels and pixels > max(FRAME_PIXELS, max_pixels):
+            raise PatchScalerError(
+                f"{path}: {count} frames of {image.width}x{image.height} are more than the limit of "
+                f"{max(FRAME_PIXELS, max_pixels) / 1e6:g} megapixels; allow them with --max-pixels {pixels}"
+            )
+        turn = orientation(image)
+        size = (image.height, image.width) if turn >= 5 else image.size
+        metadata, notes = read_metadata(image, size)
+        loop = image.info.get("loop")
+        return Animation(path, metadata, image.format or "", count, loop, max_pixels, notes=notes)
+
+
+def check_animated(path: str | Path) -> None:
+    """Raises PatchScalerError where the output's format holds one picture."""
+    if format_of(path) not in ANIMATED:
+        raise PatchScalerError(f"{path}: the picture moves, and this format cannot; use .gif, .webp, .png or .avif")
+
+
+def save_animation(
+    frames: list[np.ndarray], path: str | Path, animation: Animation, quality: int | None = None,
+    lossless: bool = False,
+) -> list[str]:  # fmt: skip
+    """(h, w, 1..4) uint8 each -> one file, all or nothing. Returns a line for each thing it could not hold."""
+    path = Path(path)
+    check_animated(path)
+    kind = format_of(path)
+    notes: list[str] = []
+    height, width = frames[0].shape[:2]
+    check_side(path, width, height)
+    data = fitting(animation.metadata, kind, notes).enlarged(width, height)
+    channels = max(frame.shape[2] for frame in frames)
+    images = [to_pil(frame) for frame in frames]
+    if len({image.mode for image in images}) > 1:
+        images = [image.convert("RGBA" if channels in (2, 4) else "RGB") for image in images]
+    options: dict[str, Any] = save_options(kind, (height, width, channels), data, quality, lossless)
+    options |= {"save_all": True, "duration": animation.durations[: len(images)]}
+    if animation.loop is not None:
+        options["loop"] = animation.loop
+    elif animation.format == "GIF" and kind != "GIF":
+        options["loop"] = 1  # a GIF that says nothing plays once, the others for ever
+    if kind == "GIF":
+        images = [to_palette(image) for image in images]
+        options |= {"disposal": 2, "optimize": False}  # every frame is whole: none shows through the next
+    elif kind == "PNG":
+        options |= {"disposal": 0, "blend": 0}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        images[0].save(file, kind, append_images=images[1:], **options)
+    return notes
