@@ -15,10 +15,10 @@ import torch
 
 from patchscaler import __version__
 from patchscaler.apps.cluster import Cluster, ModelSpec
-from patchscaler.config import DrawerConfig
+from patchscaler.config import RefinerConfig
 from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.refiner import Refiner
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 
@@ -60,10 +60,10 @@ def test_windows_of_a_picture(address, spec, scaler, tmp_path, picture):
 
 @pytest.fixture(scope="module")
 def drawing(tiny, tmp_path_factory) -> tuple[PatchScaler, Path]:
-    """The tiny model with a drawer, and its folder."""
-    folder, drawer = tmp_path_factory.mktemp("drawing"), DrawerConfig(8, 1)
-    config = replace(tiny.config, drawer=drawer)
-    PatchScaler(config, tiny.networks | {"drawer": Drawer(drawer)}, tiny.memory).save_pretrained(folder)
+    """The tiny model with a refiner, and its folder."""
+    folder, refiner = tmp_path_factory.mktemp("drawing"), RefinerConfig(8, 1)
+    config = replace(tiny.config, refiner=refiner)
+    PatchScaler(config, tiny.networks | {"refiner": Refiner(refiner)}, tiny.memory).save_pretrained(folder)
     return PatchScaler.from_pretrained(folder, device="cpu", dtype="float32"), folder
 
 

@@ -1,4 +1,4 @@
-"""The drawer after `compact`'s Patch-DiT: where it draws, what that costs, the same picture by every path."""
+"""The refiner after `compact`'s Patch-DiT: where it draws, what that costs, the same picture by every path."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from patchscaler.config import DrawerConfig
+from patchscaler.config import RefinerConfig
 from patchscaler.dials import speed
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.redo import Made, redo
@@ -16,16 +16,16 @@ from patchscaler.drawing import CONTEXT, draw, drawn_parts, latents_drawn, looke
 from patchscaler.enlarge import enlarge
 from patchscaler.evaluation.cost.flops import network_flops
 from patchscaler.evaluation.cost.measure import measure_picture, shares_of_peak
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.refiner import Refiner
 from patchscaler.patching import blended, make_grid
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 
-DRAWER = DrawerConfig(8, 1)
+REFINER = RefinerConfig(8, 1)
 
 
 class Says(nn.Module):
-    """A drawer that keeps what it was shown and draws a shade."""
+    """A refiner that keeps what it was shown and draws a shade."""
 
     def __init__(self, shade: float = 0.5):
         super().__init__()
@@ -38,10 +38,10 @@ class Says(nn.Module):
 
 @pytest.fixture
 def drawing(tiny) -> PatchScaler:
-    """The tiny model with a random drawer. Its 8 channels of 192 do not hold a drawing; that is not the question."""
+    """The tiny model with a random refiner. Its 8 channels of 192 do not hold a drawing; that is not the question."""
     torch.manual_seed(0)
-    config = replace(tiny.config, drawer=DRAWER)
-    return PatchScaler(config, tiny.networks | {"drawer": Drawer(DRAWER)}, tiny.memory)
+    config = replace(tiny.config, refiner=REFINER)
+    return PatchScaler(config, tiny.networks | {"refiner": Refiner(REFINER)}, tiny.memory)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -51,8 +51,8 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 # --- where it draws -------------------------------------------------------------------------------
 
 
-def test_the_drawer_sees_pixels_as_the_autoencoder_decodes_them(drawing):
-    says = drawing.networks["drawer"] = Says()
+def test_the_refiner_sees_pixels_as_the_autoencoder_decodes_them(drawing):
+    says = drawing.networks["refiner"] = Says()
     latents, coarse = torch.randn(2, 8, 4, 5)
     small = torch.rand(3, 8, 10)
     added = draw(drawing, latents, coarse, small)
@@ -138,9 +138,9 @@ def test_simple_patches_are_not_drawn(drawing):
     config = replace(drawing.config.groups, thresholds=(1.0, 0.0), num_inference_steps=(0, 1, 1))
     nothing = drawing.upscale(image, groups=replace(config, thresholds=(0.0, 0.0)))
     assert nothing.cost["latents_drawn"] == 0
-    drawing.networks["drawer"] = Says()
+    drawing.networks["refiner"] = Says()
     again = drawing.upscale(image, groups=replace(config, thresholds=(0.0, 0.0)))
-    assert np.array_equal(nothing.array, again.array) and not drawing.drawer.shown
+    assert np.array_equal(nothing.array, again.array) and not drawing.refiner.shown
     drawn = drawing.upscale(image, groups=config)
     assert drawn.cost["latents_drawn"] == 20 * 24 and not np.array_equal(nothing.array, drawn.array)
 
@@ -165,10 +165,10 @@ def test_progress_counts_the_drawing(drawing):
 
 
 def test_a_picture_in_bands_is_the_picture():
-    drawer = Drawer(DRAWER)
+    refiner = Refiner(REFINER)
     pixels, small = torch.rand(1, 6, 304, 64), torch.rand(1, 3, 76, 16)  # three bands of features, the last one short
     with torch.inference_mode():
-        assert torch.allclose(drawer.draw(pixels, small), drawer(pixels, small), atol=1e-5)
+        assert torch.allclose(refiner.draw(pixels, small), refiner(pixels, small), atol=1e-5)
 
 
 def test_windows_draw_what_memory_draws(drawing, tmp_path):
@@ -231,16 +231,16 @@ def test_a_box_made_again_is_what_a_whole_run_gives(drawing):
     assert np.array_equal(again.array[~inside], whole.array[~inside])
 
 
-def test_a_drawer_is_saved_and_loaded(drawing, tmp_path):
+def test_a_refiner_is_saved_and_loaded(drawing, tmp_path):
     drawing.save_pretrained(tmp_path, half=False)
     again = PatchScaler.from_pretrained(tmp_path, device="cpu")
     image = picture(40, 48)
     assert np.abs(again.upscale(image).array.astype(int) - drawing.upscale(image).array).max() <= 1  # halves in memory
-    assert "drawer.safetensors" in (tmp_path / "README.md").read_text()
+    assert "refiner.safetensors" in (tmp_path / "README.md").read_text()
 
 
 def test_a_tile_of_a_texture_is_drawn_with_itself_around(drawing):
-    says = drawing.networks["drawer"] = Says()
+    says = drawing.networks["refiner"] = Says()
     height, width = 32, 32
     made = enlarge(drawing, picture(height, width), tileable=True, budget="best")
     assert made.array.shape == (4 * height, 4 * width, 3)
@@ -269,7 +269,7 @@ def test_onnx_runtime_draws_the_same(drawing, tmp_path):
     drawing.save_pretrained(tmp_path / "model", half=False)
     other = PatchScaler.from_pretrained(tmp_path / "model", device="cpu", dtype="float32")
     use_engine(other, "onnxruntime", tmp_path / "onnx")
-    other.drawer.features = None  # torch would fail
+    other.refiner.features = None  # torch would fail
     a, b = (scaler.upscale(picture(33, 47), budget="best") for scaler in (drawing, other))
     assert a.cost["latents_drawn"] == b.cost["latents_drawn"] > 0
     assert np.abs(a.array.astype(int) - b.array).max() <= 1

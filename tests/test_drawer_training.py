@@ -1,4 +1,4 @@
-"""What the drawer learns from: an ESRGAN, its features, a teacher's pictures, the whole chain."""
+"""What the refiner learns from: an ESRGAN, its features, a teacher's pictures, the whole chain."""
 
 import ast
 from dataclasses import replace
@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from patchscaler.apps.cli import main
-from patchscaler.config import DrawerConfig
+from patchscaler.config import RefinerConfig
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.refiner import Refiner
 from patchscaler.models.weights import save_module
 from patchscaler.pipeline import PatchScaler
 from patchscaler.training.commands import ModelFolder
@@ -21,12 +21,12 @@ from patchscaler.training.drawing import DistilTrainer, DrawingStage
 from patchscaler.training.few_step import FewStepStage
 from patchscaler.training.losses import low_band
 
-DRAWER = DrawerConfig(8, 1)
+REFINER = RefinerConfig(8, 1)
 
 
-def test_the_last_stage_takes_gradients_into_patch_dit_and_drawer(tmp_path, tiny):
-    folder = with_drawer(tmp_path, tiny)
-    network, encoder, drawer = folder.patch_dit(), folder.texture_encoder(), folder.drawer()
+def test_the_last_stage_takes_gradients_into_patch_dit_and_refiner(tmp_path, tiny):
+    folder = with_refiner(tmp_path, tiny)
+    network, encoder, refiner = folder.patch_dit(), folder.texture_encoder(), folder.refiner()
     rng = np.random.default_rng(0)
     shards = tmp_path / "data"
     shards.mkdir()
@@ -36,13 +36,13 @@ def test_the_last_stage_takes_gradients_into_patch_dit_and_drawer(tmp_path, tiny
     data = CoarseShards(shards)
     weights = {"lpips": 0.0, "gan": 0.0, "pattern": 0.0}
     stage = FewStepStage(
-        folder.frozen(), network, encoder, drawer, data, data, batch_size=1, side=20, weights=weights
+        folder.frozen(), network, encoder, refiner, data, data, batch_size=1, side=20, weights=weights
     )  # fmt: skip
     batch = stage.batch(np.random.default_rng(0), torch.Generator().manual_seed(0))
     loss, _ = stage.generator(batch)
     loss.backward()
     assert network.out.weight.grad.abs().sum() > 0
-    assert all(p.grad.abs().sum() > 0 for p in drawer.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in refiner.parameters())
 
 
 # --- the teacher ----------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_teacher_pictures_are_cut_and_turned_with_their_regions(tmp_path):
             assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)) and not torch.equal(picture, truth)
 
 
-def test_the_drawer_sees_easy_regions_as_often_as_others(tmp_path):
+def test_the_refiner_sees_easy_regions_as_often_as_others(tmp_path):
     """Patch-DiT sees them a quarter as often: simple patches never meet it."""
     for name, shape in (("hr", (8, 64, 64, 3)), ("lr", (8, 1, 16, 16, 3)), ("coarse", (8, 1, 64, 64, 3))):
         np.save(tmp_path / f"0000_{name}.npy", np.zeros(shape, np.uint8))
@@ -84,7 +84,7 @@ def test_the_drawer_sees_easy_regions_as_often_as_others(tmp_path):
 
     assert share(True) == pytest.approx(1 / 8, abs=0.02)
     assert share(False) == pytest.approx(1 / 29, abs=0.01)
-    stage = DrawingStage(Drawer(DRAWER), shards, shards, batch_size=2000, side=8, weights={"lpips": 0.0, "gan": 0.0})
+    stage = DrawingStage(Refiner(REFINER), shards, shards, batch_size=2000, side=8, weights={"lpips": 0.0, "gan": 0.0})
     asked = []
     shards.draw = lambda *_, **options: asked.append(options) or []
     with pytest.raises(ValueError, match="need at least one array"):
@@ -98,9 +98,9 @@ def test_a_teacher_at_hand_is_asked_about_each_degradation(tmp_path):
     for name, shape in (("hr", (3, 64, 64, 3)), ("lr", (3, 2, 16, 16, 3)), ("coarse", (3, 2, 64, 64, 3))):
         np.save(tmp_path / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
     np.save(tmp_path / "0000_confidence.npy", np.full((3, 2, 8, 8), 0.5, np.float16))
-    shards, teacher = CoarseShards(tmp_path), Drawer(DRAWER)
+    shards, teacher = CoarseShards(tmp_path), Refiner(REFINER)
     weights = {"lpips": 0.0, "gan": 0.0, "teacher": 0.5}
-    stage = DrawingStage(Drawer(DRAWER), shards, shards, teacher, batch_size=2, side=8, weights=weights)
+    stage = DrawingStage(Refiner(REFINER), shards, shards, teacher, batch_size=2, side=8, weights=weights)
     batches = [stage.batch(np.random.default_rng(i), torch.Generator()) for i in range(40)]
     taught = [b for b in batches if not torch.equal(b["aim"], b["hr"])]
     assert 10 < len(taught) < 30
@@ -158,18 +158,18 @@ def reference(weights: dict[str, torch.Tensor], x: torch.Tensor, blocks: tuple[i
     return conv("conv_last", bent(conv("conv_hr", h)))
 
 
-def test_a_drawer_from_an_esrgan_is_that_esrgan_on_the_small_picture():
-    """Outside of the picture an ESRGAN sees black and the drawer grey: first without blocks, where that stays near."""
+def test_a_refiner_from_an_esrgan_is_that_esrgan_on_the_small_picture():
+    """Outside of the picture an ESRGAN sees black and the refiner grey: first without blocks, where that stays near."""
     small, weights = torch.rand(2, 3, 8, 8), esrgan()
     given = torch.rand(2, 6, 32, 32), 2 * small - 1  # what x_0 and y_0 are does not matter at the start
-    shallow = Drawer(DrawerConfig(8, 0))
+    shallow = Refiner(RefinerConfig(8, 0))
     shallow.load_esrgan(weights, ())
     drawn, expected = shallow(*given), 2 * reference(weights, small, ()) - 1
     assert drawn.shape == (2, 3, 32, 32)
     assert torch.allclose(drawn[..., 14:-14, 14:-14], expected[..., 14:-14, 14:-14], atol=1e-5)
     # Then with blocks, on what the biases alone make of any picture.
     weights["conv_first.weight"].zero_()
-    deep = Drawer(DrawerConfig(8, 2))
+    deep = Refiner(RefinerConfig(8, 2))
     deep.load_esrgan(weights, (1, 0))
     assert torch.allclose(deep(*given), 2 * reference(weights, small, (1, 0)) - 1, atol=1e-5)
     assert not torch.allclose(deep(*given), 2 * reference(weights, small, (0, 1)) - 1, atol=1e-5)
@@ -178,22 +178,22 @@ def test_a_drawer_from_an_esrgan_is_that_esrgan_on_the_small_picture():
 @pytest.mark.parametrize("wrong", [{"width": 12}, {"blocks": 1}])
 def test_another_esrgan_does_not_fit(wrong):
     with pytest.raises(PatchScalerError, match="the ESRGAN network does not fit"):
-        Drawer(DrawerConfig(8, 2)).load_esrgan(esrgan(**wrong), (0, 1))
+        Refiner(RefinerConfig(8, 2)).load_esrgan(esrgan(**wrong), (0, 1))
 
 
 def test_distilling_weighs_an_error_as_the_enlargement_shows_it():
-    drawer = Drawer(DrawerConfig(8, 0))
-    drawer.load_esrgan(esrgan(), ())
-    trainer = DistilTrainer(drawer)
+    refiner = Refiner(RefinerConfig(8, 0))
+    refiner.load_esrgan(esrgan(), ())
+    trainer = DistilTrainer(refiner)
     error = torch.zeros(1, 8, 9, 9)
     error[0, :, 4, 4] = torch.randn(8)
     enlarged = nn.functional.interpolate(error, scale_factor=2.0)
-    shown = nn.functional.conv2d(enlarged, drawer.conv_up1.weight, padding=1).square().sum()
+    shown = nn.functional.conv2d(enlarged, refiner.conv_up1.weight, padding=1).square().sum()
     weighed = nn.functional.conv2d(error, trainer.reads[..., None, None]).square().sum()
     assert torch.allclose(weighed, shown, rtol=1e-4)
 
 
-def test_the_drawer_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
+def test_the_refiner_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
     """Each stage leaves a model that loads; features come nearer to the whole network's, pictures to the truth."""
     folder, data = tmp_path / "model", tmp_path / "data"
     tiny.save_pretrained(folder)
@@ -209,8 +209,8 @@ def test_the_drawer_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
     network = ["--esrgan", str(tmp_path / "esrgan.safetensors")]
     shards = ["--shards", str(data), "--validation", str(data), "--side", "8", "--batch-size", "2", "--warmup", "1"]
     assert main(["train", "distil", *common, *network, *shards, "--steps", "1"]) == 1
-    assert "no drawer; 'patchscaler train graft' puts it there" in capsys.readouterr().err
-    assert main(["train", "graft", *common, *network, "--drawer-blocks", "0,2"]) == 0
+    assert "no refiner; 'patchscaler train graft' puts it there" in capsys.readouterr().err
+    assert main(["train", "graft", *common, *network, "--refiner-blocks", "0,2"]) == 0
 
     def figures(stage: str, steps: int, *options: str) -> dict[str, float]:
         assert main(["train", stage, *common, *shards, "--steps", str(steps), "--no-bf16", *options]) == 0
@@ -222,22 +222,22 @@ def test_the_drawer_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
     first = figures("drawing", 1, *losses)["psnr_drawn"]
     assert figures("drawing", 40, *losses)["psnr_drawn"] > first + 1
     assert figures("drawing", 42, *losses, *network, "--teacher", "1")["psnr_drawn"] > first
-    assert PatchScaler.from_pretrained(folder, device="cpu").config.drawer.depth == 2
+    assert PatchScaler.from_pretrained(folder, device="cpu").config.refiner.depth == 2
 
 
-def with_drawer(tmp_path, tiny) -> ModelFolder:
+def with_refiner(tmp_path, tiny) -> ModelFolder:
     tiny.save_pretrained(tmp_path, half=False)
     folder = ModelFolder(tmp_path, "tiny", "cpu")
-    folder.save_config(replace(folder.config, drawer=DRAWER))
-    network, drawer = folder.patch_dit(), Drawer(DRAWER)
+    folder.save_config(replace(folder.config, refiner=REFINER))
+    network, refiner = folder.patch_dit(), Refiner(REFINER)
     torch.nn.init.normal_(network.out.weight, std=0.1)
     save_module(folder.path("patch_dit"), network, {"network": "patch_dit"}, half=False)
-    save_module(folder.path("drawer"), drawer, {"network": "drawer"}, half=False)
+    save_module(folder.path("refiner"), refiner, {"network": "refiner"}, half=False)
     return folder
 
 
 def test_training_in_a_copy_of_a_saved_model_renews_its_sums(tmp_path, tiny):
-    with_drawer(tmp_path, tiny)
+    with_refiner(tmp_path, tiny)
     with pytest.raises(PatchScalerError, match="not the file that was saved"):  # this test changed it by hand
         PatchScaler.from_pretrained(tmp_path, device="cpu")
     assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--keep", "1"]) == 0
@@ -245,68 +245,68 @@ def test_training_in_a_copy_of_a_saved_model_renews_its_sums(tmp_path, tiny):
 
 
 def test_a_graft_that_keeps_one_block(tmp_path, tiny):
-    folder = with_drawer(tmp_path, tiny)
+    folder = with_refiner(tmp_path, tiny)
     old = folder.patch_dit()
     assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--keep", "1"]) == 0
     new = ModelFolder(tmp_path, "tiny", "cpu").patch_dit()
     assert len(new.blocks) == 1
     assert torch.allclose(new.blocks[0].attention.qkv.weight, old.blocks[1].attention.qkv.weight, atol=1e-3)
-    assert torch.equal(folder.drawer().conv_hr.weight, ModelFolder(tmp_path, "tiny", "cpu").drawer().conv_hr.weight)
+    assert torch.equal(folder.refiner().conv_hr.weight, ModelFolder(tmp_path, "tiny", "cpu").refiner().conv_hr.weight)
 
 
-def test_a_new_drawer_has_the_esrgans_weights(tmp_path, tiny):
-    with_drawer(tmp_path, tiny)
+def test_a_new_refiner_has_the_esrgans_weights(tmp_path, tiny):
+    with_refiner(tmp_path, tiny)
     save_file(esrgan(12, 3), tmp_path / "esrgan.safetensors")
     options = ["--model", str(tmp_path), "--device", "cpu", "--esrgan", str(tmp_path / "esrgan.safetensors")]
-    assert main(["train", "graft", *options, "--drawer-blocks", "0,2"]) == 0
+    assert main(["train", "graft", *options, "--refiner-blocks", "0,2"]) == 0
     folder = ModelFolder(tmp_path, "tiny", "cpu")
-    assert folder.config.drawer == DrawerConfig(12, 2)
+    assert folder.config.refiner == RefinerConfig(12, 2)
     pixels, small = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
-    expected = Drawer(DrawerConfig(12, 2))
+    expected = Refiner(RefinerConfig(12, 2))
     expected.load_esrgan(esrgan(12, 3), (0, 2))
-    assert torch.allclose(folder.drawer()(pixels, small), expected(pixels, small), atol=0.05)  # half precision
+    assert torch.allclose(folder.refiner()(pixels, small), expected(pixels, small), atol=0.05)  # half precision
     assert not folder.patch_dit().out.weight.any()  # the transformer says nothing at first
 
 
 def test_more_blocks_change_nothing_until_they_are_trained(tmp_path, tiny):
-    folder = with_drawer(tmp_path, tiny)
+    folder = with_refiner(tmp_path, tiny)
     given = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
-    before, said = folder.drawer()(*given), folder.patch_dit().out.weight
+    before, said = folder.refiner()(*given), folder.patch_dit().out.weight
     save_file(esrgan(8, 3), tmp_path / "esrgan.safetensors")
     options = ["--model", str(tmp_path), "--device", "cpu", "--esrgan", str(tmp_path / "esrgan.safetensors")]
-    assert main(["train", "graft", *options, "--drawer-blocks", "1,2", "--more"]) == 0
+    assert main(["train", "graft", *options, "--refiner-blocks", "1,2", "--more"]) == 0
     grown = ModelFolder(tmp_path, "tiny", "cpu")
-    assert grown.config.drawer == DrawerConfig(8, 3)
-    assert torch.allclose(grown.drawer()(*given), before, atol=0.02)  # half precision
+    assert grown.config.refiner == RefinerConfig(8, 3)
+    assert torch.allclose(grown.refiner()(*given), before, atol=0.02)  # half precision
     assert torch.allclose(grown.patch_dit().out.weight, said, atol=1e-3)
     source = esrgan(8, 3)["body.2.rdb1.conv1.weight"]
-    assert torch.allclose(grown.drawer().blocks[2][0].convs[0].weight, source, atol=1e-3)
+    assert torch.allclose(grown.refiner().blocks[2][0].convs[0].weight, source, atol=1e-3)
 
 
-def test_a_drawer_in_eight_bits_draws_nearly_the_same(tmp_path, tiny):
-    folder = with_drawer(tmp_path, tiny)
+def test_a_refiner_in_eight_bits_draws_nearly_the_same(tmp_path, tiny):
+    folder = with_refiner(tmp_path, tiny)
     given = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
-    before, size = folder.drawer()(*given), folder.path("drawer").stat().st_size
-    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--drawer-bits", "8"]) == 0
+    before, size = folder.refiner()(*given), folder.path("refiner").stat().st_size
+    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--refiner-bits", "8"]) == 0
     after = PatchScaler.from_pretrained(tmp_path, device="cpu", dtype="float32")
-    assert after.config.drawer.bits == 8 and folder.path("drawer").stat().st_size < size / 3
-    error = (after.drawer(*given) - before).square().mean() / before.var()
+    assert after.config.refiner.bits == 8 and folder.path("refiner").stat().st_size < size / 3
+    error = (after.refiner(*given) - before).square().mean() / before.var()
     assert 0 < error < 1e-3
     after.save_pretrained(tmp_path / "again")  # what was rounded once is not rounded to anything else
-    assert (tmp_path / "again" / "drawer.safetensors").read_bytes() == folder.path("drawer").read_bytes()
+    assert (tmp_path / "again" / "refiner.safetensors").read_bytes() == folder.path("refiner").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--more"], "--more: give --esrgan, whose blocks are put behind the drawer's own"),
+        (["--more"], "--more: give --esrgan, whose blocks are put behind the refiner's own"),
         (["--keep", "7"], "--keep 7: Patch-DiT has the blocks 0 to 1"),
         (["--keep", "a"], "--keep a: give numbers separated by commas"),
-        (["--esrgan", "other"], "--esrgan: give --drawer-blocks, and weights that have 'conv_first.weight'"),
+        (["--esrgan", "other"], "--esrgan: give --refiner-blocks, and weights that have 'conv_first.weight'"),
     ],
 )
 def test_grafts_that_cannot_be(tmp_path, tiny, capsys, monkeypatch, options, message):
-    with_drawer(tmp_path, tiny)
+    with_refiner(tmp_path, tiny)
     monkeypatch.chdir(tmp_path)
     save_file({"a": torch.zeros(1)}, "other")
     before = (tmp_path / "patch_dit.safetensors").read_bytes()
@@ -315,7 +315,7 @@ def test_grafts_that_cannot_be(tmp_path, tiny, capsys, monkeypatch, options, mes
     assert (tmp_path / "patch_dit.safetensors").read_bytes() == before
 
 
-def test_bits_of_a_drawer_that_is_not_there(tmp_path, tiny, capsys):
+def test_bits_of_a_refiner_that_is_not_there(tmp_path, tiny, capsys):
     tiny.save_pretrained(tmp_path)
-    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--drawer-bits", "8"]) == 1
-    assert f"--drawer-bits: {tmp_path} has no drawer; give --esrgan" in capsys.readouterr().err
+    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--refiner-bits", "8"]) == 1
+    assert f"--refiner-bits: {tmp_path} has no refiner; give --esrgan" in capsys.readouterr().err

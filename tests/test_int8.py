@@ -1,4 +1,4 @@
-"""The drawer in bytes: what it draws, what is folded where, when it is used."""
+"""The refiner in bytes: what it draws, what is folded where, when it is used."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from patchscaler.apps.cli import main
-from patchscaler.config import DrawerConfig
+from patchscaler.config import RefinerConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.cost.flops import count_flops
 from patchscaler.evaluation.methods import PatchScalerMethod
 from patchscaler.models import quantized as int8
-from patchscaler.models.quantized import Int8Drawer, find_ranges
-from patchscaler.models.refiner import GROWTH, Drawer
+from patchscaler.models.quantized import Int8Refiner, find_ranges
+from patchscaler.models.refiner import GROWTH, Refiner
 from patchscaler.models.weights import load_tensors
 from patchscaler.pipeline import PatchScaler
 
-DRAWER = DrawerConfig(16, 2, ranges=True)
+REFINER = RefinerConfig(16, 2, ranges=True)
 has_bytes = pytest.mark.skipif(not int8.int8_available(), reason="no VNNI here: sums of bytes would overflow")
 
 
-def drawer(config: DrawerConfig = DRAWER) -> Drawer:
+def refiner(config: RefinerConfig = REFINER) -> Refiner:
     torch.manual_seed(0)
-    return Drawer(config).eval().requires_grad_(False)
+    return Refiner(config).eval().requires_grad_(False)
 
 
 def pictures(seed: int = 1, height: int = 48, width: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,8 +33,8 @@ def pictures(seed: int = 1, height: int = 48, width: int = 40) -> tuple[torch.Te
     return large, torch.rand(1, 3, height // 4, width // 4, generator=generator) * 2 - 1
 
 
-def ranged() -> Drawer:
-    network = drawer()
+def ranged() -> Refiner:
+    network = refiner()
     find_ranges(network, [pictures(seed) for seed in range(4)])
     return network
 
@@ -54,7 +54,7 @@ def test_ranges_are_the_most_that_a_channel_reached():
 def test_bytes_draw_what_floats_draw():
     network, given = ranged(), pictures(9)
     network.conv_last.bias += 0.5
-    floats, drawn = network.draw(*given), Int8Drawer(network).draw(*given)
+    floats, drawn = network.draw(*given), Int8Refiner(network).draw(*given)
     assert drawn.shape == floats.shape and drawn.dtype == torch.float32
     assert (drawn - floats).square().mean() < 2e-4 * floats.var()
     assert abs((drawn - floats).mean()) < 2e-3 * floats.std()
@@ -65,7 +65,7 @@ def test_bytes_draw_what_floats_draw():
 def test_pictures_of_many_bands_and_several_at_once():
     network = ranged()
     large, small = (torch.cat(both) for both in zip(pictures(5, 200, 36), pictures(6, 200, 36), strict=True))
-    fast = Int8Drawer(network)
+    fast = Int8Refiner(network)
     together = fast.draw(large, small)
     assert torch.equal(together, torch.cat([fast.draw(large[i : i + 1], small[i : i + 1]) for i in range(2)]))
     assert torch.equal(together, fast.enlarge(fast.to_up1(fast.features(large, small))))
@@ -75,7 +75,7 @@ def test_pictures_of_many_bands_and_several_at_once():
 @has_bytes
 def test_a_copy_draws_the_same():
     network, given = ranged(), pictures()
-    object.__setattr__(network, "draw", Int8Drawer(network).draw)
+    object.__setattr__(network, "draw", Int8Refiner(network).draw)
     assert torch.equal(deepcopy(network).draw(*given), network.draw(*given))
 
 
@@ -83,8 +83,8 @@ def test_a_copy_draws_the_same():
 def test_ranges_that_are_none(bad):
     network = ranged()
     network.ranges_ends[:16] = bad
-    with pytest.raises(PatchScalerError, match="the drawer's ranges are no use: find them again with"):
-        Int8Drawer(network)
+    with pytest.raises(PatchScalerError, match="the refiner's ranges are no use: find them again with"):
+        Int8Refiner(network)
 
 
 @has_bytes
@@ -128,7 +128,7 @@ def test_a_channel_that_is_always_still_gets_a_range():
 @has_bytes
 def test_operations_of_bytes_are_counted_as_those_of_floats():
     network, given = ranged(), pictures()
-    fast = Int8Drawer(network)
+    fast = Int8Refiner(network)
     assert count_flops(lambda: fast.draw(*given)) == count_flops(lambda: network.draw(*given)) > 0
 
 
@@ -137,8 +137,8 @@ def test_operations_of_bytes_are_counted_as_those_of_floats():
 
 @pytest.fixture
 def saved(tiny, tmp_path):
-    config = replace(tiny.config, drawer=DRAWER)
-    scaler = PatchScaler(config, tiny.networks | {"drawer": ranged()}, tiny.memory)
+    config = replace(tiny.config, refiner=REFINER)
+    scaler = PatchScaler(config, tiny.networks | {"refiner": ranged()}, tiny.memory)
     scaler.save_pretrained(tmp_path / "model", half=False)
     return tmp_path / "model"
 
@@ -172,7 +172,7 @@ def test_what_draws_in_bytes_is_saved_as_it_was_and_described_as_what_it_is(save
     monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
     fast = PatchScaler.from_pretrained(saved, device="cpu")
     fast.save_pretrained(tmp_path / "again", half=False)
-    for name in ("drawer.safetensors", "config.json"):
+    for name in ("refiner.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
     exact = PatchScaler.from_pretrained(saved, device="cpu", dtype=str(fast.dtype).removeprefix("torch."))
     # Or a comparison would take one's pictures for the other's.
@@ -181,9 +181,9 @@ def test_what_draws_in_bytes_is_saved_as_it_was_and_described_as_what_it_is(save
 
 def test_without_ranges_nothing_changes(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
-    plain = replace(DRAWER, ranges=False)
-    config = replace(tiny.config, drawer=plain)
-    PatchScaler(config, tiny.networks | {"drawer": drawer(plain)}, tiny.memory).save_pretrained(tmp_path)
+    plain = replace(REFINER, ranges=False)
+    config = replace(tiny.config, refiner=plain)
+    PatchScaler(config, tiny.networks | {"refiner": refiner(plain)}, tiny.memory).save_pretrained(tmp_path)
     assert PatchScaler.from_pretrained(tmp_path, device="cpu").engine == "torch"
 
 
@@ -212,19 +212,19 @@ def data(tmp_path):
 
 
 def test_ranges_are_found_and_kept(tiny, data, tmp_path, capsys):
-    plain, folder = replace(DRAWER, ranges=False), tmp_path / "model"
-    config = replace(tiny.config, drawer=plain)
-    PatchScaler(config, tiny.networks | {"drawer": drawer(plain)}, tiny.memory).save_pretrained(folder, half=False)
+    plain, folder = replace(REFINER, ranges=False), tmp_path / "model"
+    config = replace(tiny.config, refiner=plain)
+    PatchScaler(config, tiny.networks | {"refiner": refiner(plain)}, tiny.memory).save_pretrained(folder, half=False)
     command = ["train", "ranges", "--model", str(folder), "--device", "cpu", "--shards", str(data), "--side", "8"]
     assert main([*command, "--regions", "6"]) == 0
-    assert "the drawer's ranges on 6 regions" in capsys.readouterr().out
+    assert "the refiner's ranges on 6 regions" in capsys.readouterr().out
     again = PatchScaler.from_pretrained(folder, device="cpu", dtype="float32")
-    assert again.config.drawer.ranges
-    assert (again.drawer.ranges_dense > 0).float().mean() > 0.9 and (again.drawer.ranges_ends > 0).all()
-    kept, _ = load_tensors(folder / "drawer.safetensors")
+    assert again.config.refiner.ranges
+    assert (again.refiner.ranges_dense > 0).float().mean() > 0.9 and (again.refiner.ranges_ends > 0).all()
+    kept, _ = load_tensors(folder / "refiner.safetensors")
     assert kept["ranges_dense"].is_floating_point()  # never in eight bits themselves
-    before = drawer(plain).state_dict()
-    assert all(torch.equal(again.drawer.state_dict()[name], before[name].half().float()) for name in before)
+    before = refiner(plain).state_dict()
+    assert all(torch.equal(again.refiner.state_dict()[name], before[name].half().float()) for name in before)
 
     assert main([*command, "--regions", "0"]) == 1
     assert "--regions 0: take 1 or more" in capsys.readouterr().err
@@ -237,16 +237,16 @@ def test_training_again_takes_the_ranges_out(saved, data):
     common = ["--model", str(saved), "--device", "cpu", "--shards", str(data), "--side", "8"]
     losses = ["--validation", str(data), "--batch-size", "1", "--lpips", "0", "--gan", "0", "--pattern", "0"]
     assert main(["train", "drawing", *common, *losses, "--steps", "1"]) == 0
-    assert not PatchScaler.from_pretrained(saved, device="cpu").config.drawer.ranges
+    assert not PatchScaler.from_pretrained(saved, device="cpu").config.refiner.ranges
     assert main(["train", "ranges", *common, "--regions", "2"]) == 0
-    assert PatchScaler.from_pretrained(saved, device="cpu").config.drawer.ranges
+    assert PatchScaler.from_pretrained(saved, device="cpu").config.refiner.ranges
     assert main(["train", "drawing", *common, *losses, "--steps", "2"]) == 0  # goes on from its checkpoint
-    kept, _ = load_tensors(saved / "drawer.safetensors")
+    kept, _ = load_tensors(saved / "refiner.safetensors")
     assert not any(name.startswith("ranges") for name in kept)
 
 
-def test_a_model_without_a_drawer_has_no_ranges(tiny, tmp_path, capsys):
+def test_a_model_without_a_refiner_has_no_ranges(tiny, tmp_path, capsys):
     tiny.save_pretrained(tmp_path)
     command = ["train", "ranges", "--model", str(tmp_path), "--device", "cpu", "--shards", str(tmp_path)]
     assert main(command) == 1
-    assert "this model has no drawer" in capsys.readouterr().err
+    assert "this model has no refiner" in capsys.readouterr().err

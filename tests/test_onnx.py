@@ -13,7 +13,7 @@ from common import read
 from torch import nn
 
 from patchscaler.apps.cli import main
-from patchscaler.config import AutoencoderConfig, DrawerConfig, GRMConfig, TextureConfig, preset
+from patchscaler.config import AutoencoderConfig, RefinerConfig, GRMConfig, TextureConfig, preset
 from patchscaler.engines.onnx import export
 from patchscaler.engines.onnx.engine import use_engine
 from patchscaler.engines.onnx.export import export_onnx, parity
@@ -83,8 +83,8 @@ def check(scaler: PatchScaler, name: str, folder) -> None:
     assert parity(network, folder / f"{name}.onnx") < 1e-4
 
 
-def test_drawer(tiny, tmp_path):
-    check(scaler_of(replace(tiny.config, drawer=DrawerConfig(8, 1))), "drawer", tmp_path)
+def test_refiner(tiny, tmp_path):
+    check(scaler_of(replace(tiny.config, refiner=RefinerConfig(8, 1))), "refiner", tmp_path)
 
 
 def test_text_prompt(tiny, tmp_path):

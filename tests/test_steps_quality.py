@@ -66,7 +66,7 @@ def test_rows_are_what_compare_says(tiny, hr, model_folder, tmp_path, monkeypatc
     # Again: nothing is enlarged a second time. A model that draws says what its first step brings besides.
     assert not any("drawn" in line for line in report.protocol)
     monkeypatch.setattr(PatchScaler, "upscale", None)
-    monkeypatch.setattr(PatchScaler, "drawer", object())
+    monkeypatch.setattr(PatchScaler, "refiner", object())
     again = steps_quality.steps_quality(tiny, sets, [3, 0], measuring)
     assert [row.here for row in again.rows] == [row.here for row in report.rows]
     assert any("not drawn either" in line for line in again.protocol)

@@ -234,13 +234,13 @@ def test_every_optimizer_takes_a_step(name):
     assert all(not torch.equal(a, b) for a, b in zip(before, dit.parameters(), strict=True))
 
 
-def test_a_trained_drawer_may_learn_more_slowly():
-    network = torch.nn.ModuleDict({"patch_dit": Line(), "drawer": Line()})
-    (optimizer,) = build_optimizers("adamw", network, 1e-2, drawer_rate=0.1)
+def test_a_trained_refiner_may_learn_more_slowly():
+    network = torch.nn.ModuleDict({"patch_dit": Line(), "refiner": Line()})
+    (optimizer,) = build_optimizers("adamw", network, 1e-2, refiner_rate=0.1)
     rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
     assert len(rates) == sum(1 for _ in network.parameters())
     for name, parameter in network.named_parameters():
-        assert rates[id(parameter)] == pytest.approx(1e-3 if name.startswith("drawer.") else 1e-2)
+        assert rates[id(parameter)] == pytest.approx(1e-3 if name.startswith("refiner.") else 1e-2)
 
 
 def test_unknown_optimizer():

@@ -25,8 +25,8 @@ from webserver import called, jobs, multipart, own, request, served, slow_work, 
 from patchscaler.apps.web import guard
 from patchscaler.apps.web import service as service_module
 from patchscaler.apps.web.widgets import STAGES
-from patchscaler.config import DrawerConfig
-from patchscaler.models.refiner import Drawer
+from patchscaler.config import RefinerConfig
+from patchscaler.models.refiner import Refiner
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 
@@ -338,8 +338,8 @@ def test_the_command(model_folder, file, tmp_path):
 
 
 def test_the_page_knows_every_stage(tiny, picture, tmp_path):
-    drawer = DrawerConfig(8, 1)
-    model = PatchScaler(replace(tiny.config, drawer=drawer), tiny.networks | {"drawer": Drawer(drawer)}, tiny.memory)
+    refiner = RefinerConfig(8, 1)
+    model = PatchScaler(replace(tiny.config, refiner=refiner), tiny.networks | {"refiner": Refiner(refiner)}, tiny.memory)
     picture(60, 60).save(tmp_path / "in.png")
     told = []
     upscale_file(model, tmp_path / "in.png", tmp_path / "out.png", watch=lambda *what: told.append(what[0]))

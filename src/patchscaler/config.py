@@ -69,7 +69,7 @@ class PatchDiTConfig:
 
 
 @dataclass(frozen=True)
-class DrawerConfig:
+class RefinerConfig:
     """The convolutions on pixels after Patch-DiT; ours, not the paper's."""
 
     width: int = 0  # channels; 0: none
@@ -128,7 +128,7 @@ class ModelConfig:
     grm: GRMConfig = field(default_factory=GRMConfig)
     texture: TextureConfig = field(default_factory=TextureConfig)
     patch_dit: PatchDiTConfig = field(default_factory=PatchDiTConfig)
-    drawer: DrawerConfig = field(default_factory=DrawerConfig)
+    refiner: RefinerConfig = field(default_factory=RefinerConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
@@ -143,10 +143,10 @@ class ModelConfig:
             config = _build(ModelConfig, json.loads(text))
             if config.scale != 4:
                 raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
-            if config.drawer.width and config.autoencoder.kind != "pca":  # others see a whole tile at once
-                raise PatchScalerError("drawer: it needs the closed-form autoencoder (kind pca)")
-            if config.drawer.bits not in (8, 16):
-                raise PatchScalerError(f"drawer: {config.drawer.bits} bits: its weights are kept in 8 or 16")
+            if config.refiner.width and config.autoencoder.kind != "pca":  # others see a whole tile at once
+                raise PatchScalerError("refiner: it needs the closed-form autoencoder (kind pca)")
+            if config.refiner.bits not in (8, 16):
+                raise PatchScalerError(f"refiner: {config.refiner.bits} bits: its weights are kept in 8 or 16")
             return config
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error
@@ -192,7 +192,7 @@ PATCH_DIT_SIZES = {
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
     "compact": PatchDiTConfig(
         hidden_size=256, depth=1, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
-        shared_modulation=True, depthwise_mlp=True),  # `train graft` puts the drawer after it
+        shared_modulation=True, depthwise_mlp=True),  # `train graft` puts the refiner after it
     "tiny": PatchDiTConfig(
         hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
         shared_modulation=True, depthwise_mlp=True),

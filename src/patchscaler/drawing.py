@@ -1,4 +1,4 @@
-"""The fused picture drawn once more by the `Drawer`, tile by tile, where patches were sampled (`compact` only).
+"""The fused picture drawn once more by the `Refiner`, tile by tile, where patches were sampled (`compact` only).
 
 Tiles lie where the whole picture's size puts them, and each reads a little around it: what a tile becomes depends
 on nothing else, so that windows, a part made anew and other machines draw the same. Simple patches are never drawn.
@@ -33,7 +33,7 @@ def drawn(scaler: "PatchScaler", job: "Job", count: Callable[[int], None]) -> Te
     """-> fused latents (C, H, W), drawn anew where patches were sampled."""
     assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
     latents = job.canvas.fused()
-    if scaler.drawer is None:
+    if scaler.refiner is None:
         return latents
     lr = reflect_pad(job.planes.rgb, *scaler.padded_size(*job.size))
     parts = list(drawn_parts(job.steps > 0, job.grid))
@@ -62,7 +62,7 @@ def draw_parts(
 
 def drawing_steps(scaler: "PatchScaler", jobs: list["Job"]) -> int:
     """The time that drawing these pictures takes, in patch-steps."""
-    if scaler.drawer is None:
+    if scaler.refiner is None:
         return 0
     parts = (part for job in jobs for part, _ in drawn_parts(job.steps > 0, job.grid))
     return sum(patch_steps(part) for part in parts)
@@ -70,11 +70,11 @@ def drawing_steps(scaler: "PatchScaler", jobs: list["Job"]) -> int:
 
 def draw(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
     """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""
-    assert scaler.drawer is not None
+    assert scaler.refiner is not None
     pixels = scaler.autoencoder.decode(torch.stack([latents, coarse]))  # (2, 3, fh, fw)
     pixels = pixels.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)  # (1, 6, fh, fw)
     with scaler.autocast():
-        picture = scaler.drawer.draw(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
+        picture = scaler.refiner.draw(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
     return scaler.autoencoder.encode(picture.float())[0] - coarse
 
 
@@ -152,7 +152,7 @@ def _side(side: Span, own: slice) -> Span:
 
 
 def looked_at(part: Window) -> int:
-    """Latents that the drawer sees for a part, what lies around it included."""
+    """Latents that the refiner sees for a part, what lies around it included."""
     return (part.rows.high - part.rows.low) * (part.columns.high - part.columns.low)
 
 
@@ -162,5 +162,5 @@ def patch_steps(part: Window) -> int:
 
 
 def latents_drawn(sampled: Tensor, grid: PatchGrid) -> int:
-    """What the drawer sees of a whole picture."""
+    """What the refiner sees of a whole picture."""
     return sum(looked_at(part) for part, _ in drawn_parts(sampled, grid))

@@ -81,11 +81,11 @@ def over_passes(progress: Progress, areas: Sequence[int], number: int) -> Progre
 def tile_margin(scaler: "PatchScaler") -> int:
     """Pixels of the input around a tile that its output depends on, a multiple of the patches' stride.
 
-    But for the cuts between the drawer's tiles, which do not repeat with the texture; the seam's fade hides them.
+    But for the cuts between the refiner's tiles, which do not repeat with the texture; the seam's fade hides them.
     """
     groups, step = scaler.config.groups, scaler.step
     stride = (groups.latent_patch_size - groups.overlap) * step
-    drawn = CONTEXT if scaler.drawer else 0
+    drawn = CONTEXT if scaler.refiner else 0
     reach = scaler.grm.reach + (scaler.autoencoder.reach + groups.latent_patch_size + drawn) * step + SEAM
     return -(-reach // stride) * stride
 

@@ -106,7 +106,7 @@ class Job:
     textures: Any  # (M, K) int64 array: memory entries that fed each patch
     todo: Tensor  # (M,) bool: patches that are to be put on the canvas
     noise_of: dict[int, Tensor] = field(default_factory=dict)  # (C, V, V) of patches with a seed of their own
-    draws: bool = False  # has the model a drawer?
+    draws: bool = False  # has the model a refiner?
 
     @property
     def steps(self) -> Tensor:
@@ -118,7 +118,7 @@ class Job:
 
 
 def cost_of_groups(groups: Tensor, config: GroupConfig, grid: PatchGrid, draws: bool) -> dict[str, Any]:
-    """groups: (M,) of a picture's patches; draws: has the model a drawer? -> `Result.cost` without its seconds."""
+    """groups: (M,) of a picture's patches; draws: has the model a refiner? -> `Result.cost` without its seconds."""
     patches = {name: int((groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
     numbers = zip(GROUP_NAMES, config.num_inference_steps, strict=True)
     evaluations = {name: patches[name] * steps for name, steps in numbers}

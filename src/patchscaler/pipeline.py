@@ -1,7 +1,7 @@
 """The whole of PatchScaler, from a picture to a picture four times as large. Read this file first.
 
 LR picture -> GRM: coarse latents and confidence -> patches -> groups by confidence -> texture prompt
--> Patch-DiT from each group's start -> fused latents -> drawer (compact) -> decoder -> picture
+-> Patch-DiT from each group's start -> fused latents -> refiner (compact) -> decoder -> picture
 """
 
 from collections.abc import Callable, Sequence
@@ -43,8 +43,8 @@ from patchscaler.models.folder import (
 )
 from patchscaler.models.grm import GRM
 from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
-from patchscaler.models.quantized import Int8Drawer, int8_available
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.quantized import Int8Refiner, int8_available
+from patchscaler.models.refiner import Refiner
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.models.weights import file_hash, load_module
 from patchscaler.patching import Canvas, PatchGrid, make_grid
@@ -62,10 +62,10 @@ class PatchScaler:
     ):  # fmt: skip
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
-        self.engine = "torch"  # `torch int8` where the drawer computes in bytes, or `onnx.engine.use_engine`'s
+        self.engine = "torch"  # `torch int8` where the refiner computes in bytes, or `onnx.engine.use_engine`'s
         for network in networks.values():
             network.to(self.device).eval().requires_grad_(False)
-        for name in ("grm", "drawer"):
+        for name in ("grm", "refiner"):
             if name in networks:
                 networks[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = networks
@@ -109,9 +109,9 @@ class PatchScaler:
         scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
         scaler.files = {path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks}
         scaler.files |= {"memory": memory_file} if textures else {}
-        drawer, choice = scaler.drawer, dtype == "auto" and where == "cpu" and engine in ("auto", "torch")
-        if drawer and choice and config.drawer.ranges and int8_available():  # faster than any engine
-            object.__setattr__(drawer, "draw", Int8Drawer(drawer).draw)
+        refiner, choice = scaler.refiner, dtype == "auto" and where == "cpu" and engine in ("auto", "torch")
+        if refiner and choice and config.refiner.ranges and int8_available():  # faster than any engine
+            object.__setattr__(refiner, "draw", Int8Refiner(refiner).draw)
             scaler.engine = "torch int8"
             return scaler
         if engine == "torch":
@@ -194,7 +194,7 @@ class PatchScaler:
         count = Counter(jobs, options.progress, drawing_steps(self, jobs) if options.progress else 0)
         self.sample(jobs, options, clock, count)
         fused = [drawn(self, job, count) for job in jobs]
-        if self.drawer:
+        if self.refiner:
             clock.lap("drawing")
         results = [self._result(job, latents, options) for job, latents in zip(jobs, fused, strict=True)]
         clock.lap("decode")
@@ -322,7 +322,7 @@ class PatchScaler:
         groups, todo = torch.zeros(len(grid), dtype=torch.long), torch.ones(len(grid), dtype=torch.bool)
         return Job(
             planes, size, coarse, noise, confidence, grid, scores, groups, config, canvas, textures, todo,
-            draws=self.drawer is not None,
+            draws=self.refiner is not None,
         )  # fmt: skip
 
     def texture_prompt(self, y_0: Tensor) -> tuple[Prompt, Tensor]:
@@ -392,8 +392,8 @@ class PatchScaler:
         return self.networks["patch_dit"]  # type: ignore[return-value]
 
     @property
-    def drawer(self) -> Drawer | None:
-        return self.networks.get("drawer")  # type: ignore[return-value]
+    def refiner(self) -> Refiner | None:
+        return self.networks.get("refiner")  # type: ignore[return-value]
 
 
 def _autoencoder(networks: dict[str, torch.nn.Module]) -> Autoencoder:

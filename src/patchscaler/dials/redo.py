@@ -92,7 +92,7 @@ def _redo_box(
     around = [(max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)]
     tiles: list[Window] = []
     read = around
-    if scaler.drawer:
+    if scaler.refiner:
         tiles = _tiles_meeting(grid, around)
         sides = [t.rows for t in tiles], [t.columns for t in tiles]
         read = [(min(s.low for s in side), max(s.high for s in side)) for side in sides]
@@ -106,7 +106,7 @@ def _redo_box(
 
     assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, torch.Tensor)
     latents = job.canvas.fused()
-    if scaler.drawer:
+    if scaler.refiner:
         (top, bottom), (left, right) = area
         lr = reflect_pad(planes.rgb, *padded)[:, step * top : step * bottom, step * left : step * right]
         latents = draw_parts(scaler, latents, job.coarse, lr, parts, (top, left), count)
@@ -129,7 +129,7 @@ def _redo_box(
 
 
 def _tiles_meeting(grid: PatchGrid, area: list[tuple[int, int]]) -> list[Window]:
-    """The drawer's tiles that hold any of [start, stop) x [start, stop)."""
+    """The refiner's tiles that hold any of [start, stop) x [start, stop)."""
     (top, bottom), (left, right) = area
     return [
         t for t in tiles_of(grid.height, grid.width)

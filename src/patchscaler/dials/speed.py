@@ -77,7 +77,7 @@ def affordable_evaluations(scaler: "PatchScaler", job: Job, options: Options, sp
     assert budget is not None and budget.seconds is not None
     began = time.perf_counter()
     each, decoding = seconds_per_evaluation(scaler, job, options), seconds_of_decoding(scaler, job)
-    drawn = seconds_per_drawn(scaler, job) if scaler.drawer else 0.0
+    drawn = seconds_per_drawn(scaler, job) if scaler.refiner else 0.0
     left = budget.seconds - spent - decoding - (time.perf_counter() - began)
     if not drawn:
         return left / each if each else float("inf")
@@ -107,7 +107,7 @@ def estimate(scaler: "PatchScaler", picture: Picture, keywords: dict[str, Any]) 
     assign(scaler, job, options, restoring)
     sampling = seconds_per_evaluation(scaler, job, options) * int(job.steps.sum())
     seconds = {"restoring": restoring, "sampling": sampling}
-    if scaler.drawer:
+    if scaler.refiner:
         seconds["drawing"] = seconds_per_drawn(scaler, job) * latents_drawn(job.steps > 0, job.grid)
     seconds["decoding"] = seconds_of_decoding(scaler, job)
     h, w = job.size

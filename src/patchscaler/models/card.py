@@ -17,7 +17,7 @@ WHAT = {
     "texture_encoder": "similarity-aware texture encoder",
     "text_projection": "text prompt in place of textures",
     "patch_dit": "Patch-DiT, the diffusion transformer",
-    "drawer": "convolutions on pixels that draw the fused picture anew",
+    "refiner": "convolutions on pixels that draw the fused picture anew",
 }
 
 

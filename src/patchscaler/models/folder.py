@@ -18,7 +18,7 @@ from patchscaler.models.checksums import write_sums, write_text
 from patchscaler.models.grm import build_grm
 from patchscaler.models.hub import fetch, is_hub_id
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.refiner import Refiner
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.models.weights import file_hash, save_module
@@ -95,7 +95,7 @@ def build_networks(
     else:
         networks["texture_encoder"] = TextureEncoder(config.patch_dit, c, v)
     networks["patch_dit"] = PatchDiT(config.patch_dit, c, v)
-    return networks | ({"drawer": Drawer(config.drawer)} if config.drawer.width else {})
+    return networks | ({"refiner": Refiner(config.refiner)} if config.refiner.width else {})
 
 
 def write_model(

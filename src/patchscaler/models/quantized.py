@@ -1,4 +1,4 @@
-"""The drawer in eight bits, for processors that multiply bytes twice as fast as bfloat16 (VNNI).
+"""The refiner in eight bits, for processors that multiply bytes twice as fast as bfloat16 (VNNI).
 
 Each channel's range is known from training pictures (`train ranges`) and folded into the weights before and after
 it, so that all that a convolution reads are bytes of one scale, 128 meaning zero. What lies between two
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.refiner import GROWTH, SCALE, DenseBlock, Drawer, enlarged_in_bands
+from patchscaler.models.refiner import GROWTH, SCALE, DenseBlock, Refiner, enlarged_in_bands
 
 ZERO = 128  # the byte that means zero
 MARGIN = 1.1  # of a range, for pictures that reach further than those of training
@@ -27,25 +27,25 @@ def int8_available() -> bool:
     return bool(fast) and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv_pointwise")
 
 
-class Int8Drawer:
-    """A `Drawer` whose ranges are known, in bytes: to draw with, on the processor."""
+class Int8Refiner:
+    """A `Refiner` whose ranges are known, in bytes: to draw with, on the processor."""
 
-    def __init__(self, drawer: Drawer):
-        width = drawer.config.width
-        dense, ends = drawer.ranges_dense.view(-1, width + 4 * GROWTH), drawer.ranges_ends.view(5, width)
+    def __init__(self, refiner: Refiner):
+        width = refiner.config.width
+        dense, ends = refiner.ranges_dense.view(-1, width + 4 * GROWTH), refiner.ranges_ends.view(5, width)
         if not all(torch.isfinite(rows).all() and (rows.amax(1) > 0).all() for rows in (dense, ends)):
-            raise PatchScalerError("the drawer's ranges are no use: find them again with 'patchscaler train ranges'")
-        self.first = drawer.conv_first  # it reads several pictures, in what precision is asked for
+            raise PatchScalerError("the refiner's ranges are no use: find them again with 'patchscaler train ranges'")
+        self.first = refiner.conv_first  # it reads several pictures, in what precision is asked for
         maps = iter(_channel_scales(dense))
         self.blocks = [
             [_Dense(dense, next(maps)) for dense in block.children() if isinstance(dense, DenseBlock)]
-            for block in drawer.blocks
+            for block in refiner.blocks
         ]
         body, up1, up2, hr, last = (_channel_scales(row[None])[0] for row in ends)
         self.to_body, self.to_up1 = _ToBytes(body), _ToBytes(up1)
-        self.conv_body, self.conv_last = _Conv(drawer.conv_body, body), _Conv(drawer.conv_last, last)
-        self.conv_up1, self.conv_up2 = _Conv(drawer.conv_up1, up1, up2), _Conv(drawer.conv_up2, up2, hr)
-        self.conv_hr = _Conv(drawer.conv_hr, hr, last)
+        self.conv_body, self.conv_last = _Conv(refiner.conv_body, body), _Conv(refiner.conv_last, last)
+        self.conv_up1, self.conv_up2 = _Conv(refiner.conv_up1, up1, up2), _Conv(refiner.conv_up2, up2, hr)
+        self.conv_hr = _Conv(refiner.conv_hr, hr, last)
 
     def features(self, pixels: Tensor, small: Tensor) -> Tensor:
         """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, W, s/4, s/4), what the enlargement draws from, float32."""
@@ -66,7 +66,7 @@ class Int8Drawer:
         return 2 * self.conv_last(q) - 1  # (N, 3, s, s)
 
     def draw(self, pixels: Tensor, small: Tensor) -> Tensor:
-        """As `Drawer.draw`."""
+        """As `Refiner.draw`."""
         return enlarged_in_bands(self.to_up1(self.features(pixels, small)), self.enlarge)
 
 
@@ -170,22 +170,22 @@ def _channel_scales(ranges: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def find_ranges(drawer: Drawer, pictures: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Fill the drawer's ranges: what each channel before a convolution reaches at most on these (pixels, small)."""
+def find_ranges(refiner: Refiner, pictures: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Fill the refiner's ranges: what each channel before a convolution reaches at most on these (pixels, small)."""
     seen: dict[nn.Module, Tensor] = {}
 
     def watch(conv: nn.Module, inputs: tuple[Tensor]) -> None:
         most = inputs[0].detach().abs().amax((0, 2, 3)).float().cpu()  # (C,)
         seen[conv] = torch.maximum(seen.get(conv, most), most)
 
-    ends = [drawer.conv_body, drawer.conv_up1, drawer.conv_up2, drawer.conv_hr, drawer.conv_last]
-    dense = [m.convs[-1] for m in drawer.blocks.modules() if isinstance(m, DenseBlock)]  # it reads all of the maps
+    ends = [refiner.conv_body, refiner.conv_up1, refiner.conv_up2, refiner.conv_hr, refiner.conv_last]
+    dense = [m.convs[-1] for m in refiner.blocks.modules() if isinstance(m, DenseBlock)]  # it reads all of the maps
     hooks = [conv.register_forward_pre_hook(watch) for conv in [*dense, *ends]]
     try:
         for pixels, small in pictures:
-            drawer(pixels, small)
+            refiner(pixels, small)
     finally:
         for hook in hooks:
             hook.remove()
-    drawer.ranges_dense.copy_(torch.cat([seen[conv] for conv in dense]))
-    drawer.ranges_ends.copy_(torch.cat([seen[conv] for conv in ends]))
+    refiner.ranges_dense.copy_(torch.cat([seen[conv] for conv in dense]))
+    refiner.ranges_ends.copy_(torch.cat([seen[conv] for conv in ends]))

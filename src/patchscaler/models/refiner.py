@@ -1,7 +1,7 @@
 """What the fused latents say, drawn once more by convolutions on pixels (`compact` only).
 
 In the closed-form latents an edge looks different at each of the 64 places it can have in its block, so that
-attention over blocks has to learn sharpness 64 times; a convolution learns it once. The drawer sees the fused picture
+attention over blocks has to learn sharpness 64 times; a convolution learns it once. The refiner sees the fused picture
 as it decodes, the coarse one, and the small one, of which the coarse has lost something; it has the layout of
 Real-ESRGAN's network, so that some of its dense blocks may be the start. `drawing.py` says where it is used.
 """
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchscaler.config import DrawerConfig
+from patchscaler.config import RefinerConfig
 from patchscaler.errors import PatchScalerError
 
 GROWTH = 32  # channels that each convolution of a dense block adds
@@ -37,7 +37,7 @@ class DenseBlock(nn.Module):
         return x + 0.2 * self.convs[-1](torch.cat(maps, 1))  # (N, W, h, w)
 
 
-class Drawer(nn.Module):
+class Refiner(nn.Module):
     """What Patch-DiT says, the coarse picture and the small one -> the picture drawn anew, all in [-1, 1].
 
     The layout of Real-ESRGAN's network (arXiv 2107.10833), which reads the small picture alone; the large ones are
@@ -47,7 +47,7 @@ class Drawer(nn.Module):
     ranges_dense: Tensor
     ranges_ends: Tensor
 
-    def __init__(self, config: DrawerConfig):
+    def __init__(self, config: RefinerConfig):
         super().__init__()
         self.config = config
         width, depth = config.width, config.depth
@@ -110,8 +110,8 @@ class Drawer(nn.Module):
             raise PatchScalerError(f"the ESRGAN network does not fit: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
-    def grow_from(self, smaller: "Drawer", weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
-        """Draw as a smaller drawer does, and have these blocks of an ESRGAN behind its own, silent at first.
+    def grow_from(self, smaller: "Refiner", weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
+        """Draw as a smaller refiner does, and have these blocks of an ESRGAN behind its own, silent at first.
 
         The last convolutions of their dense blocks are zero. Raises PatchScalerError where the network has other sizes.
         """

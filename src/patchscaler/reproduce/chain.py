@@ -95,7 +95,7 @@ def texture_prompts(model: PatchScaler) -> PromptOf:
 def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image:
     """(M, C, V, V) -> the picture."""
     latents = merge(patches, restored.grid)
-    if model.drawer:
+    if model.refiner:
         parts = list(drawn_parts(steps_of(restored.groups, restored.config) > 0, restored.grid))
         latents = draw_parts(model, latents, restored.latents, restored.lr, parts)
     image = model.decode(latents, restored.size)  # (3, 4h, 4w)
@@ -105,8 +105,8 @@ def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image
 
 @torch.inference_mode()
 def draw_patches(model: PatchScaler, restored: Restored, index: Tensor, patches: Tensor) -> Tensor:
-    """Sampled patches (n, C, V, V) at these places, each drawn by itself where the model has a drawer."""
-    if model.drawer is None:
+    """Sampled patches (n, C, V, V) at these places, each drawn by itself where the model has a refiner."""
+    if model.refiner is None:
         return patches
     corners, v, s = restored.grid.corners(), restored.grid.size, model.step
     out = []

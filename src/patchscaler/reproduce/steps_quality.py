@@ -86,9 +86,9 @@ def steps_quality(
     ]  # fmt: skip
     report.protocol.append("seconds: median wall time of a picture; evaluations: of the diffusion network, mean of a "
                            "picture")  # fmt: skip
-    if model.drawer is not None and 0 in [s.steps for s in settings]:
+    if model.refiner is not None and 0 in [s.steps for s in settings]:
         report.protocol.append("steps 0: patches that take no step are not drawn either, so the way from 0 to 1 is the "
-                               "step's and the drawer's together")  # fmt: skip
+                               "step's and the refiner's together")  # fmt: skip
     report.details = {"settings": [{"name": s.name, "shipped": s.shipped} | vars(s.groups) for s in settings]}
     file = measuring.out / "steps.png"
     save_image(plot(report.rows, [pictures.title for pictures in sets], settings, found), file)

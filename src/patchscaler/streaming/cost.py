@@ -80,9 +80,9 @@ def decoding_bytes(scaler: "PatchScaler") -> int:
 
 def drawing_bytes(scaler: "PatchScaler") -> int:
     """Of drawing a tile."""
-    if scaler.drawer is None:
+    if scaler.refiner is None:
         return 0
-    side, width = TILE + 2 * CONTEXT, scaler.config.drawer.width
+    side, width = TILE + 2 * CONTEXT, scaler.config.refiner.width
     features = (side * scaler.step) ** 2 * 4 * (width + 5 * GROWTH) * 2  # the maps of a dense block, and joined
     rows = (BAND + 2 * REACH) * SCALE if scaler.engine.startswith("torch") else side * scaler.autoencoder.factor
     band = rows * side * scaler.autoencoder.factor * 4 * width * 3  # an engine enlarges all at once
@@ -153,7 +153,7 @@ def disk_bytes(
     c, v = scaler.autoencoder.channels, scaler.config.groups.latent_patch_size
     latents = (h / scaler.step + v) * (w / scaler.step + v)
     picture = h * w * scaler.config.scale**2 * channels * bits // 8
-    drawn = 2 * c if scaler.drawer else 0
+    drawn = 2 * c if scaler.refiner else 0
     return int(16 * h * w + latents * (4 * c + 4 + 16 * moments + drawn) + 2 * sampled * c * v * v + 3 * picture)
 
 

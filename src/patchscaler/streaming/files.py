@@ -222,7 +222,7 @@ class _FileRun:
         if measure:
             each = seconds_per_evaluation(scaler, job, self.options)
             seconds = {"restoring": restoring, "sampling": each * cost.total}
-            if scaler.drawer:
+            if scaler.refiner:
                 seconds["drawing"] = seconds_per_drawn(scaler, job) * latents_drawn(job.steps > 0, job.grid)
             cost = replace(cost, seconds=seconds | {"decoding": seconds_of_decoding(scaler, job)})
         return job, cost

@@ -84,7 +84,7 @@ class PatchStore:
         count, v = int(self.sampled.sum()), job.grid.size
         self.patches = folder.array("patches", (count, channels, v, v), np.float16)
         self.done = folder.progress("patches", count)
-        self.drawn: DiskArray | None = None  # (H, W, C) what the drawer adds, once it was drawn
+        self.drawn: DiskArray | None = None  # (H, W, C) what the refiner adds, once it was drawn
         self.window = blend_window(v, job.grid.overlap)  # (V, V)
         self.rows = {row: i for i, row in enumerate(job.grid.rows)}
         self.columns = {column: i for i, column in enumerate(job.grid.columns)}
@@ -226,8 +226,8 @@ def draw_tiles(
     scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, folder: JobFolder,
     watch: Watch = nobody,
 ) -> None:  # fmt: skip
-    """Pass 3: what the drawer adds, on disk, for the store to add it. Nothing without a drawer."""
-    if scaler.drawer is None:
+    """Pass 3: what the refiner adds, on disk, for the store to add it. Nothing without a refiner."""
+    if scaler.refiner is None:
         return
     step, padded = scaler.step, scaler.padded_size(*source.size)
     drawn = folder.array("drawn", (job.grid.height, job.grid.width, scaler.autoencoder.channels), np.float16)

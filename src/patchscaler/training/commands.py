@@ -24,7 +24,7 @@ from patchscaler.models.folder import read_config, with_autoencoder
 from patchscaler.models.grm import PixelGRM, build_grm
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.quantized import find_ranges
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.refiner import Refiner
 from patchscaler.models.text_encoders import CAPTIONER, TEXT_ENCODER, Captioner, TextEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
@@ -84,8 +84,8 @@ class ModelFolder:
         size = self.config.groups.latent_patch_size
         return self._fill("patch_dit", PatchDiT(self.config.patch_dit, self.channels, size), needed)
 
-    def drawer(self) -> Drawer | None:
-        return self._fill("drawer", Drawer(self.config.drawer), True) if self.config.drawer.width else None
+    def refiner(self) -> Refiner | None:
+        return self._fill("refiner", Refiner(self.config.refiner), True) if self.config.refiner.width else None
 
     def texture_encoder(self, needed: bool = True) -> TextureEncoder:
         size = self.config.groups.latent_patch_size
@@ -239,18 +239,18 @@ def diffusion(args: argparse.Namespace) -> None:
 
 
 def graft(args: argparse.Namespace) -> None:
-    """Another depth of Patch-DiT and a drawer from an ESRGAN: a start for `distil`, `drawing` and `few-step`."""
+    """Another depth of Patch-DiT and a refiner from an ESRGAN: a start for `distil`, `drawing` and `few-step`."""
     model = folder(args)
     weights = _foreign(args.esrgan) if args.esrgan else None
     keep = numbers("--keep", args.keep, None, int) if args.keep else ()
-    blocks = numbers("--drawer-blocks", args.drawer_blocks, None, int)
-    config, drawing = grafted(model, keep, weights, blocks, args.more, args.drawer_bits)
-    print(f"{model.folder}: {config.depth} blocks, drawer of {drawing.depth}")
+    blocks = numbers("--refiner-blocks", args.refiner_blocks, None, int)
+    config, drawing = grafted(model, keep, weights, blocks, args.more, args.refiner_bits)
+    print(f"{model.folder}: {config.depth} blocks, refiner of {drawing.depth}")
 
 
 def distil(args: argparse.Namespace) -> None:
     model = folder(args)
-    network = _drawer(model)
+    network = _refiner(model)
     stage = DistilStage(
         network, _whole_esrgan(model, args.esrgan), CoarseShards(args.shards), CoarseShards(args.validation),
         batch_size=args.batch_size, side=args.side, device=model.device,
@@ -260,7 +260,7 @@ def distil(args: argparse.Namespace) -> None:
 
 def drawing(args: argparse.Namespace) -> None:
     model = folder(args)
-    network = _drawer(model)
+    network = _refiner(model)
     stage = DrawingStage(
         network, CoarseShards(args.shards), CoarseShards(args.validation),
         _whole_esrgan(model, args.esrgan) if args.esrgan else None,
@@ -270,24 +270,24 @@ def drawing(args: argparse.Namespace) -> None:
 
 
 def ranges(args: argparse.Namespace) -> None:
-    """Last, once the drawer is trained."""
+    """Last, once the refiner is trained."""
     if args.regions < 1:
         raise PatchScalerError(f"--regions {args.regions}: take 1 or more")
     model = folder(args)
-    trained, config = _drawer(model), dataclasses.replace(model.config.drawer, ranges=True)
-    network = Drawer(config).to(model.device)
+    trained, config = _refiner(model), dataclasses.replace(model.config.refiner, ranges=True)
+    network = Refiner(config).to(model.device)
     network.load_state_dict(trained.state_dict(), strict=False)
     find_ranges(network, coarse_regions(CoarseShards(args.shards), args.regions, args.side, model.device, args.seed))
-    save_module(model.path("drawer"), network, {"network": "drawer"})
-    model.save_config(dataclasses.replace(model.config, drawer=config))
-    print(f"{model.folder}: the drawer's ranges on {args.regions} regions")
+    save_module(model.path("refiner"), network, {"network": "refiner"})
+    model.save_config(dataclasses.replace(model.config, refiner=config))
+    print(f"{model.folder}: the refiner's ranges on {args.regions} regions")
 
 
 def few_step(args: argparse.Namespace) -> None:
     model = folder(args)
-    drawer = _drawer(model) if model.config.drawer.width else None
+    refiner = _refiner(model) if model.config.refiner.width else None
     stage = FewStepStage(
-        model.frozen(), model.patch_dit(), model.texture_encoder(), drawer, CoarseShards(args.shards),
+        model.frozen(), model.patch_dit(), model.texture_encoder(), refiner, CoarseShards(args.shards),
         CoarseShards(args.validation), batch_size=args.batch_size, weights=_loss_weights(args), side=args.side,
     )  # fmt: skip
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
@@ -308,7 +308,7 @@ def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> Loop
     return LoopConfig(
         out=str(model.folder / "training" / name), steps=args.steps, minutes=args.minutes, lr=args.lr,
         optimizer=args.optimizer, ema=args.ema, warmup=args.warmup, decay=args.decay, bf16=args.bf16, seed=args.seed,
-        log_every=args.log_every, save_minutes=args.save_minutes, drawer_rate=getattr(args, "drawer_rate", 1.0),
+        log_every=args.log_every, save_minutes=args.save_minutes, refiner_rate=getattr(args, "refiner_rate", 1.0),
     )  # fmt: skip
 
 
@@ -316,27 +316,27 @@ def _loss_weights(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in WEIGHTS}
 
 
-def _whole_esrgan(model: ModelFolder, file: str) -> Drawer:
-    """All of its blocks as a drawer, a teacher of the model's own."""
+def _whole_esrgan(model: ModelFolder, file: str) -> Refiner:
+    """All of its blocks as a refiner, a teacher of the model's own."""
     weights = _foreign(file)
     blocks = sorted({int(name.split(".")[1]) for name in weights if re.match(r"body\.\d+\.", name)})
-    teacher = Drawer(dataclasses.replace(model.config.drawer, depth=len(blocks)))
+    teacher = Refiner(dataclasses.replace(model.config.refiner, depth=len(blocks)))
     teacher.load_esrgan(weights, tuple(blocks))
     return teacher
 
 
-def _drawer(model: ModelFolder) -> Drawer:
+def _refiner(model: ModelFolder) -> Refiner:
     """To be trained: its ranges, which will no longer be true, are taken out of the folder."""
-    network = model.drawer()
+    network = model.refiner()
     if network is None:
-        raise PatchScalerError(f"{model.folder}: this model has no drawer; 'patchscaler train graft' puts it there")
-    if not model.config.drawer.ranges:
+        raise PatchScalerError(f"{model.folder}: this model has no refiner; 'patchscaler train graft' puts it there")
+    if not model.config.refiner.ranges:
         return network
-    config = dataclasses.replace(model.config.drawer, ranges=False)
-    plain = Drawer(config).to(model.device)
+    config = dataclasses.replace(model.config.refiner, ranges=False)
+    plain = Refiner(config).to(model.device)
     plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("ranges")})
-    save_module(model.path("drawer"), plain, {"network": "drawer"})
-    model.save_config(dataclasses.replace(model.config, drawer=config))
+    save_module(model.path("refiner"), plain, {"network": "refiner"})
+    model.save_config(dataclasses.replace(model.config, refiner=config))
     return plain
 
 

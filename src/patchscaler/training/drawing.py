@@ -1,8 +1,8 @@
-"""The drawer before it is trained in the chain: a large ESRGAN made small.
+"""The refiner before it is trained in the chain: a large ESRGAN made small.
 
 Whole regions at once and no patches, no textures, no transformer: twice the pictures in the same time. First the
 few blocks learn what all of them said (`DistilStage`), then the drawing meets the losses of the last stage
-(`DrawingStage`). Both begin from the coarse picture, as the drawer does where Patch-DiT says nothing.
+(`DrawingStage`). Both begin from the coarse picture, as the refiner does where Patch-DiT says nothing.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.refiner import Refiner
 from patchscaler.models.weights import save_module
 from patchscaler.training.data.coarse import CoarseShards
 from patchscaler.training.loop import Batch, mean_psnr
@@ -21,7 +21,7 @@ from patchscaler.training.picture_loss import PictureLoss, target
 
 
 def _as_input(coarse: Tensor) -> Tensor:
-    """The coarse picture (N, 3, s, s) as both of the drawer's pictures: no transformer has spoken yet."""
+    """The coarse picture (N, 3, s, s) as both of the refiner's pictures: no transformer has spoken yet."""
     return torch.cat([coarse, coarse], 1).contiguous(memory_format=torch.channels_last)  # (N, 6, s, s)
 
 
@@ -29,7 +29,7 @@ def _as_input(coarse: Tensor) -> Tensor:
 def coarse_regions(
     shards: CoarseShards, count: int, side: int, device: str, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the drawer reads of so many regions, four at a time: pixels (N, 6, s, s), small (N, 3, s/4, s/4)."""
+    """What the refiner reads of so many regions, four at a time: pixels (N, 6, s, s), small (N, 3, s/4, s/4)."""
     rng, factor = np.random.default_rng(seed), shards.coarse[0].shape[2] // shards.confidence[0].shape[2]
     for start in range(0, count, 4):
         regions = shards.draw(min(4, count - start), side, factor, rng, evenly=True)
@@ -37,7 +37,7 @@ def coarse_regions(
         yield _as_input(coarse.to(device)), shards.small(regions, side, factor).to(device)
 
 
-def _frozen(teacher: Drawer, device: str) -> Drawer:
+def _frozen(teacher: Refiner, device: str) -> Refiner:
     return teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
@@ -49,13 +49,13 @@ class DistilTrainer(nn.Module):
 
     reads: Tensor
 
-    def __init__(self, drawer: Drawer):
+    def __init__(self, refiner: Refiner):
         super().__init__()
-        self.drawer = drawer
-        for conv in (drawer.conv_up1, drawer.conv_up2, drawer.conv_hr, drawer.conv_last):
+        self.refiner = refiner
+        for conv in (refiner.conv_up1, refiner.conv_up2, refiner.conv_hr, refiner.conv_last):
             conv.requires_grad_(False)
         # After enlarging by repetition a 3x3 convolution is one of 2x2 for each of four phases, its taps summed.
-        weight, gram = drawer.conv_up1.weight.detach().float(), torch.zeros(1)
+        weight, gram = refiner.conv_up1.weight.detach().float(), torch.zeros(1)
         for rows in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
             for columns in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
                 for r in rows:
@@ -66,7 +66,7 @@ class DistilTrainer(nn.Module):
         self.register_buffer("reads", (vectors * values.clamp_min(0).sqrt()) @ vectors.T, persistent=False)  # (W, W)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        features = self.drawer.features(_as_input(batch["coarse"]), batch["small"]).float()  # (N, W, s/4, s/4)
+        features = self.refiner.features(_as_input(batch["coarse"]), batch["small"]).float()  # (N, W, s/4, s/4)
         wanted = batch["features"]
         spread = wanted - wanted.mean((2, 3), keepdim=True)
         error, scale = (F.conv2d(x, self.reads[..., None, None]).square().mean() for x in (features - wanted, spread))
@@ -74,31 +74,31 @@ class DistilTrainer(nn.Module):
         return loss, {"error": float(loss.detach())}
 
 
-class _DrawerStage:
-    """What both stages hold: the drawer and its pairs. side: of the regions, in latents."""
+class _RefinerStage:
+    """What both stages hold: the refiner and its pairs. side: of the regions, in latents."""
 
     def __init__(
-        self, drawer: Drawer, shards: CoarseShards, validation: CoarseShards, batch_size: int, side: int, device: str
+        self, refiner: Refiner, shards: CoarseShards, validation: CoarseShards, batch_size: int, side: int, device: str
     ):
         self.shards, self.validation, self.device = shards, validation, device
         self.batch_size, self.side = batch_size, side
         self.factor = shards.coarse[0].shape[2] // shards.confidence[0].shape[2]
-        self.drawer = drawer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.refiner = refiner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_module(folder / "drawer.safetensors", self.drawer, {"network": "drawer"})
+        save_module(folder / "refiner.safetensors", self.refiner, {"network": "refiner"})
 
 
-class DistilStage(_DrawerStage):
-    """teacher: the whole network as a drawer, which sees the small picture."""
+class DistilStage(_RefinerStage):
+    """teacher: the whole network as a refiner, which sees the small picture."""
 
     def __init__(
-        self, drawer: Drawer, teacher: Drawer, shards: CoarseShards, validation: CoarseShards,
+        self, refiner: Refiner, teacher: Refiner, shards: CoarseShards, validation: CoarseShards,
         *, batch_size: int = 4, side: int = 32, device: str = "cpu",
     ):  # fmt: skip
-        super().__init__(drawer, shards, validation, batch_size, side, device)
+        super().__init__(refiner, shards, validation, batch_size, side, device)
         self.teacher = _frozen(teacher, device)
-        self.trainables: dict[str, nn.Module] = {"drawer": DistilTrainer(self.drawer).to(device)}
+        self.trainables: dict[str, nn.Module] = {"refiner": DistilTrainer(self.refiner).to(device)}
 
     @torch.no_grad()
     def _draw(self, shards: CoarseShards, count: int, rng: np.random.Generator) -> Batch:
@@ -124,26 +124,26 @@ class DistilStage(_DrawerStage):
 class DrawingTrainer(nn.Module):
     """Drawing of the coarse picture -> losses."""
 
-    def __init__(self, drawer: Drawer, loss: PictureLoss):
+    def __init__(self, refiner: Refiner, loss: PictureLoss):
         super().__init__()
-        self.drawer, self.loss = drawer, loss
+        self.refiner, self.loss = refiner, loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return self.loss(self.drawer(_as_input(batch["coarse_pixels"]), batch["small"]).float(), batch)
+        return self.loss(self.refiner(_as_input(batch["coarse_pixels"]), batch["small"]).float(), batch)
 
 
-class DrawingStage(_DrawerStage):
+class DrawingStage(_RefinerStage):
     """weights: of the losses (`PictureLoss`). teacher: draws what the taught share aims at; None for kept pictures."""
 
     def __init__(
-        self, drawer: Drawer, shards: CoarseShards, validation: CoarseShards, teacher: Drawer | None = None,
+        self, refiner: Refiner, shards: CoarseShards, validation: CoarseShards, teacher: Refiner | None = None,
         *, batch_size: int = 3, side: int = 24, weights: dict[str, float] | None = None, device: str = "cpu",
     ):  # fmt: skip
-        super().__init__(drawer, shards, validation, batch_size, side, device)
+        super().__init__(refiner, shards, validation, batch_size, side, device)
         self.teacher = _frozen(teacher, device) if teacher else None
         self.loss = PictureLoss(weights or {}, device)
-        trainer = DrawingTrainer(self.drawer, self.loss)
-        self.trainables: dict[str, nn.Module] = {"drawer": trainer} | self.loss.opponent()
+        trainer = DrawingTrainer(self.refiner, self.loss)
+        self.trainables: dict[str, nn.Module] = {"refiner": trainer} | self.loss.opponent()
 
     @torch.no_grad()
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
@@ -167,7 +167,7 @@ class DrawingStage(_DrawerStage):
         rng, out = np.random.default_rng(0), dict[str, list[float]]()
         for _ in range(8):
             coarse, hr, small = self._held_out(8, rng)
-            for name, picture in (("drawn", model.drawer(_as_input(coarse), small).float()), ("coarse", coarse)):  # type: ignore[operator]
+            for name, picture in (("drawn", model.refiner(_as_input(coarse), small).float()), ("coarse", coarse)):  # type: ignore[operator]
                 out.setdefault(f"psnr_{name}", []).append(mean_psnr(picture, hr))
                 for measure, network in (("lpips", self.loss.lpips), ("vgg", self.loss.vgg)):
                     if network:
@@ -178,5 +178,5 @@ class DrawingStage(_DrawerStage):
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         """Coarse, drawn, truth."""
         coarse, hr, small = self._held_out(6, np.random.default_rng(0))
-        drawn = model.drawer(_as_input(coarse), small).float()  # type: ignore[operator]
+        drawn = model.refiner(_as_input(coarse), small).float()  # type: ignore[operator]
         return [list(row) for row in zip(coarse.cpu(), drawn.cpu(), hr.cpu(), strict=True)]

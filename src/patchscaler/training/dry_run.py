@@ -27,7 +27,7 @@ from patchscaler.training.data.sources import is_validation
 from patchscaler.training.loop import Watch, watched
 from patchscaler.training.recipe import LineParser, Recipe
 
-SIDE = 128  # of pictures and tiles: one patch of 16 latents, and the least that the drawer's VGG takes
+SIDE = 128  # of pictures and tiles: one patch of 16 latents, and the least that the refiner's VGG takes
 # One step, the smallest crops: 32 LR pixels are the 16 latents that four downsamplings need.
 SMALLEST = {
     "steps": 1, "minutes": 0, "batch_size": 2, "lr_size": 32, "side": 16, "tile": SIDE, "variants": 1, "workers": 1,

@@ -17,7 +17,7 @@ from patchscaler.diffusion.schedule import Diffusion, group_timesteps
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
-from patchscaler.models.refiner import Drawer
+from patchscaler.models.refiner import Refiner
 from patchscaler.models.weights import save_module
 from patchscaler.patching import make_grid, merge, partition
 from patchscaler.training.data.coarse import CoarseShards
@@ -30,11 +30,11 @@ class FewStepTrainer(Denoiser):
     """Generator: last step -> fused -> decoded -> losses. The autoencoder's correction is trained along."""
 
     def __init__(
-        self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, drawer: Drawer | None,
+        self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, refiner: Refiner | None,
         autoencoder: PCAAutoencoder, diffusion: Diffusion, loss: PictureLoss,
     ):  # fmt: skip
         super().__init__(patch_dit, texture_encoder)
-        self.drawer, self.correction = drawer, autoencoder.correction
+        self.refiner, self.correction = refiner, autoencoder.correction
         self.diffusion, self.loss = diffusion, loss
         self._frozen = (autoencoder,)  # a tuple: no part of the state
 
@@ -43,11 +43,11 @@ class FewStepTrainer(Denoiser):
         output = self.patch_dit(batch["x_t"], batch["t"], batch["coarse"], self.prompt(batch)).float()
         x_0 = self.diffusion.to_x_0(output, batch["x_t"], batch["t"], batch["coarse"])  # (B M, C, V, V)
         fused = torch.stack([merge(p, batch["grid"]) for p in x_0.split(len(batch["grid"]))])
-        if self.drawer is None:
+        if self.refiner is None:
             return fused
         autoencoder, coarse = self._frozen[0], batch["coarse_pixels"]
         pixels = torch.cat([autoencoder.decode(fused), coarse], 1).contiguous(memory_format=torch.channels_last)
-        drawn = self.drawer(pixels, batch["small"]).float()  # (B, 3, S, S)
+        drawn = self.refiner(pixels, batch["small"]).float()  # (B, 3, S, S)
         return fused + autoencoder.encode(drawn) - autoencoder.encode(coarse)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -62,7 +62,7 @@ class FewStepStage:
     """Regions of `side` latents, cut and fused as the pipeline does."""
 
     def __init__(
-        self, frozen: FrozenParts, patch_dit: PatchDiT, texture_encoder: TextureEncoder, drawer: Drawer | None,
+        self, frozen: FrozenParts, patch_dit: PatchDiT, texture_encoder: TextureEncoder, refiner: Refiner | None,
         shards: CoarseShards, validation: CoarseShards, *, batch_size: int = 4, side: int = 24,
         weights: dict[str, float] | None = None,
     ):  # fmt: skip
@@ -76,7 +76,7 @@ class FewStepStage:
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
         self.loss = PictureLoss(weights or {}, device)
-        trainer = FewStepTrainer(patch_dit, texture_encoder, drawer, autoencoder, self.diffusion, self.loss)
+        trainer = FewStepTrainer(patch_dit, texture_encoder, refiner, autoencoder, self.diffusion, self.loss)
         self.generator = trainer.to(device)
         self.trainables: dict[str, nn.Module] = {"generator": self.generator} | self.loss.opponent()
         groups = frozen.config.groups
@@ -166,6 +166,6 @@ class FewStepStage:
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_denoiser(model, folder)
-        if isinstance(model.drawer, Drawer):
-            save_module(folder / "drawer.safetensors", model.drawer, {"network": "drawer"})
+        if isinstance(model.refiner, Refiner):
+            save_module(folder / "refiner.safetensors", model.refiner, {"network": "refiner"})
         save_module(folder / "autoencoder.safetensors", self.autoencoder, {"network": "autoencoder"}, half=False)

@@ -54,7 +54,7 @@ class LoopConfig:
     steps: int = 0  # 0: no limit
     minutes: float = 0.0  # 0: no limit; of this run and those it resumes, together
     lr: float = 5e-4
-    drawer_rate: float = 1.0  # of lr, for a drawer
+    refiner_rate: float = 1.0  # of lr, for a refiner
     optimizer: str = "adamw"
     warmup: int = 100
     decay: float = 0.3
@@ -108,7 +108,7 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         rank = distributed.process_index
     device = distributed.device if distributed else _device(stage)
     optimizers = {
-        n: build_optimizers(config.optimizer, m, config.lr, config.drawer_rate) for n, m in stage.trainables.items()
+        n: build_optimizers(config.optimizer, m, config.lr, config.refiner_rate) for n, m in stage.trainables.items()
     }
     main = next(iter(stage.trainables))
     ema = EMA(stage.trainables[main], config.ema)

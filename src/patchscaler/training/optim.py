@@ -9,28 +9,28 @@ from torch import Tensor, nn
 from patchscaler.errors import PatchScalerError
 
 
-def build_optimizers(name: str, module: nn.Module, lr: float, drawer_rate: float = 1.0) -> list[torch.optim.Optimizer]:
+def build_optimizers(name: str, module: nn.Module, lr: float, refiner_rate: float = 1.0) -> list[torch.optim.Optimizer]:
     """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, others by AdamW); rates in `initial_lr`.
 
-    drawer_rate: of lr, for a drawer that was trained before and must not be shaken (adam and adamw).
+    refiner_rate: of lr, for a refiner that was trained before and must not be shaken (adam and adamw).
     """
     optimizers = _build(name, module, lr)
-    if drawer_rate != 1:
-        drawer = {id(p) for n, p in module.named_parameters() if "drawer." in n}
+    if refiner_rate != 1:
+        refiner = {id(p) for n, p in module.named_parameters() if "refiner." in n}
         for optimizer in optimizers:
-            _part(optimizer, drawer, drawer_rate * lr)
+            _part(optimizer, refiner, refiner_rate * lr)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return optimizers
 
 
-def _part(optimizer: torch.optim.Optimizer, drawer: set[int], lr: float) -> None:
-    """Move the drawer's parameters to a group of their own."""
+def _part(optimizer: torch.optim.Optimizer, refiner: set[int], lr: float) -> None:
+    """Move the refiner's parameters to a group of their own."""
     group = optimizer.param_groups[0]
-    own = [p for p in group["params"] if id(p) in drawer]
+    own = [p for p in group["params"] if id(p) in refiner]
     if own:
-        group["params"] = [p for p in group["params"] if id(p) not in drawer]
+        group["params"] = [p for p in group["params"] if id(p) not in refiner]
         optimizer.add_param_group({"params": own, "lr": lr})
 
 

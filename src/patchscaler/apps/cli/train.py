@@ -141,25 +141,25 @@ def add_parser(commands: Any) -> None:
                    "where noise or v is predicted)")  # fmt: skip
     p.add_argument("--low-times", type=float, default=0.6, help="share of times drawn from 1..500 only (0: uniform)")
 
-    p = stage("graft", "keep some blocks of a trained Patch-DiT, and put an ESRGAN's blocks after it as the drawer")
+    p = stage("graft", "keep some blocks of a trained Patch-DiT, and put an ESRGAN's blocks after it as the refiner")
     p.add_argument("--keep", default="", metavar="N,N,...", help="blocks of Patch-DiT, from 0 (default: all)")
     esrgan = "an ESRGAN's weights (safetensors, names as body.0.rdb1.conv1.weight)"
     p.add_argument("--esrgan", metavar="FILE", help=esrgan)
-    p.add_argument("--drawer-blocks", default="0,1,4,21,22", metavar="N,N,...", help="which of its blocks")
-    p.add_argument("--more", action="store_true", help="put them behind the drawer's own, silent at first")
-    p.add_argument("--drawer-bits", type=int, choices=(8, 16), help="of a weight of the drawer on disk")
+    p.add_argument("--refiner-blocks", default="0,1,4,21,22", metavar="N,N,...", help="which of its blocks")
+    p.add_argument("--more", action="store_true", help="put them behind the refiner's own, silent at first")
+    p.add_argument("--refiner-bits", type=int, choices=(8, 16), help="of a weight of the refiner on disk")
 
-    p = stage("distil", "teach the drawer the features of the whole ESRGAN", loop=(3e-4, 4))
+    p = stage("distil", "teach the refiner the features of the whole ESRGAN", loop=(3e-4, 4))
     data(p)
     p.add_argument("--esrgan", required=True, metavar="FILE", help=esrgan)
     p.add_argument("--side", type=int, default=32, metavar="LATENTS", help="of the regions")
 
-    p = stage("drawing", "train the drawer alone on coarse pictures", loop=(1.5e-4, 6))
+    p = stage("drawing", "train the refiner alone on coarse pictures", loop=(1.5e-4, 6))
     data(p)
     losses(p)
     p.add_argument("--esrgan", metavar="FILE", help="the teacher itself, asked at each step: " + esrgan)
 
-    p = stage("ranges", "find what the drawer's channels reach, so that it may draw in bytes")
+    p = stage("ranges", "find what the refiner's channels reach, so that it may draw in bytes")
     data(p, validation=False)
     p.add_argument("--regions", type=int, default=128, help="that are looked at")
     p.add_argument("--side", type=int, default=24, metavar="LATENTS", help="of the regions")
@@ -167,7 +167,7 @@ def add_parser(commands: Any) -> None:
     p = stage("few-step", "fine-tune for one to four steps through the decoder", loop=(2e-4, 4))
     data(p)
     losses(p)
-    p.add_argument("--drawer-rate", type=float, default=1.0, metavar="SHARE", help="of --lr, for a drawer that "
+    p.add_argument("--refiner-rate", type=float, default=1.0, metavar="SHARE", help="of --lr, for a refiner that "
                    "'drawing' has trained already")  # fmt: skip
 
     p = stages.add_parser("recipe", help="all stages of a recipe, one after another", description="All stages of a "

@@ -83,9 +83,9 @@ def _replace_methods(scaler: "PatchScaler", graph: Callable[[str], Graph]) -> No
     ]
     source = scaler.networks.get("texture_encoder") or scaler.networks["text_projection"]
     replaced.append((source, "forward", prompt))
-    if scaler.drawer:
-        drawer = graph("drawer")
-        replaced.append((scaler.drawer, "draw", lambda pixels, small: drawer(pixels, small)[0]))
+    if scaler.refiner:
+        refiner = graph("refiner")
+        replaced.append((scaler.refiner, "draw", lambda pixels, small: refiner(pixels, small)[0]))
     for module, name, method in replaced:
         object.__setattr__(module, name, method)
 

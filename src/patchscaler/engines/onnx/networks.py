@@ -145,10 +145,10 @@ def exported_networks(scaler: "PatchScaler") -> dict[str, Exported]:
     found["patch_dit_without_prompt"] = Exported(
         WithoutPrompt(dit), ("x_t", "t", "coarse"), ("prediction",), (n, n, n), noisy
     )
-    if scaler.drawer:
+    if scaler.refiner:
         s = scaler.step
-        found["drawer"] = Exported(
-            scaler.drawer, ("pixels", "small"), ("pictures",), (picture, picture),
+        found["refiner"] = Exported(
+            scaler.refiner, ("pixels", "small"), ("pictures",), (picture, picture),
             lambda i: (torch.rand(1 + i, 6, f * (8 + i), f * (9 + i)) * 2 - 1,
                        torch.rand(1 + i, 3, s * (8 + i), s * (9 + i)) * 2 - 1),
         )  # fmt: skip

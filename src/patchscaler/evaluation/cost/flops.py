@@ -76,7 +76,7 @@ def network_flops(model: PatchScaler, height: int, width: int, prompt: bool = Tr
     with model.autocast():
         evaluation = count_flops(lambda: model.patch_dit(patch, t, patch, found[-1]))
     drawing = 0
-    if model.drawer:
+    if model.refiner:
         side = 32
         part = torch.zeros(model.autoencoder.channels, side, side, device=model.device)
         small = torch.zeros(3, side * model.step, side * model.step, device=model.device)

@@ -134,7 +134,7 @@ class CoarseShards(PairShards):
         self, batch: int, latents: int, factor: int, rng: np.random.Generator, evenly: bool = False
     ) -> list[Region]:  # fmt: skip
         """Random regions. The easiest quarter is taken a quarter as often, but for `evenly`: simple patches never
-        meet Patch-DiT, while the drawer sees nearly all, and clean pictures have no others."""
+        meet Patch-DiT, while the refiner sees nearly all, and clean pictures have no others."""
         drawn: list[Region] = []
         while len(drawn) < batch:
             s, i = self.index[rng.integers(len(self.index))]
