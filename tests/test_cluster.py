@@ -59,18 +59,18 @@ def test_windows_of_a_picture(address, spec, scaler, tmp_path, picture):
 
 
 @pytest.fixture(scope="module")
-def drawing(tiny, tmp_path_factory) -> tuple[PatchScaler, Path]:
+def refining(tiny, tmp_path_factory) -> tuple[PatchScaler, Path]:
     """The tiny model with a refiner, and its folder."""
-    folder, refiner = tmp_path_factory.mktemp("drawing"), RefinerConfig(8, 1)
+    folder, refiner = tmp_path_factory.mktemp("refining"), RefinerConfig(8, 1)
     config = replace(tiny.config, refiner=refiner)
     PatchScaler(config, tiny.networks | {"refiner": Refiner(refiner)}, tiny.memory).save_pretrained(folder)
     return PatchScaler.from_pretrained(folder, device="cpu", dtype="float32"), folder
 
 
-@pytest.mark.parametrize("stage", ["windows restored", "patch-steps", "tiles drawn", "strips decoded"])
-def test_a_worker_that_is_killed_loses_nothing(address, spec, scaler, drawing, tmp_path, picture, stage):
-    if stage == "tiles drawn":
-        scaler, folder = drawing
+@pytest.mark.parametrize("stage", ["windows restored", "patch-steps", "tiles refined", "strips decoded"])
+def test_a_worker_that_is_killed_loses_nothing(address, spec, scaler, refining, tmp_path, picture, stage):
+    if stage == "tiles refined":
+        scaler, folder = refining
         spec = replace(spec, source=str(folder), weights=weights_id(weights_of(scaler)))
     picture(150, 200).save(tmp_path / "in.png")
     killed: list[int] = []

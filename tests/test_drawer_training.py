@@ -17,9 +17,9 @@ from patchscaler.models.weights import save_module
 from patchscaler.pipeline import PatchScaler
 from patchscaler.training.commands import ModelFolder
 from patchscaler.training.data.coarse import CoarseShards, write_teacher
-from patchscaler.training.drawing import DistilTrainer, DrawingStage
 from patchscaler.training.few_step import FewStepStage
 from patchscaler.training.losses import low_band
+from patchscaler.training.refining import DistilTrainer, RefiningStage
 
 REFINER = RefinerConfig(8, 1)
 
@@ -84,7 +84,7 @@ def test_the_refiner_sees_easy_regions_as_often_as_others(tmp_path):
 
     assert share(True) == pytest.approx(1 / 8, abs=0.02)
     assert share(False) == pytest.approx(1 / 29, abs=0.01)
-    stage = DrawingStage(Refiner(REFINER), shards, shards, batch_size=2000, side=8, weights={"lpips": 0.0, "gan": 0.0})
+    stage = RefiningStage(Refiner(REFINER), shards, shards, batch_size=2000, side=8, weights={"lpips": 0.0, "gan": 0.0})
     asked = []
     shards.draw = lambda *_, **options: asked.append(options) or []
     with pytest.raises(ValueError, match="need at least one array"):
@@ -100,7 +100,7 @@ def test_a_teacher_at_hand_is_asked_about_each_degradation(tmp_path):
     np.save(tmp_path / "0000_confidence.npy", np.full((3, 2, 8, 8), 0.5, np.float16))
     shards, teacher = CoarseShards(tmp_path), Refiner(REFINER)
     weights = {"lpips": 0.0, "gan": 0.0, "teacher": 0.5}
-    stage = DrawingStage(Refiner(REFINER), shards, shards, teacher, batch_size=2, side=8, weights=weights)
+    stage = RefiningStage(Refiner(REFINER), shards, shards, teacher, batch_size=2, side=8, weights=weights)
     batches = [stage.batch(np.random.default_rng(i), torch.Generator()) for i in range(40)]
     taught = [b for b in batches if not torch.equal(b["aim"], b["hr"])]
     assert 10 < len(taught) < 30
@@ -219,9 +219,9 @@ def test_the_refiner_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
     first = figures("distil", 1, *network, "--lr", "1e-3")["error"]
     assert figures("distil", 30, *network, "--lr", "1e-3")["error"] < 0.8 * first
     losses = ["--lpips", "0", "--gan", "0", "--pattern", "0", "--lr", "3e-3"]
-    first = figures("drawing", 1, *losses)["psnr_drawn"]
-    assert figures("drawing", 40, *losses)["psnr_drawn"] > first + 1
-    assert figures("drawing", 42, *losses, *network, "--teacher", "1")["psnr_drawn"] > first
+    first = figures("refining", 1, *losses)["psnr_refined"]
+    assert figures("refining", 40, *losses)["psnr_refined"] > first + 1
+    assert figures("refining", 42, *losses, *network, "--teacher", "1")["psnr_refined"] > first
     assert PatchScaler.from_pretrained(folder, device="cpu").config.refiner.depth == 2
 
 

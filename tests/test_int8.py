@@ -54,7 +54,7 @@ def test_ranges_are_the_most_that_a_channel_reached():
 def test_bytes_draw_what_floats_draw():
     network, given = ranged(), pictures(9)
     network.conv_last.bias += 0.5
-    floats, drawn = network.draw(*given), Int8Refiner(network).draw(*given)
+    floats, drawn = network.refine(*given), Int8Refiner(network).refine(*given)
     assert drawn.shape == floats.shape and drawn.dtype == torch.float32
     assert (drawn - floats).square().mean() < 2e-4 * floats.var()
     assert abs((drawn - floats).mean()) < 2e-3 * floats.std()
@@ -66,17 +66,17 @@ def test_pictures_of_many_bands_and_several_at_once():
     network = ranged()
     large, small = (torch.cat(both) for both in zip(pictures(5, 200, 36), pictures(6, 200, 36), strict=True))
     fast = Int8Refiner(network)
-    together = fast.draw(large, small)
-    assert torch.equal(together, torch.cat([fast.draw(large[i : i + 1], small[i : i + 1]) for i in range(2)]))
+    together = fast.refine(large, small)
+    assert torch.equal(together, torch.cat([fast.refine(large[i : i + 1], small[i : i + 1]) for i in range(2)]))
     assert torch.equal(together, fast.enlarge(fast.to_up1(fast.features(large, small))))
-    assert (together - network.draw(large, small)).square().mean() < 1e-3 * together.var()
+    assert (together - network.refine(large, small)).square().mean() < 1e-3 * together.var()
 
 
 @has_bytes
 def test_a_copy_draws_the_same():
     network, given = ranged(), pictures()
-    object.__setattr__(network, "draw", Int8Refiner(network).draw)
-    assert torch.equal(deepcopy(network).draw(*given), network.draw(*given))
+    object.__setattr__(network, "refine", Int8Refiner(network).refine)
+    assert torch.equal(deepcopy(network).refine(*given), network.refine(*given))
 
 
 @pytest.mark.parametrize("bad", [0.0, float("inf"), float("nan")])
@@ -129,7 +129,7 @@ def test_a_channel_that_is_always_still_gets_a_range():
 def test_operations_of_bytes_are_counted_as_those_of_floats():
     network, given = ranged(), pictures()
     fast = Int8Refiner(network)
-    assert count_flops(lambda: fast.draw(*given)) == count_flops(lambda: network.draw(*given)) > 0
+    assert count_flops(lambda: fast.refine(*given)) == count_flops(lambda: network.refine(*given)) > 0
 
 
 # --- where it is used -----------------------------------------------------------------------------
@@ -236,11 +236,11 @@ def test_training_again_takes_the_ranges_out(saved, data):
     """They would no longer be true."""
     common = ["--model", str(saved), "--device", "cpu", "--shards", str(data), "--side", "8"]
     losses = ["--validation", str(data), "--batch-size", "1", "--lpips", "0", "--gan", "0", "--pattern", "0"]
-    assert main(["train", "drawing", *common, *losses, "--steps", "1"]) == 0
+    assert main(["train", "refining", *common, *losses, "--steps", "1"]) == 0
     assert not PatchScaler.from_pretrained(saved, device="cpu").config.refiner.ranges
     assert main(["train", "ranges", *common, "--regions", "2"]) == 0
     assert PatchScaler.from_pretrained(saved, device="cpu").config.refiner.ranges
-    assert main(["train", "drawing", *common, *losses, "--steps", "2"]) == 0  # goes on from its checkpoint
+    assert main(["train", "refining", *common, *losses, "--steps", "2"]) == 0  # goes on from its checkpoint
     kept, _ = load_tensors(saved / "refiner.safetensors")
     assert not any(name.startswith("ranges") for name in kept)
 

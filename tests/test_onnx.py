@@ -13,7 +13,7 @@ from common import read
 from torch import nn
 
 from patchscaler.apps.cli import main
-from patchscaler.config import AutoencoderConfig, RefinerConfig, GRMConfig, TextureConfig, preset
+from patchscaler.config import AutoencoderConfig, GRMConfig, RefinerConfig, TextureConfig, preset
 from patchscaler.engines.onnx import export
 from patchscaler.engines.onnx.engine import use_engine
 from patchscaler.engines.onnx.export import export_onnx, parity

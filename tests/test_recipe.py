@@ -180,7 +180,7 @@ def test_shipped_recipes_are_understood_and_are_what_the_documentation_says(pars
     first = [line for line in recipe.lines if "--preset" in line.words]
     assert [line.words[line.words.index("--preset") + 1] for line in first] == [name]
     stages = [args.stage for line in recipe.lines if "stage" in (args := recipe.arguments(line, eta="0.1"))]
-    assert ("drawing" in stages) == (name == "compact" and esrgan is not None)
+    assert ("refining" in stages) == (name == "compact" and esrgan is not None)
     if name == "paper":
         steps = {
             args.stage: args.steps for line in recipe.lines if (args := recipe.arguments(line)) and "steps" in args

@@ -344,4 +344,4 @@ def test_the_page_knows_every_stage(tiny, picture, tmp_path):
     told = []
     upscale_file(model, tmp_path / "in.png", tmp_path / "out.png", watch=lambda *what: told.append(what[0]))
     stages = list(dict.fromkeys(told))
-    assert "tiles drawn" in stages and [STAGES[stage][0] for stage in stages] == [1, 2, 3, 4, 5]
+    assert "tiles refined" in stages and [STAGES[stage][0] for stage in stages] == [1, 2, 3, 4, 5]

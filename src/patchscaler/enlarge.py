@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.drawing import CONTEXT
 from patchscaler.images.planes import Planes, array_planes, to_pil, to_planes
 from patchscaler.images.read import MAX_PIXELS, check_pixels
 from patchscaler.images.sizes import Wanted, passes, resized
 from patchscaler.jobs import Picture, Progress, Result, check_passes
+from patchscaler.refining import CONTEXT
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -85,8 +85,8 @@ def tile_margin(scaler: "PatchScaler") -> int:
     """
     groups, step = scaler.config.groups, scaler.step
     stride = (groups.latent_patch_size - groups.overlap) * step
-    drawn = CONTEXT if scaler.refiner else 0
-    reach = scaler.grm.reach + (scaler.autoencoder.reach + groups.latent_patch_size + drawn) * step + SEAM
+    refined = CONTEXT if scaler.refiner else 0
+    reach = scaler.grm.reach + (scaler.autoencoder.reach + groups.latent_patch_size + refined) * step + SEAM
     return -(-reach // stride) * stride
 
 

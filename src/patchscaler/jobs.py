@@ -15,10 +15,10 @@ from patchscaler.devices import synchronise
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget
 from patchscaler.diffusion.group_sampling import steps_of
-from patchscaler.drawing import latents_drawn
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.planes import Planes, to_pil
 from patchscaler.patching import PatchGrid
+from patchscaler.refining import latents_refined
 
 Picture = Image.Image | np.ndarray | Tensor | Planes
 Progress = Callable[[int, int], None]  # (done, in all) in patch-steps, and what takes as long as so many
@@ -106,7 +106,7 @@ class Job:
     textures: Any  # (M, K) int64 array: memory entries that fed each patch
     todo: Tensor  # (M,) bool: patches that are to be put on the canvas
     noise_of: dict[int, Tensor] = field(default_factory=dict)  # (C, V, V) of patches with a seed of their own
-    draws: bool = False  # has the model a refiner?
+    refines: bool = False  # has the model a refiner?
 
     @property
     def steps(self) -> Tensor:
@@ -114,25 +114,25 @@ class Job:
         return steps_of(self.groups, self.config)
 
     def cost(self) -> dict[str, Any]:
-        return cost_of_groups(self.groups, self.config, self.grid, self.draws)
+        return cost_of_groups(self.groups, self.config, self.grid, self.refines)
 
 
-def cost_of_groups(groups: Tensor, config: GroupConfig, grid: PatchGrid, draws: bool) -> dict[str, Any]:
-    """groups: (M,) of a picture's patches; draws: has the model a refiner? -> `Result.cost` without its seconds."""
+def cost_of_groups(groups: Tensor, config: GroupConfig, grid: PatchGrid, refines: bool) -> dict[str, Any]:
+    """groups: (M,) of a picture's patches; refines: has the model a refiner? -> `Result.cost` without its seconds."""
     patches = {name: int((groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
     numbers = zip(GROUP_NAMES, config.num_inference_steps, strict=True)
     evaluations = {name: patches[name] * steps for name, steps in numbers}
     return {
         "patches": patches, "evaluations": evaluations, "evaluations_total": sum(evaluations.values()),
-        "latents_drawn": latents_drawn(steps_of(groups, config) > 0, grid) if draws else 0,
+        "latents_refined": latents_refined(steps_of(groups, config) > 0, grid) if refines else 0,
     }  # fmt: skip
 
 
 class Counter:
     """Patch-steps done, of all pictures together; what is drawn afterwards, in as many as take its time."""
 
-    def __init__(self, jobs: list[Job], progress: Progress | None, drawing: int = 0):
-        self.total = sum(int(job.steps.sum()) for job in jobs) + drawing
+    def __init__(self, jobs: list[Job], progress: Progress | None, refining: int = 0):
+        self.total = sum(int(job.steps.sum()) for job in jobs) + refining
         self.done = sum(int(job.steps[~job.todo].sum()) for job in jobs)
         self.progress = progress
 

@@ -25,7 +25,6 @@ from patchscaler.diffusion.group_sampling import sample_groups
 from patchscaler.diffusion.groups import check_groups, patch_confidence
 from patchscaler.diffusion.noise import noise_field
 from patchscaler.diffusion.schedule import Diffusion
-from patchscaler.drawing import drawing_steps, drawn
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.color import DEFAULT, match_colour
 from patchscaler.images.planes import Planes, finish, reflect_pad, to_pil, to_planes
@@ -48,6 +47,7 @@ from patchscaler.models.refiner import Refiner
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.models.weights import file_hash, load_module
 from patchscaler.patching import Canvas, PatchGrid, make_grid
+from patchscaler.refining import refined, refining_steps
 from patchscaler.texture_memory import TextureMemory
 
 __all__ = ["PatchScaler", "Picture", "Progress", "Result"]
@@ -111,7 +111,7 @@ class PatchScaler:
         scaler.files |= {"memory": memory_file} if textures else {}
         refiner, choice = scaler.refiner, dtype == "auto" and where == "cpu" and engine in ("auto", "torch")
         if refiner and choice and config.refiner.ranges and int8_available():  # faster than any engine
-            object.__setattr__(refiner, "draw", Int8Refiner(refiner).draw)
+            object.__setattr__(refiner, "refine", Int8Refiner(refiner).refine)
             scaler.engine = "torch int8"
             return scaler
         if engine == "torch":
@@ -191,11 +191,11 @@ class PatchScaler:
         clock.lap("coarse")
         for job in jobs:
             assign(self, job, options, spent=clock.seconds["coarse"] / len(jobs))
-        count = Counter(jobs, options.progress, drawing_steps(self, jobs) if options.progress else 0)
+        count = Counter(jobs, options.progress, refining_steps(self, jobs) if options.progress else 0)
         self.sample(jobs, options, clock, count)
-        fused = [drawn(self, job, count) for job in jobs]
+        fused = [refined(self, job, count) for job in jobs]
         if self.refiner:
-            clock.lap("drawing")
+            clock.lap("refining")
         results = [self._result(job, latents, options) for job, latents in zip(jobs, fused, strict=True)]
         clock.lap("decode")
         for result in results:
@@ -322,7 +322,7 @@ class PatchScaler:
         groups, todo = torch.zeros(len(grid), dtype=torch.long), torch.ones(len(grid), dtype=torch.bool)
         return Job(
             planes, size, coarse, noise, confidence, grid, scores, groups, config, canvas, textures, todo,
-            draws=self.refiner is not None,
+            refines=self.refiner is not None,
         )  # fmt: skip
 
     def texture_prompt(self, y_0: Tensor) -> tuple[Prompt, Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from patchscaler import drawing
+from patchscaler import refining
 from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
 from patchscaler.enlarge import Enlarged, enlarge
@@ -49,9 +49,9 @@ def sample(
     return patches.cpu(), entries
 
 
-def draw(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
-    """Of a tile: see `drawing.draw`."""
-    added = drawing.draw(scaler, latents.to(scaler.device), coarse.to(scaler.device), small.to(scaler.device))
+def refine_tile(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
+    """Of a tile: see `refining.refine_tile`."""
+    added = refining.refine_tile(scaler, latents.to(scaler.device), coarse.to(scaler.device), small.to(scaler.device))
     return added.cpu()
 
 
@@ -104,7 +104,7 @@ def _light(made: Enlarged) -> Enlarged:
     return made
 
 
-WORK: dict[str, Callable[..., Any]] = {f.__name__: f for f in (restore, sample, draw, decode, one, lot)}
+WORK: dict[str, Callable[..., Any]] = {f.__name__: f for f in (restore, sample, refine_tile, decode, one, lot)}
 
 
 def portable(argument: Any) -> Any:

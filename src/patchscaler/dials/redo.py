@@ -17,13 +17,13 @@ from patchscaler.dials.boxes import Change, last_seeds, patches_in
 from patchscaler.dials.invention import cell_moments
 from patchscaler.diffusion.group_sampling import steps_of
 from patchscaler.diffusion.groups import patch_confidence
-from patchscaler.drawing import draw_parts, drawn_parts, patch_steps, tiles_of
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.color import reach_of
 from patchscaler.images.planes import Planes, finish, reflect_pad, to_planes
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture, Progress
 from patchscaler.patching import Canvas, PatchGrid, make_grid
 from patchscaler.pipeline import PatchScaler
+from patchscaler.refining import patch_steps, refine_parts, refined_parts, tiles_of
 from patchscaler.streaming.windows import Window
 
 
@@ -98,7 +98,7 @@ def _redo_box(
         read = [(min(s.low for s in side), max(s.high for s in side)) for side in sides]
     job, area, index = _job_of(scaler, planes, padded, grid, out, options, read)
     steps = steps_of(torch.from_numpy(out.groups), out.config)
-    parts = list(drawn_parts(steps > 0, grid, tiles))
+    parts = list(refined_parts(steps > 0, grid, tiles))
     count = Counter([job], progress, sum(patch_steps(part) for part, _ in parts))
     scaler.sample([job], options, Clock(scaler.device), count)
     if out.textures is not None:
@@ -109,7 +109,7 @@ def _redo_box(
     if scaler.refiner:
         (top, bottom), (left, right) = area
         lr = reflect_pad(planes.rgb, *padded)[:, step * top : step * bottom, step * left : step * right]
-        latents = draw_parts(scaler, latents, job.coarse, lr, parts, (top, left), count)
+        latents = refine_parts(scaler, latents, job.coarse, lr, parts, (top, left), count)
     y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(around, area, strict=True))
     rows, columns = (slice(step * a, min(step * b, n)) for (a, b), n in zip(around, (h, w), strict=True))
     image, plain = scaler.picture(

@@ -203,5 +203,5 @@ class Redone:
         self.groups, self.scores, self.config = made.groups, scores, made.config
         self.options: Options | None = options
         self.textures = made.textures if made.textures is not None else np.full((len(scores), 1), -1)
-        draws = scaler.refiner is not None
-        self.cost: dict[str, Any] = cost_of_groups(torch.from_numpy(made.groups), made.config, self.grid, draws)
+        refines = scaler.refiner is not None
+        self.cost: dict[str, Any] = cost_of_groups(torch.from_numpy(made.groups), made.config, self.grid, refines)

@@ -12,8 +12,8 @@ from patchscaler.assignment import assign
 from patchscaler.devices import synchronise
 from patchscaler.dials.budget import hardest_first, spend
 from patchscaler.diffusion.group_sampling import steps_of
-from patchscaler.drawing import draw, latents_drawn
 from patchscaler.jobs import Clock, Counter, Job, Options, Picture
+from patchscaler.refining import latents_refined, refine_tile
 from patchscaler.streaming.cost import Cost, cost_of, in_memory_bytes
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def seconds_of_decoding(scaler: "PatchScaler", job: Job, side: int = 64) -> floa
     return seconds * job.grid.height * job.grid.width / (corner.shape[-2] * corner.shape[-1])
 
 
-def seconds_per_drawn(scaler: "PatchScaler", job: Job, side: int = 32) -> float:
+def seconds_per_refined(scaler: "PatchScaler", job: Job, side: int = 32) -> float:
     """Of drawing, a latent: from one corner of `side` latents."""
     corner = job.coarse[:, :side, :side].to(scaler.device)  # (C, <= side, <= side)
     h, w = corner.shape[1:]
@@ -65,7 +65,7 @@ def seconds_per_drawn(scaler: "PatchScaler", job: Job, side: int = 32) -> float:
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        draw(scaler, corner, corner, small)
+        refine_tile(scaler, corner, corner, small)
         synchronise(scaler.device)
         seconds = time.perf_counter() - began
     return seconds / (h * w)
@@ -77,16 +77,16 @@ def affordable_evaluations(scaler: "PatchScaler", job: Job, options: Options, sp
     assert budget is not None and budget.seconds is not None
     began = time.perf_counter()
     each, decoding = seconds_per_evaluation(scaler, job, options), seconds_of_decoding(scaler, job)
-    drawn = seconds_per_drawn(scaler, job) if scaler.refiner else 0.0
+    refined = seconds_per_refined(scaler, job) if scaler.refiner else 0.0
     left = budget.seconds - spent - decoding - (time.perf_counter() - began)
-    if not drawn:
+    if not refined:
         return left / each if each else float("inf")
 
     def seconds(evaluations: float) -> float:
         """What is sampled is drawn, too, and neighbours share what lies around them."""
         plan = spend(budget, job.scores.numpy(), job.config, evaluations)
         steps = steps_of(torch.from_numpy(plan.groups), plan.config)
-        return each * int(steps.sum()) + drawn * latents_drawn(steps > 0, job.grid)
+        return each * int(steps.sum()) + refined * latents_refined(steps > 0, job.grid)
 
     low, high = 0.0, float(len(job.grid) * max(job.config.num_inference_steps))
     if seconds(high) <= left:
@@ -108,7 +108,7 @@ def estimate(scaler: "PatchScaler", picture: Picture, keywords: dict[str, Any]) 
     sampling = seconds_per_evaluation(scaler, job, options) * int(job.steps.sum())
     seconds = {"restoring": restoring, "sampling": sampling}
     if scaler.refiner:
-        seconds["drawing"] = seconds_per_drawn(scaler, job) * latents_drawn(job.steps > 0, job.grid)
+        seconds["refining"] = seconds_per_refined(scaler, job) * latents_refined(job.steps > 0, job.grid)
     seconds["decoding"] = seconds_of_decoding(scaler, job)
     h, w = job.size
     size, memory = (w * scaler.config.scale, h * scaler.config.scale), in_memory_bytes(scaler, h, w)

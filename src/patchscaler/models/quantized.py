@@ -65,8 +65,8 @@ class Int8Refiner:
         q = _curved(self.conv_hr(q))  # (N, W, s, s)
         return 2 * self.conv_last(q) - 1  # (N, 3, s, s)
 
-    def draw(self, pixels: Tensor, small: Tensor) -> Tensor:
-        """As `Refiner.draw`."""
+    def refine(self, pixels: Tensor, small: Tensor) -> Tensor:
+        """As `Refiner.refine`."""
         return enlarged_in_bands(self.to_up1(self.features(pixels, small)), self.enlarge)
 
 

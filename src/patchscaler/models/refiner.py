@@ -3,7 +3,7 @@
 In the closed-form latents an edge looks different at each of the 64 places it can have in its block, so that
 attention over blocks has to learn sharpness 64 times; a convolution learns it once. The refiner sees the fused picture
 as it decodes, the coarse one, and the small one, of which the coarse has lost something; it has the layout of
-Real-ESRGAN's network, so that some of its dense blocks may be the start. `drawing.py` says where it is used.
+Real-ESRGAN's network, so that some of its dense blocks may be the start. `refining.py` says where it is used.
 """
 
 import itertools
@@ -85,7 +85,7 @@ class Refiner(nn.Module):
         """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, 3, s, s)"""
         return self.enlarge(self.features(pixels, small))
 
-    def draw(self, pixels: Tensor, small: Tensor) -> Tensor:
+    def refine(self, pixels: Tensor, small: Tensor) -> Tensor:
         """The same, enlarged band by band: for pictures, in less memory."""
         return enlarged_in_bands(self.features(pixels, small), self.enlarge)  # (N, 3, s, s)
 

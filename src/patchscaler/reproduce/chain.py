@@ -16,12 +16,12 @@ from patchscaler.config import GroupConfig
 from patchscaler.diffusion.group_sampling import sample_groups, steps_of
 from patchscaler.diffusion.groups import assign_groups, check_groups, patch_confidence
 from patchscaler.diffusion.noise import noise_field
-from patchscaler.drawing import draw, draw_parts, drawn_parts
 from patchscaler.images.color import DEFAULT, match_colour
 from patchscaler.images.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.patching import PatchGrid, make_grid, merge, partition
 from patchscaler.pipeline import PatchScaler, Picture
+from patchscaler.refining import refine_parts, refine_tile, refined_parts
 
 # Coarse patches (n, C, V, V) and their places in the picture (n,) -> what cross-attention reads, or None.
 PromptOf = Callable[[Tensor, Tensor], Prompt | None]
@@ -96,15 +96,15 @@ def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image
     """(M, C, V, V) -> the picture."""
     latents = merge(patches, restored.grid)
     if model.refiner:
-        parts = list(drawn_parts(steps_of(restored.groups, restored.config) > 0, restored.grid))
-        latents = draw_parts(model, latents, restored.latents, restored.lr, parts)
+        parts = list(refined_parts(steps_of(restored.groups, restored.config) > 0, restored.grid))
+        latents = refine_parts(model, latents, restored.latents, restored.lr, parts)
     image = model.decode(latents, restored.size)  # (3, 4h, 4w)
     image = match_colour(image, restored.planes.rgb.to(image), DEFAULT)
     return to_pil(finish(image, restored.planes))
 
 
 @torch.inference_mode()
-def draw_patches(model: PatchScaler, restored: Restored, index: Tensor, patches: Tensor) -> Tensor:
+def refine_patches(model: PatchScaler, restored: Restored, index: Tensor, patches: Tensor) -> Tensor:
     """Sampled patches (n, C, V, V) at these places, each drawn by itself where the model has a refiner."""
     if model.refiner is None:
         return patches
@@ -113,7 +113,7 @@ def draw_patches(model: PatchScaler, restored: Restored, index: Tensor, patches:
     for patch, i in zip(patches, index.tolist(), strict=True):
         (y, x), y_0 = corners[i], restored.coarse[i]
         small = restored.lr[:, s * y : s * (y + v), s * x : s * (x + v)]
-        out.append(patch + draw(model, patch, y_0, small))
+        out.append(patch + refine_tile(model, patch, y_0, small))
     return torch.stack(out)
 
 

@@ -18,7 +18,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.pairs import Failure
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduce.chain import Restored, draw_patches, patch_pictures, restore
+from patchscaler.reproduce.chain import Restored, patch_pictures, refine_patches, restore
 from patchscaler.reproduce.figures import FRAMES, WEIGHTS, draw, finished
 from patchscaler.reproduce.pictures import Source
 from patchscaler.reproduce.report import Report, Row
@@ -106,7 +106,7 @@ def after_each_step(
     times = torch.full((len(y_0),), start, device=y_0.device)
     x_t = model.diffusion.start_from_coarse(y_0, times, restored.noise[index])
     sample(recorded, x_t, group_timesteps(start, steps), model.diffusion, restored.config.sampler)
-    return _trajectory(model, shown, [draw_patches(model, restored, index, clean[i - 1]) for i in shown])
+    return _trajectory(model, shown, [refine_patches(model, restored, index, clean[i - 1]) for i in shown])
 
 
 @torch.inference_mode()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchscaler.drawing import CONTEXT, TILE
 from patchscaler.errors import PatchScalerError
 from patchscaler.jobs import Job
 from patchscaler.models.refiner import BAND, GROWTH, REACH, SCALE
+from patchscaler.refining import CONTEXT, TILE
 from patchscaler.streaming.windows import FADE, Sizes
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def decoding_bytes(scaler: "PatchScaler") -> int:
     return 18 * pixels + 16 * scaler.autoencoder.channels
 
 
-def drawing_bytes(scaler: "PatchScaler") -> int:
+def refining_bytes(scaler: "PatchScaler") -> int:
     """Of drawing a tile."""
     if scaler.refiner is None:
         return 0
@@ -112,7 +112,7 @@ def window_sizes(scaler: "PatchScaler", width: int, window: int | None, limit: f
 def in_memory_bytes(scaler: "PatchScaler", height: int, width: int) -> int:
     """Peak of the path without windows, over the model's own memory, from above."""
     per_pixel = restoring_bytes(scaler) + decoding_bytes(scaler) // scaler.step**2
-    return per_pixel * height * width + drawing_bytes(scaler)
+    return per_pixel * height * width + refining_bytes(scaler)
 
 
 def free_memory() -> int | None:
@@ -153,8 +153,8 @@ def disk_bytes(
     c, v = scaler.autoencoder.channels, scaler.config.groups.latent_patch_size
     latents = (h / scaler.step + v) * (w / scaler.step + v)
     picture = h * w * scaler.config.scale**2 * channels * bits // 8
-    drawn = 2 * c if scaler.refiner else 0
-    return int(16 * h * w + latents * (4 * c + 4 + 16 * moments + drawn) + 2 * sampled * c * v * v + 3 * picture)
+    refined = 2 * c if scaler.refiner else 0
+    return int(16 * h * w + latents * (4 * c + 4 + 16 * moments + refined) + 2 * sampled * c * v * v + 3 * picture)
 
 
 def check_disk(needed: int, folder: Path, kept: int = 0) -> None:

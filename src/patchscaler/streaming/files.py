@@ -15,8 +15,7 @@ from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
 from patchscaler.dials.record import make_record, options_record, provenance, weights_of
 from patchscaler.dials.report import write_report
-from patchscaler.dials.speed import seconds_of_decoding, seconds_per_drawn, seconds_per_evaluation
-from patchscaler.drawing import latents_drawn
+from patchscaler.dials.speed import seconds_of_decoding, seconds_per_evaluation, seconds_per_refined
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.large_writing import check_large, save_large
 from patchscaler.images.planes import has_alpha
@@ -27,13 +26,14 @@ from patchscaler.images.write import check_alpha, check_output, check_quality, c
 from patchscaler.jobs import Job, Options, check_passes
 from patchscaler.models.weights import file_hash
 from patchscaler.patching import PatchGrid, make_grid
+from patchscaler.refining import latents_refined
 from patchscaler.streaming.cost import (
     Cost,
     check_disk,
     check_memory,
     cost_of,
     disk_bytes,
-    drawing_bytes,
+    refining_bytes,
     size_of,
     window_sizes,
 )  # fmt: skip
@@ -42,8 +42,8 @@ from patchscaler.streaming.passes import (
     Watch,
     assign_once,
     decode_windows,
-    draw_tiles,
     nobody,
+    refine_tiles,
     restore_windows,
     sample_patches,
 )  # fmt: skip
@@ -130,7 +130,7 @@ class _FileRun:
         self.hands = hands
         self.scaler, self.source, self.target, self.files, self.watch = scaler, source, target, files, watch
         self.options = replace(options, progress=lambda done, total: watch("patch-steps", done, total))
-        self.memory = BASE + max(int(1.5 * limit * 2**20), drawing_bytes(scaler))
+        self.memory = BASE + max(int(1.5 * limit * 2**20), refining_bytes(scaler))
         check_output(target, source)
         with opened(source, options.max_pixels) as image:
             turned = orientation(told_of(source, image)) >= 5
@@ -200,7 +200,7 @@ class _FileRun:
     def _enlarged(self, n: int, job: Job, source: Source, folder: JobFolder) -> DiskArray:
         """All that is left of a pass, and the size that it is to have."""
         store = sample_patches(self.scaler, self.hands, job, self.options, folder)
-        draw_tiles(self.scaler, self.hands, job, store, source, folder, self.watch)
+        refine_tiles(self.scaler, self.hands, job, store, source, folder, self.watch)
         result = decode_windows(
             self.scaler, self.hands, job, store, source, self.sizes, self.options, folder, self.watch
         )
@@ -223,7 +223,7 @@ class _FileRun:
             each = seconds_per_evaluation(scaler, job, self.options)
             seconds = {"restoring": restoring, "sampling": each * cost.total}
             if scaler.refiner:
-                seconds["drawing"] = seconds_per_drawn(scaler, job) * latents_drawn(job.steps > 0, job.grid)
+                seconds["refining"] = seconds_per_refined(scaler, job) * latents_refined(job.steps > 0, job.grid)
             cost = replace(cost, seconds=seconds | {"decoding": seconds_of_decoding(scaler, job)})
         return job, cost
 
@@ -263,7 +263,7 @@ def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
         folder.remove()
         return
     folder.close()
-    done, tiles = "some of it is", folder.done.get("drawn")
+    done, tiles = "some of it is", folder.done.get("refined")
     if tiles is not None:
         done = f"{int(tiles.sum())} of {len(tiles)} tiles are"
     elif patches is not None:

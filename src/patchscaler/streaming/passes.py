@@ -19,11 +19,11 @@ from patchscaler.batches import Batches
 from patchscaler.dials.invention import cell_moments
 from patchscaler.dials.record import group_config
 from patchscaler.diffusion.groups import capped
-from patchscaler.drawing import drawn_parts, sampled_share
 from patchscaler.images.color import Statistics, reach_of, with_statistics
 from patchscaler.images.planes import finish
 from patchscaler.jobs import Counter, Job, Options
 from patchscaler.patching import PatchGrid, blend_window, make_grid, meeting
+from patchscaler.refining import refined_parts, sampled_share
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
 from patchscaler.streaming.windows import FADE, Sizes, Span, Window, cut_windows, faded, spans
@@ -84,7 +84,7 @@ class PatchStore:
         count, v = int(self.sampled.sum()), job.grid.size
         self.patches = folder.array("patches", (count, channels, v, v), np.float16)
         self.done = folder.progress("patches", count)
-        self.drawn: DiskArray | None = None  # (H, W, C) what the refiner adds, once it was drawn
+        self.refined: DiskArray | None = None  # (H, W, C) what the refiner adds, once it was drawn
         self.window = blend_window(v, job.grid.overlap)  # (V, V)
         self.rows = {row: i for i, row in enumerate(job.grid.rows)}
         self.columns = {column: i for i, column in enumerate(job.grid.columns)}
@@ -114,9 +114,9 @@ class PatchStore:
                     patch = torch.from_numpy(self.patches[self.slot[index]]).float()
                     added[:, y, x] += patch[:, own_y, own_x] * window
         latents = coarse + added / weight
-        if self.drawn is not None:
-            drawn = torch.from_numpy(self.drawn[rows.low : rows.high, columns.low : columns.high])
-            latents += drawn.float().movedim(-1, 0)
+        if self.refined is not None:
+            refined = torch.from_numpy(self.refined[rows.low : rows.high, columns.low : columns.high])
+            latents += refined.float().movedim(-1, 0)
         return latents, coarse
 
 
@@ -222,7 +222,7 @@ def sample_patches(scaler: "PatchScaler", hands: Hands, job: Job, options: Optio
     return store
 
 
-def draw_tiles(
+def refine_tiles(
     scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, folder: JobFolder,
     watch: Watch = nobody,
 ) -> None:  # fmt: skip
@@ -230,13 +230,13 @@ def draw_tiles(
     if scaler.refiner is None:
         return
     step, padded = scaler.step, scaler.padded_size(*source.size)
-    drawn = folder.array("drawn", (job.grid.height, job.grid.width, scaler.autoencoder.channels), np.float16)
+    refined = folder.array("refined", (job.grid.height, job.grid.width, scaler.autoencoder.channels), np.float16)
     sampled = job.steps > 0
-    parts = [part for part, _ in drawn_parts(sampled, job.grid)]
-    done = folder.progress("drawn", len(parts))
+    parts = [part for part, _ in refined_parts(sampled, job.grid)]
+    done = folder.progress("refined", len(parts))
     todo = [int(n) for n in np.flatnonzero(~done)]
     if todo:
-        watch("tiles drawn", int(done.sum()), len(parts))
+        watch("tiles refined", int(done.sum()), len(parts))
 
     def calls() -> Iterator[tuple[Any, ...]]:
         for n in todo:
@@ -244,16 +244,16 @@ def draw_tiles(
             y, x = (slice(step * side.low, step * side.high) for side in (rows, columns))
             yield *store.fused(rows, columns), source.window(y, x, padded)
 
-    for n, added in zip(todo, hands.map("draw", calls()), strict=True):
+    for n, added in zip(todo, hands.map("refine_tile", calls()), strict=True):
         rows, columns = parts[n].rows, parts[n].columns
         place = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         own = sampled_share(sampled, job.grid, *place) * added[:, rows.core, columns.core]  # (C, h, w)
-        drawn[place] = own.movedim(0, -1).numpy()
+        refined[place] = own.movedim(0, -1).numpy()
         done[n] = True
-        watch("tiles drawn", int(done.sum()), len(parts))
+        watch("tiles refined", int(done.sum()), len(parts))
         folder.record()
     folder.record(now=True)
-    store.drawn = drawn
+    store.refined = refined
 
 
 def decode_windows(

@@ -36,11 +36,11 @@ from patchscaler.training.data.captions import write_captions
 from patchscaler.training.data.coarse import CoarseShards, write_coarse, write_teacher
 from patchscaler.training.data.shards import PairShards, ShardConfig, parse_mix, write_shards
 from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts, TextTrainer
-from patchscaler.training.drawing import DistilStage, DrawingStage, coarse_regions
 from patchscaler.training.few_step import FewStepStage
 from patchscaler.training.graft import grafted
 from patchscaler.training.loop import LoopConfig, train
 from patchscaler.training.picture_loss import WEIGHTS
+from patchscaler.training.refining import DistilStage, RefiningStage, coarse_regions
 from patchscaler.training.texture import ClassifierStage, LabelledTextures
 
 
@@ -239,13 +239,13 @@ def diffusion(args: argparse.Namespace) -> None:
 
 
 def graft(args: argparse.Namespace) -> None:
-    """Another depth of Patch-DiT and a refiner from an ESRGAN: a start for `distil`, `drawing` and `few-step`."""
+    """Another depth of Patch-DiT and a refiner from an ESRGAN: a start for `distil`, `refining` and `few-step`."""
     model = folder(args)
     weights = _foreign(args.esrgan) if args.esrgan else None
     keep = numbers("--keep", args.keep, None, int) if args.keep else ()
     blocks = numbers("--refiner-blocks", args.refiner_blocks, None, int)
-    config, drawing = grafted(model, keep, weights, blocks, args.more, args.refiner_bits)
-    print(f"{model.folder}: {config.depth} blocks, refiner of {drawing.depth}")
+    config, refining = grafted(model, keep, weights, blocks, args.more, args.refiner_bits)
+    print(f"{model.folder}: {config.depth} blocks, refiner of {refining.depth}")
 
 
 def distil(args: argparse.Namespace) -> None:
@@ -258,15 +258,15 @@ def distil(args: argparse.Namespace) -> None:
     print(train(stage, loop_config(args, model, "distil"), model.folder))
 
 
-def drawing(args: argparse.Namespace) -> None:
+def refining(args: argparse.Namespace) -> None:
     model = folder(args)
     network = _refiner(model)
-    stage = DrawingStage(
+    stage = RefiningStage(
         network, CoarseShards(args.shards), CoarseShards(args.validation),
         _whole_esrgan(model, args.esrgan) if args.esrgan else None,
         batch_size=args.batch_size, side=args.side, weights=_loss_weights(args), device=model.device,
     )  # fmt: skip
-    print(train(stage, loop_config(args, model, "drawing"), model.folder))
+    print(train(stage, loop_config(args, model, "refining"), model.folder))
 
 
 def ranges(args: argparse.Namespace) -> None:

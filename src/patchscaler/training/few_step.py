@@ -47,8 +47,8 @@ class FewStepTrainer(Denoiser):
             return fused
         autoencoder, coarse = self._frozen[0], batch["coarse_pixels"]
         pixels = torch.cat([autoencoder.decode(fused), coarse], 1).contiguous(memory_format=torch.channels_last)
-        drawn = self.refiner(pixels, batch["small"]).float()  # (B, 3, S, S)
-        return fused + autoencoder.encode(drawn) - autoencoder.encode(coarse)
+        refined = self.refiner(pixels, batch["small"]).float()  # (B, 3, S, S)
+        return fused + autoencoder.encode(refined) - autoencoder.encode(coarse)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         latents = self.restore(batch)  # (B, C, G, G)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from patchscaler.config import RefinerConfig, PatchDiTConfig
+from patchscaler.config import PatchDiTConfig, RefinerConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.models.refiner import Refiner
@@ -36,7 +36,7 @@ def grafted(
     if missing := sorted(i for i in keep if not 0 <= i < len(old.blocks)):
         raise PatchScalerError(f"--keep {missing[0]}: Patch-DiT has the blocks 0 to {len(old.blocks) - 1}")
     config = dataclasses.replace(old.config, depth=len(keep))
-    refiner = _drawn_by(model, esrgan, refiner_blocks, more, bits)
+    refiner = _refined_by(model, esrgan, refiner_blocks, more, bits)
     size = model.config.groups.latent_patch_size
     new, shorter = PatchDiT(config, model.channels, size), TextureEncoder(config, model.channels, size)
     _take(new, old, {old_block: i for i, old_block in enumerate(keep)})
@@ -48,12 +48,12 @@ def grafted(
         nn.init.zeros_(new.out.bias)
     save_module(model.path("patch_dit"), new, {"network": "patch_dit"})
     save_module(model.path("texture_encoder"), shorter, {"network": "texture_encoder"})
-    drawing = refiner.config if refiner is not None else model.config.refiner
-    model.save_config(dataclasses.replace(model.config, patch_dit=config, refiner=drawing))
-    return config, drawing
+    refining = refiner.config if refiner is not None else model.config.refiner
+    model.save_config(dataclasses.replace(model.config, patch_dit=config, refiner=refining))
+    return config, refining
 
 
-def _drawn_by(
+def _refined_by(
     model: "ModelFolder", esrgan: dict[str, Tensor] | None, blocks: tuple[int, ...], more: bool, bits: int | None
 ) -> Refiner | None:
     """The new refiner; None where it stays as it is."""

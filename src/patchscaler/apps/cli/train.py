@@ -154,7 +154,7 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--esrgan", required=True, metavar="FILE", help=esrgan)
     p.add_argument("--side", type=int, default=32, metavar="LATENTS", help="of the regions")
 
-    p = stage("drawing", "train the refiner alone on coarse pictures", loop=(1.5e-4, 6))
+    p = stage("refining", "train the refiner alone on coarse pictures", loop=(1.5e-4, 6))
     data(p)
     losses(p)
     p.add_argument("--esrgan", metavar="FILE", help="the teacher itself, asked at each step: " + esrgan)
@@ -168,7 +168,7 @@ def add_parser(commands: Any) -> None:
     data(p)
     losses(p)
     p.add_argument("--refiner-rate", type=float, default=1.0, metavar="SHARE", help="of --lr, for a refiner that "
-                   "'drawing' has trained already")  # fmt: skip
+                   "'refining' has trained already")  # fmt: skip
 
     p = stages.add_parser("recipe", help="all stages of a recipe, one after another", description="All stages of a "
                           "recipe, one after another; killed at any point, the same command goes on.")  # fmt: skip

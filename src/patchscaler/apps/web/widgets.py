@@ -11,7 +11,7 @@ from patchscaler.streaming.cost import duration
 
 STATIC = Path(__file__).parent / "static"
 STAGES = {  # as `upscale_file` names them
-    "windows restored": (1, "restoring"), "patch-steps": (2, "adding texture"), "tiles drawn": (3, "drawing"),
+    "windows restored": (1, "restoring"), "patch-steps": (2, "adding texture"), "tiles refined": (3, "refining"),
     "strips decoded": (4, "decoding"), "file written": (5, "writing"), "views": (5, "writing"),
     "redo": (0, "making the box again"),
 }  # fmt: skip

@@ -85,7 +85,7 @@ def _replace_methods(scaler: "PatchScaler", graph: Callable[[str], Graph]) -> No
     replaced.append((source, "forward", prompt))
     if scaler.refiner:
         refiner = graph("refiner")
-        replaced.append((scaler.refiner, "draw", lambda pixels, small: refiner(pixels, small)[0]))
+        replaced.append((scaler.refiner, "refine", lambda pixels, small: refiner(pixels, small)[0]))
     for module, name, method in replaced:
         object.__setattr__(module, name, method)
 

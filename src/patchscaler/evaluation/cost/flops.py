@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from patchscaler.config import GROUP_NAMES
-from patchscaler.drawing import draw
 from patchscaler.pipeline import PatchScaler
+from patchscaler.refining import refine_tile
 
 
 def count_flops(function: Callable[[], Any]) -> int:
@@ -42,7 +42,7 @@ class NetworkFlops:
     decode: int  # per picture
     prompt: int  # per patch that is sampled: classifier, texture encoder, keys and values
     evaluation: int  # per patch and step: Patch-DiT
-    drawing: int = 0  # per latent that is drawn
+    refining: int = 0  # per latent that is drawn
 
     def of_picture(self, cost: dict[str, Any]) -> dict[str, int]:
         """By stage, from `Result.cost`: patches of groups without evaluations need no prompt."""
@@ -51,8 +51,8 @@ class NetworkFlops:
             "coarse": self.coarse, "prompt": self.prompt * sampled,
             "sampling": self.evaluation * cost["evaluations_total"],
         }  # fmt: skip
-        if self.drawing:
-            stages["drawing"] = self.drawing * cost["latents_drawn"]
+        if self.refining:
+            stages["refining"] = self.refining * cost["latents_refined"]
         stages["decode"] = self.decode
         return stages | {"total": sum(stages.values())}
 
@@ -75,10 +75,10 @@ def network_flops(model: PatchScaler, height: int, width: int, prompt: bool = Tr
         # The search is a product of the query with every key: counted with the rest.
     with model.autocast():
         evaluation = count_flops(lambda: model.patch_dit(patch, t, patch, found[-1]))
-    drawing = 0
+    refining = 0
     if model.refiner:
         side = 32
         part = torch.zeros(model.autoencoder.channels, side, side, device=model.device)
         small = torch.zeros(3, side * model.step, side * model.step, device=model.device)
-        drawing = count_flops(lambda: draw(model, part, part, small)) // side**2
-    return NetworkFlops(coarse, decode, texture, evaluation, drawing)
+        refining = count_flops(lambda: refine_tile(model, part, part, small)) // side**2
+    return NetworkFlops(coarse, decode, texture, evaluation, refining)

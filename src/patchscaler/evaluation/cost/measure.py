@@ -22,7 +22,7 @@ class Measured:
     patches: dict[str, int]  # by group
     evaluations: dict[str, int]  # by group
     evaluations_total: int
-    latents_drawn: int
+    latents_refined: int
     megapixels_per_second: float  # of output
 
     def as_dict(self) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class Measured:
         """As `Result.cost` has it."""
         return {
             "patches": self.patches, "evaluations": self.evaluations, "evaluations_total": self.evaluations_total,
-            "latents_drawn": self.latents_drawn,
+            "latents_refined": self.latents_refined,
         }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def measure_picture(
     warm, last = costs[1:], costs[-1]
     stages = {name: statistics.median([c["seconds"][name] for c in warm]) for name in last["seconds"]}
     return Measured(
-        seconds, stages, last["patches"], last["evaluations"], last["evaluations_total"], last["latents_drawn"],
+        seconds, stages, last["patches"], last["evaluations"], last["evaluations_total"], last["latents_refined"],
         megapixels(picture, model.config.scale) / seconds.median,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 Whole regions at once and no patches, no textures, no transformer: twice the pictures in the same time. First the
 few blocks learn what all of them said (`DistilStage`), then the drawing meets the losses of the last stage
-(`DrawingStage`). Both begin from the coarse picture, as the refiner does where Patch-DiT says nothing.
+(`RefiningStage`). Both begin from the coarse picture, as the refiner does where Patch-DiT says nothing.
 """
 
 from collections.abc import Iterator
@@ -121,7 +121,7 @@ class DistilStage(_RefinerStage):
         return []
 
 
-class DrawingTrainer(nn.Module):
+class RefiningTrainer(nn.Module):
     """Drawing of the coarse picture -> losses."""
 
     def __init__(self, refiner: Refiner, loss: PictureLoss):
@@ -132,7 +132,7 @@ class DrawingTrainer(nn.Module):
         return self.loss(self.refiner(_as_input(batch["coarse_pixels"]), batch["small"]).float(), batch)
 
 
-class DrawingStage(_RefinerStage):
+class RefiningStage(_RefinerStage):
     """weights: of the losses (`PictureLoss`). teacher: draws what the taught share aims at; None for kept pictures."""
 
     def __init__(
@@ -142,7 +142,7 @@ class DrawingStage(_RefinerStage):
         super().__init__(refiner, shards, validation, batch_size, side, device)
         self.teacher = _frozen(teacher, device) if teacher else None
         self.loss = PictureLoss(weights or {}, device)
-        trainer = DrawingTrainer(self.refiner, self.loss)
+        trainer = RefiningTrainer(self.refiner, self.loss)
         self.trainables: dict[str, nn.Module] = {"refiner": trainer} | self.loss.opponent()
 
     @torch.no_grad()
@@ -167,7 +167,7 @@ class DrawingStage(_RefinerStage):
         rng, out = np.random.default_rng(0), dict[str, list[float]]()
         for _ in range(8):
             coarse, hr, small = self._held_out(8, rng)
-            for name, picture in (("drawn", model.refiner(_as_input(coarse), small).float()), ("coarse", coarse)):  # type: ignore[operator]
+            for name, picture in (("refined", model.refiner(_as_input(coarse), small).float()), ("coarse", coarse)):  # type: ignore[operator]
                 out.setdefault(f"psnr_{name}", []).append(mean_psnr(picture, hr))
                 for measure, network in (("lpips", self.loss.lpips), ("vgg", self.loss.vgg)):
                     if network:
@@ -178,5 +178,5 @@ class DrawingStage(_RefinerStage):
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         """Coarse, drawn, truth."""
         coarse, hr, small = self._held_out(6, np.random.default_rng(0))
-        drawn = model.refiner(_as_input(coarse), small).float()  # type: ignore[operator]
-        return [list(row) for row in zip(coarse.cpu(), drawn.cpu(), hr.cpu(), strict=True)]
+        refined = model.refiner(_as_input(coarse), small).float()  # type: ignore[operator]
+        return [list(row) for row in zip(coarse.cpu(), refined.cpu(), hr.cpu(), strict=True)]

@@ -26,22 +26,22 @@ CONTEXT = 6
 CUT = 4  # latents between the places where a tile may be cut into parts
 PER_STEP = 16  # latents that are drawn in about the time of a patch-step, for the progress bar
 
-Drawn = tuple[Window, Tensor]  # a part, and the share of sampled patches over its core, (h, w)
+RefinedPart = tuple[Window, Tensor]  # a part, and the share of sampled patches over its core, (h, w)
 
 
-def drawn(scaler: "PatchScaler", job: "Job", count: Callable[[int], None]) -> Tensor:
+def refined(scaler: "PatchScaler", job: "Job", count: Callable[[int], None]) -> Tensor:
     """-> fused latents (C, H, W), drawn anew where patches were sampled."""
     assert isinstance(job.canvas, Canvas) and isinstance(job.coarse, Tensor)
     latents = job.canvas.fused()
     if scaler.refiner is None:
         return latents
     lr = reflect_pad(job.planes.rgb, *scaler.padded_size(*job.size))
-    parts = list(drawn_parts(job.steps > 0, job.grid))
-    return draw_parts(scaler, latents, job.coarse, lr, parts, count=count)
+    parts = list(refined_parts(job.steps > 0, job.grid))
+    return refine_parts(scaler, latents, job.coarse, lr, parts, count=count)
 
 
-def draw_parts(
-    scaler: "PatchScaler", latents: Tensor, coarse: Tensor, lr: Tensor, parts: Sequence[Drawn],
+def refine_parts(
+    scaler: "PatchScaler", latents: Tensor, coarse: Tensor, lr: Tensor, parts: Sequence[RefinedPart],
     origin: tuple[int, int] = (0, 0), count: Callable[[int], None] = lambda evaluated: None,
 ) -> Tensor:  # fmt: skip
     """Fused and coarse latents (C, H, W) of an area, its small picture (3, sH, sW) -> with these parts drawn.
@@ -54,27 +54,27 @@ def draw_parts(
         (y, rows), (x, columns) = ((slice(s.start - o, s.stop - o), slice(s.low - o, s.high - o)) for s, o in sides)
         small = lr[:, scaler.step * rows.start : scaler.step * rows.stop]
         small = small[:, :, scaler.step * columns.start : scaler.step * columns.stop]
-        added = draw(scaler, latents[:, rows, columns], coarse[:, rows, columns], small)
+        added = refine_tile(scaler, latents[:, rows, columns], coarse[:, rows, columns], small)
         out[:, y, x] += share.to(added) * added[:, part.rows.core, part.columns.core]
         count(patch_steps(part))
     return out
 
 
-def drawing_steps(scaler: "PatchScaler", jobs: list["Job"]) -> int:
+def refining_steps(scaler: "PatchScaler", jobs: list["Job"]) -> int:
     """The time that drawing these pictures takes, in patch-steps."""
     if scaler.refiner is None:
         return 0
-    parts = (part for job in jobs for part, _ in drawn_parts(job.steps > 0, job.grid))
+    parts = (part for job in jobs for part, _ in refined_parts(job.steps > 0, job.grid))
     return sum(patch_steps(part) for part in parts)
 
 
-def draw(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
+def refine_tile(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
     """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""
     assert scaler.refiner is not None
     pixels = scaler.autoencoder.decode(torch.stack([latents, coarse]))  # (2, 3, fh, fw)
     pixels = pixels.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)  # (1, 6, fh, fw)
     with scaler.autocast():
-        picture = scaler.refiner.draw(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
+        picture = scaler.refiner.refine(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
     return scaler.autoencoder.encode(picture.float())[0] - coarse
 
 
@@ -98,7 +98,7 @@ def sampled_share(sampled: Tensor, grid: PatchGrid, rows: slice, columns: slice)
     return shares / weight
 
 
-def drawn_parts(sampled: Tensor, grid: PatchGrid, tiles: list[Window] | None = None) -> Iterator[Drawn]:
+def refined_parts(sampled: Tensor, grid: PatchGrid, tiles: list[Window] | None = None) -> Iterator[RefinedPart]:
     """All parts of a picture, or of some of its tiles, that are drawn. sampled: (M,) bool."""
     for tile in tiles_of(grid.height, grid.width) if tiles is None else tiles:
         rows, columns = tile.rows, tile.columns
@@ -161,6 +161,6 @@ def patch_steps(part: Window) -> int:
     return -(-looked_at(part) // PER_STEP)
 
 
-def latents_drawn(sampled: Tensor, grid: PatchGrid) -> int:
+def latents_refined(sampled: Tensor, grid: PatchGrid) -> int:
     """What the refiner sees of a whole picture."""
-    return sum(looked_at(part) for part, _ in drawn_parts(sampled, grid))
+    return sum(looked_at(part) for part, _ in refined_parts(sampled, grid))
