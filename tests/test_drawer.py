@@ -118,7 +118,7 @@ def test_a_tile_is_cut_where_that_leaves_less_to_draw():
 def test_a_budget_in_seconds_counts_the_drawing(refining, monkeypatch):
     monkeypatch.setattr(speed, "seconds_per_evaluation", lambda *_: 1e-9)
     monkeypatch.setattr(speed, "seconds_of_decoding", lambda *_: 1.0)
-    monkeypatch.setattr(speed, "seconds_per_drawn", lambda *_: 1.0)
+    monkeypatch.setattr(speed, "seconds_per_refined", lambda *_: 1.0)
     image, before = picture(150, 180), 0
     for seconds in (2, 1000, 4000, 9000):
         drawn = refining.upscale(image, budget=f"{seconds}s").cost["latents_refined"]
