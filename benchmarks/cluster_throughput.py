@@ -16,7 +16,7 @@ from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.images.planes import to_planes
 from patchscaler.images.sizes import Wanted
 from patchscaler.pipeline import PatchScaler
-from patchscaler.work import ThisProcess
+from patchscaler.work import LocalExecutor
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     corners = [(16 * (n % columns), 16 * (n // columns)) for n in range(args.pictures)]
     calls = [([to_planes(image.crop((x, y, x + side, y + side)))], Wanted(scale=4.0), {}) for x, y in corners]
     model = PatchScaler.from_pretrained(device="cpu")
-    here = ThisProcess(model)
+    here = LocalExecutor(model)
     spec = ModelSpec("compact", "cpu", "auto", None, None, 1, __version__, weights_id(weights_of(model)))
     context = ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with Cluster(context.address_info["gcs_address"], spec) as there:

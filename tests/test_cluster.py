@@ -51,9 +51,9 @@ def spec(scaler, model_folder) -> ModelSpec:
 
 def test_windows_of_a_picture(address, spec, scaler, tmp_path, picture):
     picture(150, 200).save(tmp_path / "in.png")
-    with Cluster(address, spec) as hands:
-        assert hands.workers == 2 and hands.numbers == "cpu torch.float32"
-        upscale_file(scaler, tmp_path / "in.png", tmp_path / "there.png", window=64, max_patches=7, hands=hands)
+    with Cluster(address, spec) as executor:
+        assert executor.workers == 2 and executor.numbers == "cpu torch.float32"
+        upscale_file(scaler, tmp_path / "in.png", tmp_path / "there.png", window=64, max_patches=7, executor=executor)
     upscale_file(scaler, tmp_path / "in.png", tmp_path / "here.png", window=64, max_patches=7)
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
@@ -80,9 +80,9 @@ def test_a_worker_that_is_killed_loses_nothing(address, spec, scaler, refining, 
             killed.append(worker_at_work())
             os.kill(killed[0], signal.SIGKILL)
 
-    with Cluster(address, spec) as hands:
+    with Cluster(address, spec) as executor:
         upscale_file(
-            scaler, tmp_path / "in.png", tmp_path / "there.png", window=64, max_patches=7, hands=hands, watch=watch
+            scaler, tmp_path / "in.png", tmp_path / "there.png", window=64, max_patches=7, executor=executor, watch=watch
         )
     assert killed
     upscale_file(scaler, tmp_path / "in.png", tmp_path / "here.png", window=64, max_patches=7)

@@ -16,7 +16,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.images.planes import to_planes
 from patchscaler.images.sizes import Wanted
 from patchscaler.streaming.files import upscale_file
-from patchscaler.work import WORK, ThisProcess, lot, portable, sample
+from patchscaler.work import WORK, LocalExecutor, lot, portable, sample
 
 
 class Elsewhere:
@@ -45,11 +45,11 @@ class Elsewhere:
 @pytest.mark.parametrize("colour", ["wavelet", "adain"])
 def test_windows_done_elsewhere_are_the_same_bytes(tiny, tmp_path, picture, colour):
     picture(150, 200).save(tmp_path / "in.png")
-    for name, hands in (("here", None), ("there", Elsewhere(tiny))):
+    for name, executor in (("here", None), ("there", Elsewhere(tiny))):
         upscale_file(
-            tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, colour=colour, max_patches=7, hands=hands
+            tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, colour=colour, max_patches=7, executor=executor
         )
-    assert hands.done > 20
+    assert executor.done > 20
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
 
@@ -57,8 +57,8 @@ def test_windows_that_are_faded_into_each_other(tiny, tmp_path, picture, monkeyp
     """Their order counts: the later one is laid over the earlier one, whoever was done first."""
     picture(150, 200).save(tmp_path / "in.png")
     monkeypatch.setattr(type(tiny.autoencoder), "exact", False, raising=False)
-    for name, hands in (("here", None), ("there", Elsewhere(tiny))):
-        upscale_file(tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, hands=hands)
+    for name, executor in (("here", None), ("there", Elsewhere(tiny))):
+        upscale_file(tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, executor=executor)
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
 
@@ -69,10 +69,10 @@ def test_a_run_that_was_stopped_here_goes_on_there(tiny, tmp_path, picture):
         if stage == "patch-steps" and done > total // 2:
             raise KeyboardInterrupt
 
-    hands = ThisProcess(tiny)
+    executor = LocalExecutor(tiny)
     with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
-        upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.png", window=64, watch=watch, hands=hands)
-    upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.png", window=64, hands=Elsewhere(tiny))
+        upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.png", window=64, watch=watch, executor=executor)
+    upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.png", window=64, executor=Elsewhere(tiny))
     upscale_file(tiny, tmp_path / "in.png", tmp_path / "whole.png", window=64)
     results = [np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("out", "whole")]
     assert np.abs(results[0] - results[1]).max() <= 1

@@ -116,7 +116,7 @@ def portable(argument: Any) -> Any:
     return argument
 
 
-class Hands(Protocol):
+class Executor(Protocol):
     """Who does the work."""
 
     numbers: str  # see `PatchScaler.numbers`
@@ -125,7 +125,7 @@ class Hands(Protocol):
         """WORK[name] on each tuple of arguments -> what comes out, in their order."""
 
 
-class ThisProcess:
+class LocalExecutor:
     """One piece after the other, here."""
 
     def __init__(self, scaler: "PatchScaler"):

@@ -158,7 +158,7 @@ class Cluster:
             ) from error
 
     def map(self, name: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """As `work.Hands` says. No more than AHEAD pieces a worker are under way or wait to be taken up here."""
+        """As `work.Executor` says. No more than AHEAD pieces a worker are under way or wait to be taken up here."""
         remote, waiting, calls = self._remote(do), deque[Any](), iter(calls)
         try:
             for arguments in calls:

@@ -48,7 +48,7 @@ from patchscaler.streaming.passes import (
     sample_patches,
 )  # fmt: skip
 from patchscaler.streaming.source import Source
-from patchscaler.work import Hands, ThisProcess
+from patchscaler.work import Executor, LocalExecutor
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -87,12 +87,12 @@ class FileOptions:
 def upscale_file(
     scaler: "PatchScaler", source: str | Path, target: str | Path, *, wanted: Wanted | float = 4.0,
     window: int | None = None, memory_limit: float = 512, dry_run: bool = False, watch: Watch = nobody,
-    files: FileOptions | None = None, hands: Hands | None = None, **options: Any,
+    files: FileOptions | None = None, executor: Executor | None = None, **options: Any,
 ) -> Streamed:  # fmt: skip
     """The file `source` -> the file `target`. Killed, the same call goes on where it was.
 
     wanted: a scale or a size. window: LR pixels of a window's side, by default as many as memory_limit (MiB)
-    holds. dry_run: restore, count and measure, write nothing. watch: told of every stage's progress. hands: who
+    holds. dry_run: restore, count and measure, write nothing. watch: told of every stage's progress. executor: who
     does the work, by default this process. options: of `PatchScaler.options`. Raises PatchScalerError before the
     first step where format, disk or memory cannot hold it.
     """
@@ -100,8 +100,8 @@ def upscale_file(
     files = files or FileOptions()
     checked = replace(checked, invention=checked.invention or files.report is not None)
     wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
-    hands = hands or ThisProcess(scaler)
-    run = _FileRun(scaler, hands, Path(source), Path(target), wanted, window, memory_limit, checked, files, watch)
+    executor = executor or LocalExecutor(scaler)
+    run = _FileRun(scaler, executor, Path(source), Path(target), wanted, window, memory_limit, checked, files, watch)
     folder = JobFolder(run.target, run.key, run.about)
     try:
         streamed = run.make(folder, dry_run)
@@ -124,10 +124,10 @@ class _FileRun:
     """One call of `upscale_file`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", hands: Hands, source: Path, target: Path, wanted: Wanted, window: int | None,
+        self, scaler: "PatchScaler", executor: Executor, source: Path, target: Path, wanted: Wanted, window: int | None,
         limit: float, options: Options, files: FileOptions, watch: Watch,
     ):  # fmt: skip
-        self.hands = hands
+        self.executor = executor
         self.scaler, self.source, self.target, self.files, self.watch = scaler, source, target, files, watch
         self.options = replace(options, progress=lambda done, total: watch("patch-steps", done, total))
         self.memory = BASE + max(int(1.5 * limit * 2**20), refining_bytes(scaler))
@@ -152,7 +152,7 @@ class _FileRun:
             "format": FORMAT, "input": file_hash(source), "weights": weights_of(scaler),
             "options": options_record(options), "invention": options.invention, "windows": asdict(self.sizes),
             "assigned": None if assigned is None else hashlib.sha256(assigned.tobytes()).hexdigest(),
-            "numbers": hands.numbers, "bits": files.bits, "output": target.name,
+            "numbers": executor.numbers, "bits": files.bits, "output": target.name,
             "size": self.final,
         }  # fmt: skip
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
@@ -199,10 +199,10 @@ class _FileRun:
 
     def _enlarged(self, n: int, job: Job, source: Source, folder: JobFolder) -> DiskArray:
         """All that is left of a pass, and the size that it is to have."""
-        store = sample_patches(self.scaler, self.hands, job, self.options, folder)
-        refine_tiles(self.scaler, self.hands, job, store, source, folder, self.watch)
+        store = sample_patches(self.scaler, self.executor, job, self.options, folder)
+        refine_tiles(self.scaler, self.executor, job, store, source, folder, self.watch)
         result = decode_windows(
-            self.scaler, self.hands, job, store, source, self.sizes, self.options, folder, self.watch
+            self.scaler, self.executor, job, store, source, self.sizes, self.options, folder, self.watch
         )
         width, height = self.passes[n]
         if result.shape[:2] == (height, width):
@@ -213,7 +213,7 @@ class _FileRun:
     def _count(self, n: int, source: Source, folder: JobFolder, measure: bool) -> tuple[Job, Cost]:
         """The first step of a pass, and what the others cost. Raises PatchScalerError where the disk is too small."""
         began, scaler = time.perf_counter(), self.scaler
-        job = restore_windows(scaler, self.hands, source, self.sizes, self.options, folder, self.watch)
+        job = restore_windows(scaler, self.executor, source, self.sizes, self.options, folder, self.watch)
         restoring = time.perf_counter() - began
         assign_once(scaler, job, self.options, folder, restoring)
         disk = self._disk(n, source.bits, int((job.steps > 0).sum()))

@@ -27,7 +27,7 @@ from patchscaler.refining import refined_parts, sampled_share
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.source import Source
 from patchscaler.streaming.windows import FADE, Sizes, Span, Window, cut_windows, faded, spans
-from patchscaler.work import Hands
+from patchscaler.work import Executor
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -128,7 +128,7 @@ def nobody(stage: str, done: int, total: int) -> None:
 
 
 def restore_windows(
-    scaler: "PatchScaler", hands: Hands, source: Source, sizes: Sizes, options: Options, folder: JobFolder,
+    scaler: "PatchScaler", executor: Executor, source: Source, sizes: Sizes, options: Options, folder: JobFolder,
     watch: Watch = nobody,
 ) -> Job:  # fmt: skip
     """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the whole picture."""
@@ -146,7 +146,7 @@ def restore_windows(
             for n in np.flatnonzero(~done)]  # fmt: skip
     calls = ((source.window(slice(rows.low, rows.high), slice(columns.low, columns.high), padded)[None],)
              for _, rows, columns in todo)  # fmt: skip
-    restored = hands.map("restore", calls)  # (C, n, m), (1, n, m) each
+    restored = executor.map("restore", calls)  # (C, n, m), (1, n, m) each
     for (n, rows, columns), (y_0, c) in zip(todo, restored, strict=True):
         core = tuple(slice(s.core.start // step, s.core.stop // step) for s in (rows, columns))
         place = tuple(slice(s.start // step, s.stop // step) for s in (rows, columns))
@@ -193,7 +193,7 @@ def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFo
     job.groups = torch.tensor(stored["groups"])
 
 
-def sample_patches(scaler: "PatchScaler", hands: Hands, job: Job, options: Options, folder: JobFolder) -> PatchStore:
+def sample_patches(scaler: "PatchScaler", executor: Executor, job: Job, options: Options, folder: JobFolder) -> PatchStore:
     """Pass 2: every patch that has steps, in the batches that the whole picture would have had."""
     ready = f"{folder.prefix}textures.ready"
     if not (folder.path / ready).exists():
@@ -214,7 +214,7 @@ def sample_patches(scaler: "PatchScaler", hands: Hands, job: Job, options: Optio
             noise = batches.noise(batch) if batches.sampled(batch) else None
             yield batches.coarse(batch), noise, batches.groups[batch], job.config, options
 
-    for patches, entries in hands.map("sample", calls()):
+    for patches, entries in executor.map("sample", calls()):
         batch = given.popleft()
         batches.put(batch, patches, entries)
         count(int(batches.steps[batch].sum()))
@@ -223,7 +223,7 @@ def sample_patches(scaler: "PatchScaler", hands: Hands, job: Job, options: Optio
 
 
 def refine_tiles(
-    scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, folder: JobFolder,
+    scaler: "PatchScaler", executor: Executor, job: Job, store: PatchStore, source: Source, folder: JobFolder,
     watch: Watch = nobody,
 ) -> None:  # fmt: skip
     """Pass 3: what the refiner adds, on disk, for the store to add it. Nothing without a refiner."""
@@ -244,7 +244,7 @@ def refine_tiles(
             y, x = (slice(step * side.low, step * side.high) for side in (rows, columns))
             yield *store.fused(rows, columns), source.window(y, x, padded)
 
-    for n, added in zip(todo, hands.map("refine_tile", calls()), strict=True):
+    for n, added in zip(todo, executor.map("refine_tile", calls()), strict=True):
         rows, columns = parts[n].rows, parts[n].columns
         place = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         own = sampled_share(sampled, job.grid, *place) * added[:, rows.core, columns.core]  # (C, h, w)
@@ -257,7 +257,7 @@ def refine_tiles(
 
 
 def decode_windows(
-    scaler: "PatchScaler", hands: Hands, job: Job, store: PatchStore, source: Source, sizes: Sizes,
+    scaler: "PatchScaler", executor: Executor, job: Job, store: PatchStore, source: Source, sizes: Sizes,
     options: Options, folder: JobFolder, watch: Watch = nobody,
 ) -> DiskArray:  # fmt: skip
     """Pass 4: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
@@ -277,7 +277,7 @@ def decode_windows(
     statistics = None
     if options.colour == "adain":  # of the whole picture, so they are needed before the first strip is finished
         windows = [Window(rows, columns) for rows in strips for columns in across]
-        cores = _decoded(scaler, hands, store, source, windows, options, folder)
+        cores = _decoded(scaler, executor, store, source, windows, options, folder)
         statistics = _statistics(cores)
     fade = 0 if scaler.autoencoder.exact else FADE
     if not done.all():
@@ -285,7 +285,7 @@ def decode_windows(
     carry = folder.array("carry", (3, fade * f, width), np.float32)  # what a strip has to say of the next one's top
     todo = [int(n) for n in np.flatnonzero(~done)]
     windows = [Window(strips[n].extended(fade), columns.extended(fade)) for n in todo for columns in across]
-    cores = _decoded(scaler, hands, store, source, windows, options, folder)
+    cores = _decoded(scaler, executor, store, source, windows, options, folder)
     for n in todo:
         rows = strips[n]
         top, bottom = rows.start * f, min(rows.stop * f, height)
@@ -316,7 +316,7 @@ def decode_windows(
 
 
 def _decoded(
-    scaler: "PatchScaler", hands: Hands, store: PatchStore, source: Source, windows: list[Window], options: Options,
+    scaler: "PatchScaler", executor: Executor, store: PatchStore, source: Source, windows: list[Window], options: Options,
     folder: JobFolder,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
     """What `work.decode` gives for each window, cut to its core: (3, n, m) each."""
@@ -340,7 +340,7 @@ def _decoded(
             given.append(places)
             yield arguments
 
-    for window, parts in zip(windows, hands.map("decode", calls()), strict=True):
+    for window, parts in zip(windows, executor.map("decode", calls()), strict=True):
         sides = zip((window.rows, window.columns), given.popleft(), strict=True)
         y, x = (slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * (p.stop - p.start))) for s, p in sides)
         image, plain, enlarged = (part[:, y, x] for part in parts)

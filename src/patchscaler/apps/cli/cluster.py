@@ -41,14 +41,14 @@ def load(args: argparse.Namespace) -> Any:
     return load_model(argparse.Namespace(**counting), args.memory)
 
 
-def hands_of(args: argparse.Namespace, model: Any) -> Any:
+def executor_of(args: argparse.Namespace, model: Any) -> Any:
     """Who does the work: as a context, that lets go of the cluster at its end."""
     import contextlib
 
-    from patchscaler.work import ThisProcess
+    from patchscaler.work import LocalExecutor
 
     if not args.cluster or args.dry_run:
-        return contextlib.nullcontext(ThisProcess(model))
+        return contextlib.nullcontext(LocalExecutor(model))
     from patchscaler._version import __version__
     from patchscaler.apps.cluster import Cluster, ModelSpec
     from patchscaler.dials.record import weights_id, weights_of

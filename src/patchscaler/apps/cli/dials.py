@@ -183,7 +183,7 @@ def stream(
     made = upscale_file(
         model, source, target, wanted=wanted, window=window if isinstance(window, int) and window else None,
         memory_limit=args.memory_limit, dry_run=args.dry_run, watch=watch, files=files,
-        hands=args.hands, **options,
+        executor=args.executor, **options,
     )  # fmt: skip
     watch.close()
     for note in made.notes:

@@ -60,7 +60,7 @@ def upscale_folder(args: argparse.Namespace, limit: int, options_of: Callable[[A
     args.quiet = args.quiet or args.json
     run = _FolderRun(model, options, args, limit, source, out, Status(out, _key(model, options, args)), summary)
     try:
-        with cluster.hands_of(args, model) as args.hands:
+        with cluster.executor_of(args, model) as args.executor:
             run.all(found.pictures)
     except KeyboardInterrupt as error:
         summary.interrupted = True
@@ -173,7 +173,7 @@ class _FolderRun:
                 keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar.patch_steps}
                 yield [item.planes for item in lot], pictures.wanted(self.args), keywords
 
-        for results in self.args.hands.map("lot", calls()):
+        for results in self.args.executor.map("lot", calls()):
             lot, bar, began = given.popleft()
             bar.close()
             for item, made in zip(lot, results, strict=True):

@@ -209,7 +209,7 @@ def upscale_animation(
     line = StatusLine(moving.path.name, args.quiet)
     keywords = options | {"memory_limit": args.memory_limit}
     calls = ((planes, wanted(args), args.tileable, keywords) for planes in moving.frames())
-    for number, made in enumerate(args.hands.map("one", calls), 1):
+    for number, made in enumerate(args.executor.map("one", calls), 1):
         line("frames", number, moving.count)
         frames.append(made.array)
         evaluations += sum(result.cost["evaluations_total"] for result in made.passes)

@@ -80,7 +80,7 @@ def _upscale_files(args: argparse.Namespace, limit: int, settings: Any, stack: c
             continue
         if model is None:  # errors of the model or the options concern all inputs alike
             model = cluster.load(args)
-            args.hands = stack.enter_context(cluster.hands_of(args, model))
+            args.executor = stack.enter_context(cluster.executor_of(args, model))
             options = _options(model, settings, limit, args)
         report = dials.report_folder(args, source, len(targets) > 1)
         try:
@@ -131,7 +131,7 @@ def upscale_one(
         line, began = StatusLine(source.name, args.quiet), time.perf_counter()
         keywords = options | {"memory_limit": args.memory_limit, "coarse": args.save_coarse}
         keywords["progress"] = line.patch_steps
-        [made] = args.hands.map("one", [(planes, wanted, args.tileable, keywords)])
+        [made] = args.executor.map("one", [(planes, wanted, args.tileable, keywords)])
         line.close()
         write(model, picture, made, source, target, args, report, began)
 

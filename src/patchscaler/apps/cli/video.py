@@ -94,7 +94,7 @@ def upscale(model: Any, clip: Any, target: Path, options: dict[str, Any], args: 
     try:
         made = upscale_video(
             model, clip, target, wanted=_wanted(args), video=video, dry_run=args.dry_run, watch=watch,
-            memory_limit=args.memory_limit, hands=args.hands, **options,
+            memory_limit=args.memory_limit, executor=args.executor, **options,
         )  # fmt: skip
     finally:
         watch.close()

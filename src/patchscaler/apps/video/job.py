@@ -28,7 +28,7 @@ from patchscaler.streaming.cost import check_disk, check_memory, duration, in_me
 from patchscaler.streaming.disk import JobFolder
 from patchscaler.streaming.files import BASE
 from patchscaler.streaming.passes import Watch, nobody
-from patchscaler.work import Hands, ThisProcess
+from patchscaler.work import Executor, LocalExecutor
 
 if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
@@ -65,18 +65,18 @@ class MadeVideo:
 def upscale_video(
     scaler: "PatchScaler", source: str | Path | Clip, target: str | Path, *, wanted: Wanted | float = 4.0,
     video: VideoOptions | None = None, dry_run: bool = False, watch: Watch = nobody, max_frames: int = 0,
-    hands: Hands | None = None, **options: Any,
+    executor: Executor | None = None, **options: Any,
 ) -> MadeVideo:  # fmt: skip
     """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
     .webm. Killed, the same call goes on behind the last frame that was finished, and gives the same file.
 
-    wanted, options: of `enlarge`. hands: who enlarges, by default this process. watch: told of the frames done.
+    wanted, options: of `enlarge`. executor: who enlarges, by default this process. watch: told of the frames done.
     dry_run: look at a few frames, write nothing. Raises PatchScalerError before the first frame where the file is
     damaged or codec, disk or memory cannot hold it.
     """
     wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
     run = _VideoRun(
-        scaler, hands or ThisProcess(scaler), source, Path(target), wanted,
+        scaler, executor or LocalExecutor(scaler), source, Path(target), wanted,
         video or VideoOptions(), watch, max_frames, options,
     )  # fmt: skip
     if dry_run:
@@ -97,10 +97,10 @@ class _VideoRun:
     """One call of `upscale_video`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", hands: Hands, source: str | Path | Clip, target: Path, wanted: Wanted,
+        self, scaler: "PatchScaler", executor: Executor, source: str | Path | Clip, target: Path, wanted: Wanted,
         video: VideoOptions, watch: Watch, max_frames: int, options: dict[str, Any],
     ):  # fmt: skip
-        self.hands = hands
+        self.executor = executor
         self.scaler, self.target, self.wanted, self.video, self.watch = scaler, target, wanted, video, watch
         check_suffix(target)
         limit = options.pop("max_pixels", 0)
@@ -119,7 +119,7 @@ class _VideoRun:
         check_disk(self.disk, target.parent)
         self.about = {
             "format": FORMAT, "input": file_hash(self.clip.path), "weights": weights_of(scaler),
-            "options": options_record(self.options), "numbers": hands.numbers,
+            "options": options_record(self.options), "numbers": executor.numbers,
             "wanted": (width, height), "size": self.size, "plan": self.plan.record(), "output": target.name,
             "av": import_av("a video").__version__,
         }  # fmt: skip
@@ -138,7 +138,7 @@ class _VideoRun:
         first = next((i for i, span in enumerate(spans) if not _segment(folder, i).exists()), len(spans))
         begin = next((n for span in spans[first:] for n in span if not _frame(folder, n).exists()), clip.count)
         frames = read_frames(clip, range(begin, clip.count))
-        made_of = self.hands.map("one", ((array, self.wanted, False, self.keywords) for array in frames))
+        made_of = self.executor.map("one", ((array, self.wanted, False, self.keywords) for array in frames))
         for i in range(first, len(spans)):
             for n in spans[i]:
                 if n >= begin:
