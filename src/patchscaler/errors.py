@@ -1,8 +1,8 @@
-"""The exceptions that reach users: a line that names the thing and the mend."""
+"""The exceptions that reach users: a line that names the thing and the hint."""
 
 
 class PatchScalerError(Exception):
-    """An error the user can mend. Its text is printed as it stands, without a traceback."""
+    """An error the user can fix. Its text is printed as it stands, without a traceback."""
 
 
 class TooManyPixelsError(PatchScalerError):

@@ -147,8 +147,8 @@ class PatchScaler:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            mend = "make it in windows (--window, `upscale_file`), or free some"
-            raise PatchScalerError(f"not enough memory for this picture; {mend}") from error
+            hint = "make it in windows (--window, `upscale_file`), or free some"
+            raise PatchScalerError(f"not enough memory for this picture; {hint}") from error
 
     def options(
         self, *, seed: int = 0, groups: GroupConfig | None = None, origin: tuple[int, int] = (0, 0),

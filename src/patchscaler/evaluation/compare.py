@@ -38,7 +38,7 @@ class Comparison:
 
     evaluations: list[Evaluation]
     costs: dict[str, MethodCost]
-    unavailable: dict[str, str]  # method -> reason and mend
+    unavailable: dict[str, str]  # method -> reason and hint
 
     @property
     def failures(self) -> list[Failure]:

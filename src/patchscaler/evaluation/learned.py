@@ -57,7 +57,7 @@ def _hash(name: str, files: Callable[[], list[Path]]) -> str:
     try:
         found = files()
     except PackageMissing as error:
-        raise MetricUnavailable(name, error.reason, error.mend) from error
+        raise MetricUnavailable(name, error.reason, error.hint) from error
     digest = hashlib.sha256()
     for file in found:
         digest.update(file.read_bytes())

@@ -12,11 +12,11 @@ Score = Callable[[np.ndarray, np.ndarray | None], float]
 
 
 class MetricUnavailable(PatchScalerError):  # noqa: N818
-    """A metric that cannot be computed here: its name, why, and the mend."""
+    """A metric that cannot be computed here: its name, why, and the hint."""
 
-    def __init__(self, name: str, reason: str, mend: str):
-        super().__init__(f"{name} is unavailable: {reason}; mend: {mend}")
-        self.name, self.reason, self.mend = name, reason, mend
+    def __init__(self, name: str, reason: str, hint: str):
+        super().__init__(f"{name} is unavailable: {reason}; hint: {hint}")
+        self.name, self.reason, self.hint = name, reason, hint
 
 
 @dataclass(frozen=True)

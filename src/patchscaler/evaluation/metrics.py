@@ -39,7 +39,7 @@ def get_metric(
 ) -> Metric:
     """A metric by name. device: of the networks. niqe_parameters: a file of `--fit-niqe`.
 
-    Raises PatchScalerError listing the known names, MetricUnavailable with reason and mend.
+    Raises PatchScalerError listing the known names, MetricUnavailable with reason and hint.
     """
     if name not in METRICS:
         raise PatchScalerError(f"unknown metric '{name}': choose from {', '.join(METRICS)}")

@@ -16,7 +16,7 @@ import torch
 from patchscaler.evaluation.learned import to_tensor
 from patchscaler.evaluation.metric import Metric, MetricOptions, MetricUnavailable, border_text
 
-MEND = "pip install 'patchscaler[pyiqa]' (non-commercial licence; brings torchvision, which must fit your torch)"
+HINT = "pip install 'patchscaler[pyiqa]' (non-commercial licence; brings torchvision, which must fit your torch)"
 
 
 def pyiqa_metric(name: str, theirs: str) -> Callable[[MetricOptions], Metric]:
@@ -45,16 +45,16 @@ def pyiqa_metric(name: str, theirs: str) -> Callable[[MetricOptions], Metric]:
 def _load(name: str, theirs: str, device: str) -> tuple[Any, Any]:
     """pyiqa and the model. Raises MetricUnavailable with the reason."""
     if importlib.util.find_spec("pyiqa") is None:
-        raise MetricUnavailable(name, "needs pyiqa, which is not installed", MEND)
+        raise MetricUnavailable(name, "needs pyiqa, which is not installed", HINT)
     try:
         pyiqa = importlib.import_module("pyiqa")
     except Exception as error:  # a torchvision that does not fit torch raises RuntimeError, others ImportError
-        raise MetricUnavailable(name, f"pyiqa cannot be imported ({_first_line(error)})", MEND) from error
+        raise MetricUnavailable(name, f"pyiqa cannot be imported ({_first_line(error)})", HINT) from error
     try:
         return pyiqa, pyiqa.create_metric(theirs, device=torch.device(device))
     except Exception as error:  # network, hub and format errors have no common base class
-        mend = f"with a network, run once: python -c \"import pyiqa; pyiqa.create_metric('{theirs}')\""
-        raise MetricUnavailable(name, f"pyiqa cannot load its weights ({_first_line(error)})", mend) from error
+        hint = f"with a network, run once: python -c \"import pyiqa; pyiqa.create_metric('{theirs}')\""
+        raise MetricUnavailable(name, f"pyiqa cannot load its weights ({_first_line(error)})", hint) from error
 
 
 def _first_line(error: Exception) -> str:

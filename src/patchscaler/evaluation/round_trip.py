@@ -1,7 +1,7 @@
 """What encoding and decoding alone costs: originals -> latents -> pictures, with nothing in between.
 
 No sampler can be better than this, and what a decoder does badly here (seams of its blocks, shifted colours, errors
-of latents made larger) no sampler can mend.
+of latents made larger) no sampler can fix.
 """
 
 import statistics

@@ -54,7 +54,7 @@ class Evaluation:
     description: dict[str, Any]
     metrics: list[Metric]
     rows: list[Row]
-    unavailable: dict[str, str]  # metric -> reason and mend
+    unavailable: dict[str, str]  # metric -> reason and hint
     failures: list[Failure]
     data: dict[str, Any]
     environment: dict[str, Any]
@@ -96,7 +96,7 @@ def resolve_metrics(
         try:
             found.append(get_metric(metric, crop_border, device=device, niqe_parameters=niqe_parameters))
         except MetricUnavailable as error:
-            unavailable[metric] = f"{error.reason}; mend: {error.mend}"
+            unavailable[metric] = f"{error.reason}; hint: {error.hint}"
     return found, unavailable
 
 
@@ -123,7 +123,7 @@ def evaluate(
     if pairs and not any(p.hr_file for p in pairs):
         for metric in resolved:
             if metric.needs_reference:
-                unavailable[metric.name] = "needs originals to compare with; mend: give --hr"
+                unavailable[metric.name] = "needs originals to compare with; hint: give --hr"
         resolved = [m for m in resolved if not m.needs_reference]
     for done, pair in enumerate(pairs, 1):
         try:

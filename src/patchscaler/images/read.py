@@ -77,7 +77,7 @@ def load_picture(
     """Read, check and turn upright. bits: 8 or 16 where the file's own depth is not wanted. by_rows: a large file's
     pixels may stay in the file (`Rows`).
 
-    Raises PatchScalerError naming the file and the mend.
+    Raises PatchScalerError naming the file and the hint.
     """
     path = Path(path)
     with opened(path, max_pixels) as image:

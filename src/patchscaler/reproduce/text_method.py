@@ -70,7 +70,7 @@ def text_entry(
     folder: str | None, captioner: str, encoder: str, *, device: str = "auto", dtype: str = "auto",
     autoencoder: str | None = None, seed: int = 0,
 ) -> Entry:  # fmt: skip
-    """Table 5's row of the text prompt; without a model or its two helpers, the reason and the mend."""
+    """Table 5's row of the text prompt; without a model or its two helpers, the reason and the hint."""
     entry = Entry("text prompt", TABLE_5["text prompt"])
     if folder is None:
         entry.reason = "no --text-model was given; train one with 'patchscaler train diffusion --prompt text'"

@@ -215,7 +215,7 @@ def list_metrics(args: argparse.Namespace) -> int:
         try:
             metric = get_metric(name, args.crop_border, niqe_parameters=args.niqe_parameters)
         except MetricUnavailable as error:
-            print(f"{star} {name:14s} unavailable: {error.reason}; mend: {error.mend}")
+            print(f"{star} {name:14s} unavailable: {error.reason}; hint: {error.hint}")
         else:
             reference = "needs originals" if metric.needs_reference else "no reference"
             print(f"{star} {metric.name:14s} {metric.arrow}  {reference}; {metric.protocol}")

@@ -56,8 +56,8 @@ def checked(
     if args.report or args.redo or args.save_difficulty or args.save_coarse or args.tileable or args.pyramid:
         raise PatchScalerError(f"{source}: videos go with none of {NOT}")
     if (args.quality is not None or args.lossless) and not args.videos:  # in a folder they are of its pictures
-        mend = "--codec ffv1" if args.lossless else "--crf N"
-        raise PatchScalerError(f"{source}: --quality and --lossless are of pictures; a video takes {mend}")
+        hint = "--codec ffv1" if args.lossless else "--crf N"
+        raise PatchScalerError(f"{source}: --quality and --lossless are of pictures; a video takes {hint}")
     target = file or name_of(source, folder, args)
     claim(source, target, inputs, taken)
     check_place(target, source)

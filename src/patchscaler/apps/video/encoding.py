@@ -84,8 +84,8 @@ def make_plan(
     if suffix not in entry.suffixes:
         raise PatchScalerError(f"{target}: {codec} goes into {', '.join(entry.suffixes)}")
     if crf is not None and (entry.crf is None or not 0 <= crf <= entry.crf_limit):
-        mend = "takes none" if entry.crf is None else f"takes 0 (best) to {entry.crf_limit}"
-        raise PatchScalerError(f"--crf {crf}: {codec} {mend}")
+        hint = "takes none" if entry.crf is None else f"takes 0 (best) to {entry.crf_limit}"
+        raise PatchScalerError(f"--crf {crf}: {codec} {hint}")
     try:
         offered = {f.name for f in av.codec.Codec(entry.encoder, "w").video_formats or []}
     except av.codec.codec.UnknownCodecError as error:

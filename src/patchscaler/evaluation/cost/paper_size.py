@@ -86,7 +86,7 @@ class PaperRow:
 def paper_rows(
     sizes: Sequence[int], device: str, dtype: torch.dtype, runs: int, extrapolate_from: int = 0, batch: int = 4
 ) -> tuple[list[PaperRow], dict[str, str], float]:
-    """-> rows, the methods that are unavailable with reason and mend, FLOP/s of the device's matmul peak.
+    """-> rows, the methods that are unavailable with reason and hint, FLOP/s of the device's matmul peak.
 
     extrapolate_from: an LR side at which each network is run once per batch, its seconds then multiplied by
     the ratio of FLOPs and the exact number of calls; 0 measures everything in full. batch: patches of such a run.

@@ -27,7 +27,7 @@ class NcnnModel:
 
     places: tuple[tuple[str, str], ...]
     folder_name: str  # of the weights where the package was unpacked, not installed
-    mend: str
+    hint: str
     licence: str
     source: str
 
@@ -65,21 +65,21 @@ MODELS = {
 def find_weights(name: str, folder: str | Path | None = None) -> Path:
     """The .param file of a model, out of an installed package or anywhere under `folder`.
 
-    Raises PatchScalerError with the mend where it is not to be had.
+    Raises PatchScalerError with the hint where it is not to be had.
     """
     model = MODELS[name]
-    mend = model.mend.format(name=name)
+    hint = model.hint.format(name=name)
     if folder is not None:
         found = sorted(Path(folder).rglob(Path(model.folder_name).name + ".param"))
         found = [p for p in found if p.with_suffix("").as_posix().endswith(model.folder_name)]
         if not found:
-            raise PatchScalerError(f"{folder}: no {model.folder_name}.param in it; {mend}")
+            raise PatchScalerError(f"{folder}: no {model.folder_name}.param in it; {hint}")
         return found[0]
     for package, inside in model.places:
         spec = importlib.util.find_spec(package)  # found, not imported: it wants Vulkan
         if spec and spec.origin and (file := Path(spec.origin).parent / f"{inside}.param").is_file():
             return file
-    raise PatchScalerError(f"its weights are not installed: {mend}")
+    raise PatchScalerError(f"its weights are not installed: {hint}")
 
 
 class NcnnMethod:
@@ -137,6 +137,6 @@ class NcnnMethod:
 
 
 def ncnn_method(name: str, folder: str | Path | None = None, **options: Any) -> NcnnMethod:
-    """A model of the table above. Raises PatchScalerError with the mend where ncnn or its weights are missing."""
+    """A model of the table above. Raises PatchScalerError with the hint where ncnn or its weights are missing."""
     param = find_weights(name, folder)
     return NcnnMethod(name, param, licence=MODELS[name].licence, source=MODELS[name].source, **options)

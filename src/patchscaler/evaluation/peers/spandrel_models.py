@@ -23,14 +23,14 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import code_hash
 from patchscaler.evaluation.peers.tiles import SCALE, in_tiles, to_bytes
 
-MEND = "pip install --no-deps spandrel==0.4.2 einops==0.8.2"
+HINT = "pip install --no-deps spandrel==0.4.2 einops==0.8.2"
 
 
 def import_spandrel() -> Any:
     """The module. Raises PatchScalerError where it is not installed."""
     for package in ("spandrel", "einops"):
         if importlib.util.find_spec(package) is None:
-            raise PatchScalerError(f"needs {package}: {MEND} (--no-deps: torchvision is not needed)")
+            raise PatchScalerError(f"needs {package}: {HINT} (--no-deps: torchvision is not needed)")
     if "spandrel" in sys.modules:
         return sys.modules["spandrel"]
     with _torchvision_or_stub():
