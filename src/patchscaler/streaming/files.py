@@ -42,7 +42,7 @@ from patchscaler.streaming.passes import (
     Watch,
     assign_once,
     decode_windows,
-    nobody,
+    noop,
     refine_tiles,
     restore_windows,
     sample_patches,
@@ -86,7 +86,7 @@ class FileOptions:
 
 def upscale_file(
     scaler: "PatchScaler", source: str | Path, target: str | Path, *, wanted: Wanted | float = 4.0,
-    window: int | None = None, memory_limit: float = 512, dry_run: bool = False, watch: Watch = nobody,
+    window: int | None = None, memory_limit: float = 512, dry_run: bool = False, watch: Watch = noop,
     files: FileOptions | None = None, executor: Executor | None = None, **options: Any,
 ) -> Streamed:  # fmt: skip
     """The file `source` -> the file `target`. Killed, the same call goes on where it was.

@@ -123,13 +123,13 @@ class PatchStore:
 # --- the passes -----------------------------------------------------------------------------------
 
 
-def nobody(stage: str, done: int, total: int) -> None:
+def noop(stage: str, done: int, total: int) -> None:
     """A watch that does not look."""
 
 
 def restore_windows(
     scaler: "PatchScaler", executor: Executor, source: Source, sizes: Sizes, options: Options, folder: JobFolder,
-    watch: Watch = nobody,
+    watch: Watch = noop,
 ) -> Job:  # fmt: skip
     """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the whole picture."""
     step, padded = scaler.step, scaler.padded_size(*source.size)
@@ -224,7 +224,7 @@ def sample_patches(scaler: "PatchScaler", executor: Executor, job: Job, options:
 
 def refine_tiles(
     scaler: "PatchScaler", executor: Executor, job: Job, store: PatchStore, source: Source, folder: JobFolder,
-    watch: Watch = nobody,
+    watch: Watch = noop,
 ) -> None:  # fmt: skip
     """Pass 3: what the refiner adds, on disk, for the store to add it. Nothing without a refiner."""
     if scaler.refiner is None:
@@ -258,7 +258,7 @@ def refine_tiles(
 
 def decode_windows(
     scaler: "PatchScaler", executor: Executor, job: Job, store: PatchStore, source: Source, sizes: Sizes,
-    options: Options, folder: JobFolder, watch: Watch = nobody,
+    options: Options, folder: JobFolder, watch: Watch = noop,
 ) -> DiskArray:  # fmt: skip
     """Pass 4: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
 

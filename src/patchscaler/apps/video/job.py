@@ -27,7 +27,7 @@ from patchscaler.models.weights import file_hash
 from patchscaler.streaming.cost import check_disk, check_memory, duration, in_memory_bytes, size_of
 from patchscaler.streaming.disk import JobFolder
 from patchscaler.streaming.files import BASE
-from patchscaler.streaming.passes import Watch, nobody
+from patchscaler.streaming.passes import Watch, noop
 from patchscaler.work import Executor, LocalExecutor
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class MadeVideo:
 
 def upscale_video(
     scaler: "PatchScaler", source: str | Path | Clip, target: str | Path, *, wanted: Wanted | float = 4.0,
-    video: VideoOptions | None = None, dry_run: bool = False, watch: Watch = nobody, max_frames: int = 0,
+    video: VideoOptions | None = None, dry_run: bool = False, watch: Watch = noop, max_frames: int = 0,
     executor: Executor | None = None, **options: Any,
 ) -> MadeVideo:  # fmt: skip
     """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
