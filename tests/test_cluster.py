@@ -52,7 +52,7 @@ def spec(scaler, model_folder) -> ModelSpec:
 def test_windows_of_a_picture(address, spec, scaler, tmp_path, picture):
     picture(150, 200).save(tmp_path / "in.png")
     with Cluster(address, spec) as executor:
-        assert executor.workers == 2 and executor.numbers == "cpu torch.float32"
+        assert executor.workers == 2 and executor.compute_signature == "cpu torch.float32"
         upscale_file(scaler, tmp_path / "in.png", tmp_path / "there.png", window=64, max_patches=7, executor=executor)
     upscale_file(scaler, tmp_path / "in.png", tmp_path / "here.png", window=64, max_patches=7)
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()

@@ -152,7 +152,7 @@ def test_auto_draws_in_bytes_where_the_processor_gains_by_it(saved, monkeypatch)
     fast = PatchScaler.from_pretrained(saved, device="cpu")
     exact = PatchScaler.from_pretrained(saved, device="cpu", dtype="float32")
     assert (plain.engine, fast.engine, exact.engine) == ("torch", "torch int8", "torch")
-    assert "int8" in fast.numbers and "int8" not in plain.numbers
+    assert "int8" in fast.compute_signature and "int8" not in plain.compute_signature
     shown = [scaler.upscale(image).array.astype(int) for scaler in (plain, fast, exact)]
     assert np.abs(shown[1] - shown[0]).max() > 0 and np.abs(shown[1] - shown[0]).mean() < 2
     assert np.abs(shown[0] - shown[2]).mean() < 2

@@ -189,7 +189,7 @@ def test_auto_takes_the_fast_one_where_it_is_ready(loaded, exported, tmp_path, m
     monkeypatch.setattr("patchscaler.engines.onnx.engine.find_spec", lambda name: name)
     use_engine(loaded, "auto", exported)
     assert used == ["openvino"] and "forward" in vars(loaded.patch_dit)
-    assert loaded.numbers == "cpu torch.float32 openvino float32"  # work begun by torch is not taken up by it
+    assert loaded.compute_signature == "cpu torch.float32 openvino float32"  # work begun by torch is not taken up by it
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class Elsewhere:
     """Hands that see nothing but bytes, take three pieces ahead and do them last one first."""
 
     def __init__(self, scaler):
-        self.scaler, self.numbers, self.done = scaler, "cpu torch.float32", 0
+        self.scaler, self.compute_signature, self.done = scaler, "cpu torch.float32", 0
 
     def map(self, name, calls):
         waiting = deque()

@@ -357,7 +357,7 @@ class PatchScaler:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @property
-    def numbers(self) -> str:
+    def compute_signature(self) -> str:
         """What computes, and how exactly: the last bits of a picture depend on it."""
         return f"{self.device.type} {self.dtype} {self.engine.removeprefix('torch').strip()}".rstrip()
 

@@ -119,7 +119,7 @@ def portable(argument: Any) -> Any:
 class Executor(Protocol):
     """Who does the work."""
 
-    numbers: str  # see `PatchScaler.numbers`
+    compute_signature: str  # see `PatchScaler.compute_signature`
 
     def map(self, name: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """WORK[name] on each tuple of arguments -> what comes out, in their order."""
@@ -130,7 +130,7 @@ class LocalExecutor:
 
     def __init__(self, scaler: "PatchScaler"):
         self.scaler = scaler
-        self.numbers = scaler.numbers
+        self.compute_signature = scaler.compute_signature
 
     @torch.inference_mode()
     def map(self, name: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:

@@ -46,7 +46,7 @@ class Told:
     """What a worker says of itself."""
 
     node: str
-    numbers: str
+    compute_signature: str
     pid: int
 
 
@@ -74,7 +74,7 @@ def model_of(spec: ModelSpec) -> "PatchScaler":
 def tell(spec: ModelSpec) -> Told:
     """The work that only asks."""
     scaler = model_of(spec)
-    return Told(socket.gethostname(), scaler.numbers, os.getpid())
+    return Told(socket.gethostname(), scaler.compute_signature, os.getpid())
 
 
 @torch.inference_mode()
@@ -110,7 +110,7 @@ class Cluster:
             self.gpus = self.ray.cluster_resources().get("GPU", 0) >= 1 and spec.device in ("auto", "cuda")
             resources = {"num_gpus": 1} if self.gpus else {"num_cpus": spec.threads}
             self.options = resources | {"max_retries": RETRIES, "retry_exceptions": False}
-            self.workers, self.numbers = self._workers()
+            self.workers, self.compute_signature = self._workers()
         except BaseException:
             self.close()
             raise
@@ -129,9 +129,9 @@ class Cluster:
         if not count:
             raise PatchScalerError(f"the cluster has no machine with {each} {what} for a worker")
         told = [self._got(reference) for reference in asked]
-        numbers = {one.numbers for one in told}
+        numbers = {one.compute_signature for one in told}
         if len(numbers) > 1:
-            kinds = ", ".join(sorted(f"{one.node} {one.numbers}" for one in told))
+            kinds = ", ".join(sorted(f"{one.node} {one.compute_signature}" for one in told))
             raise PatchScalerError(f"the cluster's machines compute differently ({kinds}); choose --device and --dtype")
         return count, numbers.pop()
 

@@ -152,7 +152,7 @@ class _FileRun:
             "format": FORMAT, "input": file_hash(source), "weights": weights_of(scaler),
             "options": options_record(options), "invention": options.invention, "windows": asdict(self.sizes),
             "assigned": None if assigned is None else hashlib.sha256(assigned.tobytes()).hexdigest(),
-            "numbers": executor.numbers, "bits": files.bits, "output": target.name,
+            "compute_signature": executor.compute_signature, "bits": files.bits, "output": target.name,
             "size": self.final,
         }  # fmt: skip
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()

@@ -84,7 +84,7 @@ def _key(model: Any, options: dict[str, Any], args: argparse.Namespace) -> str:
                                            "no_provenance", "report", "save_difficulty", "save_coarse",
                                            "codec", "crf", "no_audio")}  # fmt: skip
     about = [
-        __version__, options_record(model.options(**options)), weights_of(model), model.numbers, files,
+        __version__, options_record(model.options(**options)), weights_of(model), model.compute_signature, files,
         [args.scale, args.width, args.height, args.megapixels],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

@@ -95,7 +95,7 @@ def model_info(args: argparse.Namespace) -> int:
 
     model = load_model(args)
     folder = find_model(args.model)
-    print(f"patchscaler {__version__}, torch {torch.__version__}, {model.numbers}")
+    print(f"patchscaler {__version__}, torch {torch.__version__}, {model.compute_signature}")
     print(f"model {model.config.name} in {folder}")
     for file in sorted(folder.glob("*.safetensors")):
         print(f"  {file.name:28s} {file.stat().st_size / 1e6:6.2f} MB  sha256 {file_hash(file)[:16]}")

@@ -119,7 +119,7 @@ class _VideoRun:
         check_disk(self.disk, target.parent)
         self.about = {
             "format": FORMAT, "input": file_hash(self.clip.path), "weights": weights_of(scaler),
-            "options": options_record(self.options), "numbers": executor.numbers,
+            "options": options_record(self.options), "compute_signature": executor.compute_signature,
             "wanted": (width, height), "size": self.size, "plan": self.plan.record(), "output": target.name,
             "av": import_av("a video").__version__,
         }  # fmt: skip

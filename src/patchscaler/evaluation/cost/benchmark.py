@@ -67,7 +67,7 @@ def benchmark(
         picture = square_of(plan.image, plan.size) if plan.image else synthetic_photo(plan.size)
         record: dict[str, Any] = {
             "size": plan.size, "picture": plan.image or "made by code", "threads": count,
-            "device": str(model.device), "dtype": str(model.dtype), "numbers": model.numbers, "runs": plan.runs,
+            "device": str(model.device), "dtype": str(model.dtype), "compute_signature": model.compute_signature, "runs": plan.runs,
             "model": model.config.name, "environment": environment(),
         }  # fmt: skip
         say("one picture")

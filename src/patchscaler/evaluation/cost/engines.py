@@ -36,7 +36,7 @@ def compare_engines(
     for engine in engines:
         models[engine] = load(engine)
         # An engine holds torch to float32, whatever it computes in itself.
-        named = models[engine].numbers.split(" ", 1)[1].removeprefix("torch.")
+        named = models[engine].compute_signature.split(" ", 1)[1].removeprefix("torch.")
         dtypes[engine] = named if engine == "torch" else "of the engine"
     pictures = {engine: model.upscale(picture, max_pixels=0).array.astype(int) for engine, model in models.items()}
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}

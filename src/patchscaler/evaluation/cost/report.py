@@ -28,7 +28,7 @@ def terminal(record: Record) -> list[str]:
     """Lines of `patchscaler benchmark`."""
     size, methods = record["size"], record["methods"]
     lines = [
-        f"{size}x{size} -> {4 * size}x{4 * size}, {record['threads']} threads, {record['numbers']}, "
+        f"{size}x{size} -> {4 * size}x{4 * size}, {record['threads']} threads, {record['compute_signature']}, "
         f"median of {record['runs']}"
     ]
     for name, m in methods.items():
