@@ -31,14 +31,14 @@ class Batches:
         """Patches that are left."""
         return len(self.order)
 
-    def take(self) -> Tensor:
+    def next_batch(self) -> Tensor:
         """(n,) numbers of the next batch's patches."""
         with_steps = int((self.steps[self.order] > 0).sum())
         count = min(self.limit, with_steps or self.limit)
         batch, self.order = self.order[:count], self.order[count:]
         return batch
 
-    def give_back(self, batch: Tensor) -> None:
+    def requeue(self, batch: Tensor) -> None:
         """It was too large for the memory: all later ones are half as large."""
         self.order, self.limit = torch.cat([batch, self.order]), len(batch) // 2
 

@@ -255,7 +255,7 @@ class PatchScaler:
     def _sample(self, jobs: list[Job], config: GroupConfig, options: Options, clock: Clock, count: Counter) -> None:
         batches = Batches(jobs, config.latent_patch_size, options.max_patches)
         while len(batches):
-            batch, before = batches.take(), count.done
+            batch, before = batches.next_batch(), count.done
             sampled = batches.sampled(batch)
             y_0, noise = batches.coarse(batch), batches.noise(batch) if sampled else None
             try:
@@ -263,7 +263,7 @@ class PatchScaler:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(batch) == 1:
                     raise
-                batches.give_back(batch)
+                batches.requeue(batch)
                 count.done = before
                 continue
             batches.put(batch, patches, entries)

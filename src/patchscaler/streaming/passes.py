@@ -209,7 +209,7 @@ def sample_patches(scaler: "PatchScaler", executor: Executor, job: Job, options:
 
     def calls() -> Iterator[tuple[Any, ...]]:
         while len(batches):
-            batch = batches.take()
+            batch = batches.next_batch()
             given.append(batch)
             noise = batches.noise(batch) if batches.sampled(batch) else None
             yield batches.coarse(batch), noise, batches.groups[batch], job.config, options

@@ -78,7 +78,7 @@ class FewStepStage:
         self.loss = PictureLoss(weights or {}, device)
         trainer = FewStepTrainer(patch_dit, texture_encoder, refiner, autoencoder, self.diffusion, self.loss)
         self.generator = trainer.to(device)
-        self.trainables: dict[str, nn.Module] = {"generator": self.generator} | self.loss.opponent()
+        self.trainables: dict[str, nn.Module] = {"generator": self.generator} | self.loss.discriminators()
         groups = frozen.config.groups
         self.grid = make_grid(side, side, groups.latent_patch_size, groups.overlap)
         self.batch_size, self.side = batch_size, side

@@ -82,7 +82,7 @@ class PictureLoss:
         loss = torch.stack([w[k] * v for k, v in terms.items()]).sum()
         return loss, {k: float(v.detach()) for k, v in terms.items()}
 
-    def opponent(self) -> dict[str, nn.Module]:
+    def discriminators(self) -> dict[str, nn.Module]:
         """What is trained beside the generator: the discriminator, where it counts."""
         return {"discriminator": DiscriminatorTrainer(self.discriminator, self.made)} if self.discriminator else {}
 

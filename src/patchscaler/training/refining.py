@@ -143,7 +143,7 @@ class RefiningStage(_RefinerStage):
         self.teacher = _frozen(teacher, device) if teacher else None
         self.loss = PictureLoss(weights or {}, device)
         trainer = RefiningTrainer(self.refiner, self.loss)
-        self.trainables: dict[str, nn.Module] = {"refiner": trainer} | self.loss.opponent()
+        self.trainables: dict[str, nn.Module] = {"refiner": trainer} | self.loss.discriminators()
 
     @torch.no_grad()
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
