@@ -36,11 +36,11 @@ def main() -> None:
     spec = ModelSpec("compact", "cpu", "auto", None, None, 1, __version__, weights_id(weights_of(model)))
     context = ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with Cluster(context.address_info["gcs_address"], spec) as there:
-        list(here.map("lot", calls[:1])), list(there.map("lot", calls[: args.workers]))  # warm both up
+        list(here.map("batch", calls[:1])), list(there.map("batch", calls[: args.workers]))  # warm both up
         began = time.perf_counter()
-        alone = list(here.map("lot", calls))
+        alone = list(here.map("batch", calls))
         middle = time.perf_counter()
-        spread = list(there.map("lot", calls))
+        spread = list(there.map("batch", calls))
         end = time.perf_counter()
     ray.shutdown()
     same = all((a[0].array == b[0].array).all() for a, b in zip(alone, spread, strict=True))

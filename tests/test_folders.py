@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
-from patchscaler.folders import STATUS, Status, find_pictures, lots
+from patchscaler.folders import STATUS, Status, batches, find_pictures
 from patchscaler.pipeline import PatchScaler
 
 
@@ -94,7 +94,7 @@ def test_results_inside_are_no_pictures_to_enlarge(source):
 
 def test_lots_keep_their_limits():
     sizes = [400, 500, 200, 900, 5000, 1, 1, 1]
-    found = list(lots(((s, s) for s in sizes), pixels=1000, count=2))
+    found = list(batches(((s, s) for s in sizes), pixels=1000, count=2))
     assert found == [[400, 500], [200], [900], [5000], [1, 1], [1]]
 
 

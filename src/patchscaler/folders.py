@@ -17,7 +17,7 @@ from patchscaler.images.write import FORMATS
 
 STATUS = ".patchscaler.jsonl"
 SUFFIXES = {*FORMATS, ".jfif", ".jpe", ".mpo", ".hif"}
-LOT_PIXELS, LOT_PICTURES = 400_000, 32  # of the inputs that share batches
+BATCH_PIXELS, BATCH_PICTURES = 400_000, 32  # of the inputs that share batches
 
 
 @dataclass
@@ -128,18 +128,18 @@ class Status:
 # --- which share a batch --------------------------------------------------------------------------
 
 
-def lots(items: Iterator[tuple[int, Any]], pixels: int = LOT_PIXELS, count: int = LOT_PICTURES) -> Iterator[list[Any]]:
+def batches(items: Iterator[tuple[int, Any]], pixels: int = BATCH_PIXELS, count: int = BATCH_PICTURES) -> Iterator[list[Any]]:
     """(pixels, thing) -> lists of neighbours with at most so many pixels and pictures together."""
-    lot: list[Any] = []
+    batch: list[Any] = []
     held = 0
     for size, thing in items:
-        if lot and (held + size > pixels or len(lot) == count):
-            yield lot
-            lot, held = [], 0
-        lot.append(thing)
+        if batch and (held + size > pixels or len(batch) == count):
+            yield batch
+            batch, held = [], 0
+        batch.append(thing)
         held += size
-    if lot:
-        yield lot
+    if batch:
+        yield batch
 
 
 @dataclass

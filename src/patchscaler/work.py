@@ -75,7 +75,7 @@ def one(scaler: "PatchScaler", picture: Picture, wanted: Wanted, tileable: bool,
     return _light(enlarge(scaler, picture, wanted, tileable=tileable, **keywords))
 
 
-def lot(
+def batch(
     scaler: "PatchScaler", pictures: list[Planes], wanted: Wanted, keywords: dict[str, Any]
 ) -> list[Enlarged | PatchScalerError]:
     """Pictures that share batches, if there are several; where that cannot be, one by one, each with its own error."""
@@ -104,7 +104,7 @@ def _light(made: Enlarged) -> Enlarged:
     return made
 
 
-WORK: dict[str, Callable[..., Any]] = {f.__name__: f for f in (restore, sample, refine_tile, decode, one, lot)}
+WORK: dict[str, Callable[..., Any]] = {f.__name__: f for f in (restore, sample, refine_tile, decode, one, batch)}
 
 
 def portable(argument: Any) -> Any:

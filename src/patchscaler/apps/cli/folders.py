@@ -101,7 +101,7 @@ class _Item:
 
 
 class _FolderRun:
-    """One call: the pictures of a folder in lots."""
+    """One call: the pictures of a folder in batches."""
 
     def __init__(
         self, model: Any, options: dict[str, Any], args: argparse.Namespace, limit: int, source: Path, out: Path,
@@ -112,7 +112,7 @@ class _FolderRun:
         self.taken: set[Path] = set()
 
     def all(self, paths: list[Path]) -> None:
-        from patchscaler.folders import lots
+        from patchscaler.folders import batches
 
         inputs = {pictures.real_path(path) for path in paths}
         todo = []
@@ -124,7 +124,7 @@ class _FolderRun:
             else:
                 todo.append(path)
         later: list[tuple[Path, Path]] = []
-        self._in_lots(lots(self._opened(todo, inputs)), later)
+        self._in_batches(batches(self._opened(todo, inputs)), later)
         for path, target in later:
             self._alone(path, target, inputs)
 
@@ -146,7 +146,7 @@ class _FolderRun:
             try:
                 picture, target = self._checked(path, inputs)
                 if not isinstance(picture, Picture) or self._by_itself():
-                    yield 1 << 60, _Item(path, target)  # a lot of its own
+                    yield 1 << 60, _Item(path, target)  # a batch of its own
                     continue
                 size = picture.width * picture.height
                 if not pictures.is_one_pass(picture, self.model, pictures.wanted(self.args)):
@@ -157,26 +157,26 @@ class _FolderRun:
                 continue
             yield size, item
 
-    def _in_lots(self, items: Iterator[list[_Item]], later: list[tuple[Path, Path]]) -> None:
-        """Patches of a lot's pictures share batches; lots may be under way at once. later: what goes by itself."""
+    def _in_batches(self, items: Iterator[list[_Item]], later: list[tuple[Path, Path]]) -> None:
+        """Patches of a batch's pictures are sampled together; batches may be under way at once. later: what goes by itself."""
         from patchscaler.apps.cli.upscale import write
 
         given: deque[tuple[list[_Item], Any, float]] = deque()
 
         def calls() -> Iterator[tuple[Any, ...]]:
-            for lot in items:
-                if lot[0].picture is None:
-                    later.append((lot[0].path, lot[0].target))
+            for batch in items:
+                if batch[0].picture is None:
+                    later.append((batch[0].path, batch[0].target))
                     continue
-                bar = StatusLine(lot[0].path.name + (f" and {len(lot) - 1} more" if lot[1:] else ""), self.args.quiet)
-                given.append((lot, bar, time.perf_counter()))
+                bar = StatusLine(batch[0].path.name + (f" and {len(batch) - 1} more" if batch[1:] else ""), self.args.quiet)
+                given.append((batch, bar, time.perf_counter()))
                 keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar.patch_steps}
-                yield [item.planes for item in lot], pictures.wanted(self.args), keywords
+                yield [item.planes for item in batch], pictures.wanted(self.args), keywords
 
-        for results in self.args.executor.map("lot", calls()):
-            lot, bar, began = given.popleft()
+        for results in self.args.executor.map("batch", calls()):
+            batch, bar, began = given.popleft()
             bar.close()
-            for item, made in zip(lot, results, strict=True):
+            for item, made in zip(batch, results, strict=True):
                 with _Outcome(self, item.path, item.target):
                     if isinstance(made, PatchScalerError):
                         raise made
