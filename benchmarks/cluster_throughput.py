@@ -14,7 +14,7 @@ from patchscaler import __version__
 from patchscaler.apps.cluster import Cluster, ModelSpec
 from patchscaler.dials.record import weights_id, weights_of
 from patchscaler.images.planes import to_planes
-from patchscaler.images.sizes import Wanted
+from patchscaler.images.sizes import TargetSize
 from patchscaler.pipeline import PatchScaler
 from patchscaler.work import LocalExecutor
 
@@ -30,7 +30,7 @@ def main() -> None:
     image, side = Image.open(args.image).convert("RGB"), args.side
     columns = max(1, (image.width - side) // 16)
     corners = [(16 * (n % columns), 16 * (n // columns)) for n in range(args.pictures)]
-    calls = [([to_planes(image.crop((x, y, x + side, y + side)))], Wanted(scale=4.0), {}) for x, y in corners]
+    calls = [([to_planes(image.crop((x, y, x + side, y + side)))], TargetSize(scale=4.0), {}) for x, y in corners]
     model = PatchScaler.from_pretrained(device="cpu")
     here = LocalExecutor(model)
     spec = ModelSpec("compact", "cpu", "auto", None, None, 1, __version__, weights_id(weights_of(model)))

@@ -13,7 +13,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.images import sizes
 from patchscaler.images.animation import open_animation, save_animation
 from patchscaler.images.planes import array_planes, finish, to_planes
-from patchscaler.images.sizes import LANCZOS, Wanted, passes, resample, resized
+from patchscaler.images.sizes import LANCZOS, TargetSize, passes, resample, resized
 from patchscaler.pipeline import PatchScaler
 
 
@@ -28,16 +28,16 @@ def model(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "size", "label"),
+    ("target_size", "size", "label"),
     [
-        (Wanted(), (1804, 1200), "x4"), (Wanted(scale=1.5), (676, 450), "x1.5"), (Wanted(scale=1), (451, 300), "x1"),
-        (Wanted(width=1920), (1920, 1277), "w1920"), (Wanted(height=1000), (1503, 1000), "h1000"),
-        (Wanted(width=1000, height=500), (752, 500), "1000x500"), (Wanted(megapixels=12), (4247, 2825), "12mp"),
-        (Wanted(scale=0.5), (226, 150), "x0.5"),
+        (TargetSize(), (1804, 1200), "x4"), (TargetSize(scale=1.5), (676, 450), "x1.5"), (TargetSize(scale=1), (451, 300), "x1"),
+        (TargetSize(width=1920), (1920, 1277), "w1920"), (TargetSize(height=1000), (1503, 1000), "h1000"),
+        (TargetSize(width=1000, height=500), (752, 500), "1000x500"), (TargetSize(megapixels=12), (4247, 2825), "12mp"),
+        (TargetSize(scale=0.5), (226, 150), "x0.5"),
     ],
 )  # fmt: skip
-def test_sizes(wanted, size, label):
-    assert wanted.size(451, 300) == size and wanted.label() == label
+def test_sizes(target_size, size, label):
+    assert target_size.size(451, 300) == size and target_size.label() == label
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_sizes(wanted, size, label):
 )  # fmt: skip
 def test_sizes_that_cannot_be(kinds, message):
     with pytest.raises(PatchScalerError, match=message):
-        Wanted(**kinds)
+        TargetSize(**kinds)
 
 
-@pytest.mark.parametrize("wanted", [Wanted(scale=65), Wanted(width=1), Wanted(megapixels=1e9)])
-def test_sizes_out_of_reach(wanted):
+@pytest.mark.parametrize("target_size", [TargetSize(scale=65), TargetSize(width=1), TargetSize(megapixels=1e9)])
+def test_sizes_out_of_reach(target_size):
     with pytest.raises(PatchScalerError, match=r"100x100 would become .* times as large"):
-        wanted.size(100, 100)
+        target_size.size(100, 100)
 
 
 def test_passes():

@@ -159,7 +159,7 @@ def test_sixteen_bits_in_windows(tiny, tmp_path):
 def test_other_scales_in_windows(tiny, photo, scale):
     source, target = photo(40, 30), photo(40, 30).with_name("out.png")
     whole = enlarge(tiny, Image.open(source), scale)
-    upscale_file(tiny, source, target, window=32, wanted=scale)
+    upscale_file(tiny, source, target, window=32, target_size=scale)
     assert read(target).shape == whole.array.shape
     # What one pass rounds differently, the next enlarges.
     assert np.abs(read(target) - whole.array).max() <= (1 if len(whole.passes) == 1 else 3)
@@ -208,14 +208,14 @@ def killed_at(name: str, before: bool):
 @pytest.mark.parametrize("before", [True, False])
 def test_killed_while_a_pass_is_closed(tiny, photo, monkeypatch, name, before):
     source, target = photo(20, 16), photo(20, 16).with_name("out.png")
-    upscale_file(tiny, source, target, wanted=16.0, window=32)
+    upscale_file(tiny, source, target, target_size=16.0, window=32)
     expected = read(target)
     target.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(disk.os, "replace", killed_at(name, before))
         with pytest.raises(Killed):
-            upscale_file(tiny, source, target, wanted=16.0, window=32)
-    upscale_file(tiny, source, target, wanted=16.0, window=32)
+            upscale_file(tiny, source, target, target_size=16.0, window=32)
+    upscale_file(tiny, source, target, target_size=16.0, window=32)
     assert expected.mean() > 50 and np.array_equal(read(target), expected)
     assert left(source.parent) == ["in.png", "out.png"]
 

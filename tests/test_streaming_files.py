@@ -126,7 +126,7 @@ def never(*_: object) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("out.webp", {"wanted": 60.0}, "more than the 16383 pixels a side"),
+        ("out.webp", {"target_size": 60.0}, "more than the 16383 pixels a side"),
         ("out.xyz", {}, "cannot write '.xyz' files"),
         ("in.png", {}, "output and input are the same file"),
         ("out.png", {"window": 1}, "window 1: take 2 pixels or more"),
@@ -250,7 +250,7 @@ def test_resume_goes_on_where_it_was(tiny, photo, monkeypatch, stage):
 
 def test_resume_between_passes(tiny, photo):
     source, target = photo(20, 16), photo(20, 16).with_name("out.png")
-    upscale_file(tiny, source, target, wanted=8.0, window=32)
+    upscale_file(tiny, source, target, target_size=8.0, window=32)
     expected, count = read(target), [0]
     target.unlink()
 
@@ -260,9 +260,9 @@ def test_resume_between_passes(tiny, photo):
             raise Killed
 
     with pytest.raises(Killed):
-        upscale_file(tiny, source, target, wanted=8.0, window=32, watch=stop)
+        upscale_file(tiny, source, target, target_size=8.0, window=32, watch=stop)
     seen: list[str] = []
-    upscale_file(tiny, source, target, wanted=8.0, window=32, watch=lambda n, d, t: seen.append(n))
+    upscale_file(tiny, source, target, target_size=8.0, window=32, watch=lambda n, d, t: seen.append(n))
     assert np.array_equal(read(target), expected) and "windows restored" not in seen
 
 

@@ -23,7 +23,7 @@ from patchscaler.apps.video.frames import pack, read_frames, to_frame, unpack
 from patchscaler.apps.video.job import VideoOptions, upscale_video
 from patchscaler.enlarge import enlarge
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.sizes import Wanted
+from patchscaler.images.sizes import TargetSize
 from patchscaler.streaming.disk import JobFolder
 
 LOSSLESS = VideoOptions(codec="ffv1")
@@ -173,7 +173,7 @@ def test_fields_become_frames(tmp_path):
 
 def test_odd_sizes_metadata_and_any_scale(tiny, tmp_path):
     source = make_clip(tmp_path / "in.mp4", metadata={"title": "Ein Tag", "artist": "we"})
-    made = upscale_video(tiny, source, tmp_path / "out.mp4", wanted=1.53)  # 98x73
+    made = upscale_video(tiny, source, tmp_path / "out.mp4", target_size=1.53)  # 98x73
     assert made.size == (98, 72) and made.notes == ["98x73 becomes 98x72: h264 has no room for an odd row or column"]
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.metadata["title"] == "Ein Tag" and container.metadata["artist"] == "we"
@@ -184,10 +184,10 @@ def test_odd_sizes_metadata_and_any_scale(tiny, tmp_path):
 
 
 def test_odd_sizes_stay_where_colours_have_room_for_them(tiny, tmp_path):
-    source, wide = make_clip(tmp_path / "in.mp4"), Wanted(width=59)
-    made = upscale_video(tiny, source, tmp_path / "out.mkv", wanted=wide, video=LOSSLESS)  # 59x44
+    source, wide = make_clip(tmp_path / "in.mp4"), TargetSize(width=59)
+    made = upscale_video(tiny, source, tmp_path / "out.mkv", target_size=wide, video=LOSSLESS)  # 59x44
     assert made.size == (59, 44) and made.notes == []
-    made = upscale_video(tiny, source, tmp_path / "tall.mov", wanted=Wanted(height=43), video=VideoOptions("prores"))
+    made = upscale_video(tiny, source, tmp_path / "tall.mov", target_size=TargetSize(height=43), video=VideoOptions("prores"))
     assert made.size == (56, 43) and made.notes == ["57x43 becomes 56x43: prores has no room for an odd row or column"]
     assert frames_of(tmp_path / "tall.mov")[0][0].height == 43
     clip, out = look_through(source), rgb(tmp_path / "out.mkv")
@@ -265,10 +265,10 @@ def test_sizes_that_become_the_same_are_not_the_same_work(tiny, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        upscale_video(tiny, source, target, wanted=Wanted(width=59), watch=stop)
-    made = upscale_video(tiny, source, target, wanted=Wanted(width=58))
+        upscale_video(tiny, source, target, target_size=TargetSize(width=59), watch=stop)
+    made = upscale_video(tiny, source, target, target_size=TargetSize(width=58))
     assert made.size == (58, 44) and made.made_now == 6 and "of other options lies in" in made.notes[-1]
-    upscale_video(tiny, source, tmp_path / "whole.mp4", wanted=Wanted(width=58))
+    upscale_video(tiny, source, tmp_path / "whole.mp4", target_size=TargetSize(width=58))
     assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 

@@ -27,7 +27,7 @@ from patchscaler.images.write import save_picture
 
 def test_dials_are_read():
     dials = read_dials(2, 0.5, " 40% ", 7)
-    assert dials.wanted.scale == 2 and dials.keywords()["budget"].share == pytest.approx(0.4)
+    assert dials.target_size.scale == 2 and dials.keywords()["budget"].share == pytest.approx(0.4)
     assert (dials.fidelity, dials.seed) == (0.5, 7)
     assert read_dials(4, 0, "", 0) == read_dials(4.0, 0.0, None, 0) == Dials()
 

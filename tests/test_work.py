@@ -14,7 +14,7 @@ from PIL import Image
 from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.planes import to_planes
-from patchscaler.images.sizes import Wanted
+from patchscaler.images.sizes import TargetSize
 from patchscaler.streaming.files import upscale_file
 from patchscaler.work import WORK, LocalExecutor, batch, portable, sample
 
@@ -100,9 +100,9 @@ def test_a_batch_too_large_for_the_memory_is_halved(tiny, monkeypatch):
 
 def test_one_picture_of_a_lot_that_fails_does_not_take_the_others_along(tiny, picture):
     planes = [to_planes(picture(40, 40)), to_planes(picture(64, 64))]
-    made = batch(tiny, planes, Wanted(scale=4.0), {"max_pixels": 2000})
+    made = batch(tiny, planes, TargetSize(scale=4.0), {"max_pixels": 2000})
     assert [m.array.shape for m in made] == [(160, 160, 3), (256, 256, 3)]  # limits are the reader's
-    [alone] = batch(tiny, planes[1:], Wanted(scale=4.0), {"max_pixels": 2000})
+    [alone] = batch(tiny, planes[1:], TargetSize(scale=4.0), {"max_pixels": 2000})
     assert isinstance(alone, PatchScalerError)
 
 

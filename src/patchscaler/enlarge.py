@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchscaler.images.planes import Planes, array_planes, to_pil, to_planes
 from patchscaler.images.read import MAX_PIXELS, check_pixels
-from patchscaler.images.sizes import Wanted, passes, resized
+from patchscaler.images.sizes import TargetSize, passes, resized
 from patchscaler.jobs import Picture, Progress, Result, check_passes
 from patchscaler.refining import CONTEXT
 
@@ -36,9 +36,9 @@ class Enlarged:
 
 
 def enlarge(
-    scaler: "PatchScaler", image: Picture, wanted: Wanted | float = 4.0, *, tileable: bool = False, **options: Any
+    scaler: "PatchScaler", image: Picture, target_size: TargetSize | float = 4.0, *, tileable: bool = False, **options: Any
 ) -> Enlarged:
-    """wanted: a scale or a `Wanted`. tileable: opposite borders of the picture meet. options: of `PatchScaler.upscale`.
+    """target_size: a scale or a `TargetSize`. tileable: opposite borders of the picture meet. options: of `PatchScaler.upscale`.
 
     Raises PatchScalerError.
     """
@@ -46,8 +46,8 @@ def enlarge(
     height, width = planes.rgb.shape[-2:]
     check_pixels(width, height, options.pop("max_pixels", MAX_PIXELS), "the picture")
     options["max_pixels"] = 0  # the limit is for what comes in, not for what lies between passes or around tiles
-    wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
-    sizes = passes((width, height), wanted.size(width, height), scaler.config.scale)
+    target_size = target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
+    sizes = passes((width, height), target_size.size(width, height), scaler.config.scale)
     check_passes(len(sizes), scaler.options(**options))
     results: list[Result] = []
     array = np.empty(0)

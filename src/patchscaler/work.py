@@ -18,7 +18,7 @@ from patchscaler.enlarge import Enlarged, enlarge
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.color import enlarge as enlarge_plain
 from patchscaler.images.planes import Planes
-from patchscaler.images.sizes import Wanted
+from patchscaler.images.sizes import TargetSize
 from patchscaler.jobs import Clock, Options, Picture
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def decode(
     return image.cpu(), plain.cpu(), enlarged.cpu()
 
 
-def one(scaler: "PatchScaler", picture: Picture, wanted: Wanted, tileable: bool, keywords: dict[str, Any]) -> Enlarged:
+def one(scaler: "PatchScaler", picture: Picture, target_size: TargetSize, tileable: bool, keywords: dict[str, Any]) -> Enlarged:
     """A picture or a frame, whole."""
-    return _light(enlarge(scaler, picture, wanted, tileable=tileable, **keywords))
+    return _light(enlarge(scaler, picture, target_size, tileable=tileable, **keywords))
 
 
 def batch(
-    scaler: "PatchScaler", pictures: list[Planes], wanted: Wanted, keywords: dict[str, Any]
+    scaler: "PatchScaler", pictures: list[Planes], target_size: TargetSize, keywords: dict[str, Any]
 ) -> list[Enlarged | PatchScalerError]:
     """Pictures that share batches, if there are several; where that cannot be, one by one, each with its own error."""
     if len(pictures) > 1:
@@ -88,7 +88,7 @@ def batch(
     made: list[Enlarged | PatchScalerError] = []
     for picture in pictures:
         try:
-            made.append(one(scaler, picture, wanted, False, keywords))
+            made.append(one(scaler, picture, target_size, False, keywords))
         except PatchScalerError as error:
             made.append(error)
         except MemoryError:

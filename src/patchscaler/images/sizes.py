@@ -22,7 +22,7 @@ ROWS = 256  # resized at a time
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TargetSize:
     """One of: a scale; a width, a height, or both as a frame to fit into; megapixels. Proportions are kept.
 
     Raises PatchScalerError for several kinds at once, and for sizes of nothing.

@@ -21,7 +21,7 @@ from patchscaler.images.large_writing import check_large, save_large
 from patchscaler.images.planes import has_alpha
 from patchscaler.images.read import load_picture, opened, orientation
 from patchscaler.images.rows import told_of
-from patchscaler.images.sizes import Wanted, passes, resized
+from patchscaler.images.sizes import TargetSize, passes, resized
 from patchscaler.images.write import check_alpha, check_output, check_quality, check_side, fit_picture, format_of
 from patchscaler.jobs import Job, Options, check_passes
 from patchscaler.models.weights import file_hash
@@ -85,13 +85,13 @@ class FileOptions:
 
 
 def upscale_file(
-    scaler: "PatchScaler", source: str | Path, target: str | Path, *, wanted: Wanted | float = 4.0,
+    scaler: "PatchScaler", source: str | Path, target: str | Path, *, target_size: TargetSize | float = 4.0,
     window: int | None = None, memory_limit: float = 512, dry_run: bool = False, watch: Watch = noop,
     files: FileOptions | None = None, executor: Executor | None = None, **options: Any,
 ) -> Streamed:  # fmt: skip
     """The file `source` -> the file `target`. Killed, the same call goes on where it was.
 
-    wanted: a scale or a size. window: LR pixels of a window's side, by default as many as memory_limit (MiB)
+    target_size: a scale or a size. window: LR pixels of a window's side, by default as many as memory_limit (MiB)
     holds. dry_run: restore, count and measure, write nothing. watch: told of every stage's progress. executor: who
     does the work, by default this process. options: of `PatchScaler.options`. Raises PatchScalerError before the
     first step where format, disk or memory cannot hold it.
@@ -99,9 +99,9 @@ def upscale_file(
     checked = scaler.options(memory_limit=memory_limit, **({"max_pixels": 0} | options))
     files = files or FileOptions()
     checked = replace(checked, invention=checked.invention or files.report is not None)
-    wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
+    target_size = target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
     executor = executor or LocalExecutor(scaler)
-    run = _FileRun(scaler, executor, Path(source), Path(target), wanted, window, memory_limit, checked, files, watch)
+    run = _FileRun(scaler, executor, Path(source), Path(target), target_size, window, memory_limit, checked, files, watch)
     folder = JobFolder(run.target, run.key, run.about)
     try:
         streamed = run.make(folder, dry_run)
@@ -124,7 +124,7 @@ class _FileRun:
     """One call of `upscale_file`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", executor: Executor, source: Path, target: Path, wanted: Wanted, window: int | None,
+        self, scaler: "PatchScaler", executor: Executor, source: Path, target: Path, target_size: TargetSize, window: int | None,
         limit: float, options: Options, files: FileOptions, watch: Watch,
     ):  # fmt: skip
         self.executor = executor
@@ -137,7 +137,7 @@ class _FileRun:
             self.size = (image.height, image.width) if turned else (image.width, image.height)  # (w, h)
             transparent, grey = has_alpha(image), image.mode in ("1", "L", "LA", "La", "I;16", "I;16B")
         self.channels = (1 if grey else 3) + transparent
-        self.final = wanted.size(*self.size)
+        self.final = target_size.size(*self.size)
         self.passes = passes(self.size, self.final, scaler.config.scale)
         check_passes(len(self.passes), options)
         check_side(target, *self.final)

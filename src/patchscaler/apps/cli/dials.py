@@ -168,7 +168,7 @@ def redo(model: Any, source: Path, target: Path, args: argparse.Namespace, repor
 
 
 def stream(
-    model: Any, source: Path, target: Path, wanted: Any, options: dict[str, Any], args: argparse.Namespace,
+    model: Any, source: Path, target: Path, target_size: Any, options: dict[str, Any], args: argparse.Namespace,
     report: Path | None,
 ) -> None:  # fmt: skip
     """One picture in windows, and a line about it."""
@@ -181,7 +181,7 @@ def stream(
         provenance=not args.no_provenance,
     )  # fmt: skip
     made = upscale_file(
-        model, source, target, wanted=wanted, window=window if isinstance(window, int) and window else None,
+        model, source, target, target_size=target_size, window=window if isinstance(window, int) and window else None,
         memory_limit=args.memory_limit, dry_run=args.dry_run, watch=watch, files=files,
         executor=args.executor, **options,
     )  # fmt: skip

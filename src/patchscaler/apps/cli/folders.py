@@ -149,7 +149,7 @@ class _FolderRun:
                     yield 1 << 60, _Item(path, target)  # a batch of its own
                     continue
                 size = picture.width * picture.height
-                if not pictures.is_one_pass(picture, self.model, pictures.wanted(self.args)):
+                if not pictures.is_one_pass(picture, self.model, pictures.target_size(self.args)):
                     size = 1 << 60
                 item = _Item(path, target, picture, pictures.planes_of(picture, path))
             except (PatchScalerError, OSError, MemoryError) as error:
@@ -171,7 +171,7 @@ class _FolderRun:
                 bar = StatusLine(batch[0].path.name + (f" and {len(batch) - 1} more" if batch[1:] else ""), self.args.quiet)
                 given.append((batch, bar, time.perf_counter()))
                 keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar.patch_steps}
-                yield [item.planes for item in batch], pictures.wanted(self.args), keywords
+                yield [item.planes for item in batch], pictures.target_size(self.args), keywords
 
         for results in self.args.executor.map("batch", calls()):
             batch, bar, began = given.popleft()

@@ -39,7 +39,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise PatchScalerError("--quality takes 1 to 100")
     if (args.max_frames or 0) < 0:
         raise PatchScalerError("--max-frames takes 0 or more")
-    wanted(args)
+    target_size(args)
     if args.suffix and ("/" in args.suffix or "\0" in args.suffix):
         raise PatchScalerError(f"--suffix {args.suffix}: a piece of a file's name, without /")
     if args.format and not video.is_format(args.format):
@@ -58,10 +58,10 @@ def alone(args: argparse.Namespace) -> bool:
     return bool(args.report or args.redo or args.dry_run or args.save_difficulty or args.save_coarse)
 
 
-def wanted(args: argparse.Namespace) -> Any:
-    from patchscaler.images.sizes import Wanted
+def target_size(args: argparse.Namespace) -> Any:
+    from patchscaler.images.sizes import TargetSize
 
-    return Wanted(args.scale, args.width, args.height, args.megapixels)
+    return TargetSize(args.scale, args.width, args.height, args.megapixels)
 
 
 def suffix_of(name: str) -> str:
@@ -152,8 +152,8 @@ def checked(
     target = file or name_of(source, folder, transparent, moving, args)
     claim(source, target, inputs, taken)
     writing.check_output(target)
-    writing.check_side(target, *wanted(args).size(*size))
-    writing.check_room(target, *wanted(args).size(*size))
+    writing.check_side(target, *target_size(args).size(*size))
+    writing.check_room(target, *target_size(args).size(*size))
     writing.check_alpha(target, transparent)
     writing.check_quality(target, args.quality, args.lossless)
     if moving:
@@ -173,11 +173,11 @@ def claim(source: Path, target: Path, inputs: set[Path], taken: set[Path]) -> No
         raise PatchScalerError(f"{source}: another input was written to {target}; rename one")
 
 
-def is_one_pass(picture: Any, model: Any, wanted: Any) -> bool:
+def is_one_pass(picture: Any, model: Any, target_size: Any) -> bool:
     """Does one enlargement give the size that is wanted, and nothing more?"""
     height, width = picture.planes.rgb.shape[-2:]
     scale = model.config.scale
-    return bool(wanted.size(width, height) == (scale * width, scale * height))
+    return bool(target_size.size(width, height) == (scale * width, scale * height))
 
 
 def name_of(source: Path, folder: Path | None, transparent: bool, moving: bool, args: argparse.Namespace) -> Path:
@@ -192,7 +192,7 @@ def name_of(source: Path, folder: Path | None, transparent: bool, moving: bool, 
         no_room = (transparent and kind in NO_ALPHA) or (moving and kind not in ANIMATED)
         palette = kind == "GIF" and not moving  # a still one has no reason to keep to 256 colours
         suffix = ".png" if kind is None or no_room or palette else suffix
-    text = f"_{wanted(args).label()}" if args.suffix is None else args.suffix
+    text = f"_{target_size(args).label()}" if args.suffix is None else args.suffix
     return (folder or source.parent) / f"{source.stem}{text}{suffix}"
 
 
@@ -208,7 +208,7 @@ def upscale_animation(
     frames, evaluations, began = [], 0, time.perf_counter()
     line = StatusLine(moving.path.name, args.quiet)
     keywords = options | {"memory_limit": args.memory_limit}
-    calls = ((planes, wanted(args), args.tileable, keywords) for planes in moving.frames())
+    calls = ((planes, target_size(args), args.tileable, keywords) for planes in moving.frames())
     for number, made in enumerate(args.executor.map("one", calls), 1):
         line("frames", number, moving.count)
         frames.append(made.array)

@@ -116,14 +116,14 @@ def upscale_one(
     from patchscaler.apps.video.clip import Clip
     from patchscaler.images.animation import Animation
 
-    wanted = pictures.wanted(args)
+    target_size = pictures.target_size(args)
     if isinstance(picture, Clip):
         video.upscale(model, picture, target, options, args)
     elif isinstance(picture, Animation):
         facts = {} if args.no_provenance else dials.facts(model, options, source)
         pictures.upscale_animation(model, picture, target, options, args, facts)
-    elif picture is None or (args.dry_run and not pictures.is_one_pass(picture, model, wanted)):  # files know passes
-        dials.stream(model, source, target, wanted, options, args, report)
+    elif picture is None or (args.dry_run and not pictures.is_one_pass(picture, model, target_size)):  # files know passes
+        dials.stream(model, source, target, target_size, options, args, report)
     elif args.dry_run:
         dials.dry_run(model, pictures.planes_of(picture, source), source, options)
     else:
@@ -131,7 +131,7 @@ def upscale_one(
         line, began = StatusLine(source.name, args.quiet), time.perf_counter()
         keywords = options | {"memory_limit": args.memory_limit, "coarse": args.save_coarse}
         keywords["progress"] = line.patch_steps
-        [made] = args.executor.map("one", [(planes, wanted, args.tileable, keywords)])
+        [made] = args.executor.map("one", [(planes, target_size, args.tileable, keywords)])
         line.close()
         write(model, picture, made, source, target, args, report, began)
 

@@ -62,7 +62,7 @@ def checked(
     claim(source, target, inputs, taken)
     check_place(target, source)
     clip = look_through(source, limit, args.max_frames or 0)
-    make_plan(clip, target, _wanted(args).size(clip.width, clip.height), args.codec, args.crf, args.bits)
+    make_plan(clip, target, _target_size(args).size(clip.width, clip.height), args.codec, args.crf, args.bits)
     taken.add(real_path(target))
     return clip, target
 
@@ -73,14 +73,14 @@ def name_of(source: Path, folder: Path | None, args: argparse.Namespace) -> Path
 
     suffix = f".{args.format.lower().removeprefix('.')}" if args.format else source.suffix.lower()
     suffix = suffix if suffix in CONTAINERS or args.format else ".mp4"
-    text = f"_{_wanted(args).label()}" if args.suffix is None else args.suffix
+    text = f"_{_target_size(args).label()}" if args.suffix is None else args.suffix
     return (folder or source.parent) / f"{source.stem}{text}{suffix}"
 
 
-def _wanted(args: argparse.Namespace) -> Any:
-    from patchscaler.apps.cli.picture_options import wanted
+def _target_size(args: argparse.Namespace) -> Any:
+    from patchscaler.apps.cli.picture_options import target_size
 
-    return wanted(args)
+    return target_size(args)
 
 
 def upscale(model: Any, clip: Any, target: Path, options: dict[str, Any], args: argparse.Namespace) -> None:
@@ -93,7 +93,7 @@ def upscale(model: Any, clip: Any, target: Path, options: dict[str, Any], args: 
     video = VideoOptions(args.codec, args.crf, args.bits, not args.no_audio, not args.no_provenance)
     try:
         made = upscale_video(
-            model, clip, target, wanted=_wanted(args), video=video, dry_run=args.dry_run, watch=watch,
+            model, clip, target, target_size=_target_size(args), video=video, dry_run=args.dry_run, watch=watch,
             memory_limit=args.memory_limit, executor=args.executor, **options,
         )  # fmt: skip
     finally:

@@ -21,7 +21,7 @@ from patchscaler.dials.speed import estimate
 from patchscaler.enlarge import Enlarged
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.planes import array_planes
-from patchscaler.images.sizes import Wanted, passes, resized
+from patchscaler.images.sizes import TargetSize, passes, resized
 from patchscaler.jobs import Options, check_passes
 from patchscaler.models.weights import file_hash
 from patchscaler.streaming.cost import check_disk, check_memory, duration, in_memory_bytes, size_of
@@ -63,20 +63,20 @@ class MadeVideo:
 
 
 def upscale_video(
-    scaler: "PatchScaler", source: str | Path | Clip, target: str | Path, *, wanted: Wanted | float = 4.0,
+    scaler: "PatchScaler", source: str | Path | Clip, target: str | Path, *, target_size: TargetSize | float = 4.0,
     video: VideoOptions | None = None, dry_run: bool = False, watch: Watch = noop, max_frames: int = 0,
     executor: Executor | None = None, **options: Any,
 ) -> MadeVideo:  # fmt: skip
     """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
     .webm. Killed, the same call goes on behind the last frame that was finished, and gives the same file.
 
-    wanted, options: of `enlarge`. executor: who enlarges, by default this process. watch: told of the frames done.
+    target_size, options: of `enlarge`. executor: who enlarges, by default this process. watch: told of the frames done.
     dry_run: look at a few frames, write nothing. Raises PatchScalerError before the first frame where the file is
     damaged or codec, disk or memory cannot hold it.
     """
-    wanted = wanted if isinstance(wanted, Wanted) else Wanted(scale=wanted)
+    target_size = target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
     run = _VideoRun(
-        scaler, executor or LocalExecutor(scaler), source, Path(target), wanted,
+        scaler, executor or LocalExecutor(scaler), source, Path(target), target_size,
         video or VideoOptions(), watch, max_frames, options,
     )  # fmt: skip
     if dry_run:
@@ -97,17 +97,17 @@ class _VideoRun:
     """One call of `upscale_video`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", executor: Executor, source: str | Path | Clip, target: Path, wanted: Wanted,
+        self, scaler: "PatchScaler", executor: Executor, source: str | Path | Clip, target: Path, target_size: TargetSize,
         video: VideoOptions, watch: Watch, max_frames: int, options: dict[str, Any],
     ):  # fmt: skip
         self.executor = executor
-        self.scaler, self.target, self.wanted, self.video, self.watch = scaler, target, wanted, video, watch
+        self.scaler, self.target, self.target_size, self.video, self.watch = scaler, target, target_size, video, watch
         check_suffix(target)
         limit = options.pop("max_pixels", 0)
         self.clip = source if isinstance(source, Clip) else look_through(Path(source), limit, max_frames)
         self.keywords = options | {"max_pixels": 0}
         self.options = scaler.options(**self.keywords)
-        width, height = wanted.size(self.clip.width, self.clip.height)
+        width, height = target_size.size(self.clip.width, self.clip.height)
         self.passes = len(passes((self.clip.width, self.clip.height), (width, height), scaler.config.scale))
         _check_options(self.passes, self.options)
         self.plan, self.notes = make_plan(self.clip, target, (width, height), video.codec, video.crf, video.bits)
@@ -120,7 +120,7 @@ class _VideoRun:
         self.about = {
             "format": FORMAT, "input": file_hash(self.clip.path), "weights": weights_of(scaler),
             "options": options_record(self.options), "compute_signature": executor.compute_signature,
-            "wanted": (width, height), "size": self.size, "plan": self.plan.record(), "output": target.name,
+            "target_size": (width, height), "size": self.size, "plan": self.plan.record(), "output": target.name,
             "av": import_av("a video").__version__,
         }  # fmt: skip
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True, default=str).encode()).hexdigest()
@@ -138,7 +138,7 @@ class _VideoRun:
         first = next((i for i, span in enumerate(spans) if not _segment(folder, i).exists()), len(spans))
         begin = next((n for span in spans[first:] for n in span if not _frame(folder, n).exists()), clip.count)
         frames = read_frames(clip, range(begin, clip.count))
-        made_of = self.executor.map("one", ((array, self.wanted, False, self.keywords) for array in frames))
+        made_of = self.executor.map("one", ((array, self.target_size, False, self.keywords) for array in frames))
         for i in range(first, len(spans)):
             for n in spans[i]:
                 if n >= begin:

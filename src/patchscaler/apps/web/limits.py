@@ -9,7 +9,7 @@ from patchscaler.dials.budget import Budget, parse_budget
 from patchscaler.errors import PatchScalerError, TooManyPixelsError
 from patchscaler.images.animation import ANIMATED
 from patchscaler.images.read import check_pixels, opened, orientation
-from patchscaler.images.sizes import Wanted
+from patchscaler.images.sizes import TargetSize
 
 ENLARGED = 16  # times as many pixels as may come in may go out
 MOST = sys.float_info.max  # whole numbers may be larger, and then are no float
@@ -41,7 +41,7 @@ class Limits:
 class Dials:
     """What can be turned, as the pipeline takes it."""
 
-    wanted: Wanted = field(default_factory=lambda: Wanted(scale=4.0))
+    target_size: TargetSize = field(default_factory=lambda: TargetSize(scale=4.0))
     fidelity: float = 0.0
     budget: Budget | None = None
     seed: int = 0
@@ -57,7 +57,7 @@ def read_dials(scale: Any, fidelity: Any, budget: Any, seed: Any) -> Dials:
         raise PatchScalerError("budget: give a share from 0 to 1, seconds such as 20s, or a name")
     text = str(budget).strip() if budget is not None else ""
     return Dials(
-        Wanted(scale=number("scale", scale)),
+        TargetSize(scale=number("scale", scale)),
         number("fidelity", fidelity),
         parse_budget(text) if text else None,
         whole("seed", seed),
@@ -91,7 +91,7 @@ def read_seed(value: Any) -> int | None:
     return None if value is None else whole("seed", value)
 
 
-def check_picture(path: Path, wanted: Wanted, limits: Limits) -> tuple[int, int]:
+def check_picture(path: Path, target_size: TargetSize, limits: Limits) -> tuple[int, int]:
     """-> (width, height) of the upright picture. Nothing of it is decoded.
 
     Raises PatchScalerError, of which TooManyPixelsError is one.
@@ -102,7 +102,7 @@ def check_picture(path: Path, wanted: Wanted, limits: Limits) -> tuple[int, int]
                 f"{path}: moves, and only still pictures are taken here; the command `patchscaler upscale` enlarges it"
             )
         size = (image.height, image.width) if orientation(image) >= 5 else (image.width, image.height)
-    width, height = wanted.size(*size)
+    width, height = target_size.size(*size)
     try:
         check_pixels(width, height, limits.max_pixels * ENLARGED, str(path))
     except TooManyPixelsError as error:

@@ -21,7 +21,7 @@ from patchscaler.dials.report import read_report
 from patchscaler.dials.saved import find_saved, redo_file
 from patchscaler.errors import PatchScalerError, TooManyPixelsError
 from patchscaler.folders import Summary
-from patchscaler.images.sizes import Wanted
+from patchscaler.images.sizes import TargetSize
 from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import FileOptions, upscale_file
 
@@ -46,8 +46,8 @@ class Service:
         """One picture."""
 
         def work(folder: Path, watch: Watched) -> Job:
-            source, (width, height) = self._taken(folder, upload, visitor, dials.wanted)
-            one_pass = dials.wanted.scale == self.scaler.config.scale and dials.budget is None
+            source, (width, height) = self._taken(folder, upload, visitor, dials.target_size)
+            one_pass = dials.target_size.scale == self.scaler.config.scale and dials.budget is None
             watch.expected = self.pace.expected(width * height) if one_pass else {}
             result = self._made(folder, source, dials, watch, folder / "out" / "report")
             job = self._finished(folder, source, result, (width, height), watch)
@@ -74,9 +74,9 @@ class Service:
         """The same of two uploads, a picture and what was made of it; the latter's metadata say how."""
 
         def work(folder: Path, watch: Watched) -> Job:
-            source, size = self._taken(folder, small, visitor, Wanted(scale=1))
+            source, size = self._taken(folder, small, visitor, TargetSize(scale=1))
             file = self.folder.uploaded(large, visitor)
-            check_picture(file, Wanted(scale=1), Limits(max_pixels=ENLARGED * self.limits.max_pixels))
+            check_picture(file, TargetSize(scale=1), Limits(max_pixels=ENLARGED * self.limits.max_pixels))
             result = folder / "out" / file.name
             _link(file, result)
             self._check_own(result)
@@ -101,7 +101,7 @@ class Service:
                     watch.picture = f"{n + 1} of {len(uploads)}, {name}"
                     try:
                         self._check_room()
-                        source, _ = self._taken(place, upload, visitor, dials.wanted)
+                        source, _ = self._taken(place, upload, visitor, dials.target_size)
                         result = self._made(place, source, dials, watch, None)
                         entry = _unused(result, set(archive.namelist()))
                         archive.write(result, entry)
@@ -124,21 +124,21 @@ class Service:
 
     # --- the parts of a job --------------------------------------------------------------------------
 
-    def _taken(self, folder: Path, upload: Any, visitor: str, wanted: Wanted) -> tuple[Path, tuple[int, int]]:
+    def _taken(self, folder: Path, upload: Any, visitor: str, target_size: TargetSize) -> tuple[Path, tuple[int, int]]:
         """An upload, checked -> its place in the job's folder, (width, height)."""
         file = self.folder.uploaded(upload, visitor)
-        size = check_picture(file, wanted, self.limits)
+        size = check_picture(file, target_size, self.limits)
         source = folder / "in" / file.name
         _link(file, source)
         return source, size
 
     def _made(self, folder: Path, source: Path, dials: Dials, watch: Watched, report: Path | None) -> Path:
-        name = f"{source.stem[:LONGEST_NAME]}_{dials.wanted.label()}.png"
+        name = f"{source.stem[:LONGEST_NAME]}_{dials.target_size.label()}.png"
         result = folder / "out" / name
         result.parent.mkdir(exist_ok=True)
         watch("windows restored", 0, 1)
         upscale_file(
-            self.scaler, source, result, wanted=dials.wanted, watch=watch, files=FileOptions(report=report),
+            self.scaler, source, result, target_size=dials.target_size, watch=watch, files=FileOptions(report=report),
             max_pixels=self.limits.max_pixels, max_patches=WAVE if self.scaler.device.type == "cpu" else None,
             **dials.keywords(),
         )  # fmt: skip
