@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchscaler.enlarge import enlarge
+from patchscaler.enlarge import upscale_to_size
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.overlay import difficulty_mask, difficulty_overlay
 
@@ -136,7 +136,7 @@ def test_the_mask_is_the_groups(tiny, picture):
 
 def test_the_overlay_of_a_tile_lies_over_the_tile(tiny, picture):
     """A tile is made with what lies around it; the middle of that is the tile."""
-    result = enlarge(tiny, picture(32, 32), tileable=True).passes[0]
+    result = upscale_to_size(tiny, picture(32, 32), tileable=True).passes[0]
     result = replace(result, groups=np.arange(len(result.grid)) % 3)
     top, left = (-4 * start for start in result.options.origin)
     around = np.zeros((result.grid.height * 8, result.grid.width * 8, 3), np.uint8)

@@ -12,7 +12,7 @@ from patchscaler.config import RefinerConfig
 from patchscaler.dials import speed
 from patchscaler.dials.boxes import Change, patches_in
 from patchscaler.dials.redo import Made, redo
-from patchscaler.enlarge import enlarge
+from patchscaler.enlarge import upscale_to_size
 from patchscaler.evaluation.cost.flops import network_flops
 from patchscaler.evaluation.cost.measure import measure_picture, shares_of_peak
 from patchscaler.models.refiner import Refiner
@@ -250,7 +250,7 @@ def test_a_refiner_is_saved_and_loaded(refining, tmp_path):
 def test_a_tile_of_a_texture_is_drawn_with_itself_around(refining):
     says = refining.networks["refiner"] = Says()
     height, width = 32, 32
-    made = enlarge(refining, picture(height, width), tileable=True, budget="best")
+    made = upscale_to_size(refining, picture(height, width), tileable=True, budget="best")
     assert made.array.shape == (4 * height, 4 * width, 3)
     parts = [small for _, small in says.shown]  # tiles of the picture with itself around
     wider = [small for small in parts if small.shape[-2] > height and small.shape[-1] > width]
@@ -259,12 +259,12 @@ def test_a_tile_of_a_texture_is_drawn_with_itself_around(refining):
         assert torch.equal(small[..., height:, :], small[..., :-height, :])
         assert torch.equal(small[..., width:], small[..., :-width])
     says.shown.clear()
-    enlarge(refining, picture(height, width), budget="best")
+    upscale_to_size(refining, picture(height, width), budget="best")
     assert says.shown[0][1].shape[-2:] == (height, width)  # and a picture is drawn alone
 
 
 def test_sixteen_times_draws_in_each_pass(refining):
-    made = enlarge(refining, picture(16, 20), 16.0, budget="best")
+    made = upscale_to_size(refining, picture(16, 20), 16.0, budget="best")
     assert made.array.shape == (256, 320, 3) and len(made.passes) == 2
     assert all(result.cost["latents_refined"] > 0 for result in made.passes)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from patchscaler.apps.cli import main
-from patchscaler.enlarge import enlarge, tile_margin, unwrap, wrap_pad
+from patchscaler.enlarge import tile_margin, unwrap, upscale_to_size, wrap_pad
 from patchscaler.errors import PatchScalerError
 from patchscaler.images import sizes
 from patchscaler.images.animation import open_animation, save_animation
@@ -115,7 +115,7 @@ def test_finished_strips_are_the_whole(picture):
 @pytest.mark.parametrize("scale", [1, 1.5, 3, 4, 5])
 def test_any_scale(tiny, picture, scale):
     image = picture(24, 32)
-    made = enlarge(tiny, image, scale)
+    made = upscale_to_size(tiny, image, scale)
     assert made.image.size == (round(32 * scale), round(24 * scale))
     assert len(made.passes) == (2 if scale > 4 else 1)
     assert np.abs(made.array.mean((0, 1)) - np.asarray(image).mean((0, 1))).max() < 3
@@ -125,10 +125,10 @@ def test_any_scale(tiny, picture, scale):
 
 def test_repeated_passes_keep_alpha_grey_and_depth(tiny):
     grey = np.random.default_rng(0).integers(0, 65536, (24, 24, 2)).astype(np.uint16)
-    made = enlarge(tiny, grey, 6)
+    made = upscale_to_size(tiny, grey, 6)
     assert made.array.shape == (144, 144, 2) and made.array.dtype == np.uint16
     with pytest.raises(PatchScalerError, match="more than the limit"):
-        enlarge(tiny, grey, 6, max_pixels=500)
+        upscale_to_size(tiny, grey, 6, max_pixels=500)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_wrap_pad_and_unwrap():
 @pytest.mark.parametrize("size", [(32, 48), (45, 33)], ids=["whole strides", "odd sides"])
 def test_borders_of_tiles_meet(tiny, size):
     tile = periodic(*size)
-    made = enlarge(tiny, tile, tileable=True).array.astype(int)
+    made = upscale_to_size(tiny, tile, tileable=True).array.astype(int)
     assert made.shape == (4 * size[0], 4 * size[1], 3)
 
     def seam(array):
@@ -201,14 +201,14 @@ def test_borders_of_tiles_meet(tiny, size):
 
 def test_a_shifted_tile_is_the_result_shifted(tiny):
     tile, stride = periodic(64, 64), 16  # the patches' stride: the grid falls on itself
-    made = enlarge(tiny, tile, tileable=True, fidelity=1.0).array.astype(int)
-    moved = enlarge(tiny, np.roll(tile, (stride, 2 * stride), (0, 1)), tileable=True, fidelity=1.0).array.astype(int)
+    made = upscale_to_size(tiny, tile, tileable=True, fidelity=1.0).array.astype(int)
+    moved = upscale_to_size(tiny, np.roll(tile, (stride, 2 * stride), (0, 1)), tileable=True, fidelity=1.0).array.astype(int)
     assert np.abs(np.roll(made, (4 * stride, 8 * stride), (0, 1)) - moved).max() <= 1
     assert tile_margin(tiny) % stride == 0
 
 
 def test_tiles_of_other_sizes_and_by_the_command(tiny, model, tmp_path):
-    made = enlarge(tiny, periodic(32, 32), 1.5, tileable=True)
+    made = upscale_to_size(tiny, periodic(32, 32), 1.5, tileable=True)
     assert made.array.shape == (48, 48, 3)
     Image.fromarray(periodic(32, 32)).save(tmp_path / "t.png")
     assert main(["upscale", str(tmp_path / "t.png"), "--model", model, "--tileable", "-q"]) == 0
@@ -258,7 +258,7 @@ def write_moving(path, clear=True, **options):
 def test_frames_times_and_loops(tiny, tmp_path, suffix, clear):
     source = write_moving(tmp_path / f"a{suffix}", clear, **({"disposal": 2} if suffix == ".gif" else {}))
     moving = open_animation(source)
-    made = [enlarge(tiny, planes, 2).array for planes in moving.frames()]
+    made = [upscale_to_size(tiny, planes, 2).array for planes in moving.frames()]
     assert moving.count == len(made) == 4 and moving.durations == DURATIONS
     assert all(array.shape == (48, 80, 4 if clear else 3) for array in made)
     save_animation(made, tmp_path / f"b{suffix}", moving)
@@ -346,7 +346,7 @@ def test_palettes_of_greys_are_grey():
 def test_progress_counts_all_passes(tiny, picture):
     """Two passes, of 16x16 and of 24x24 pixels: the first is 256 parts of 832."""
     seen: list[tuple[int, int]] = []
-    enlarge(tiny, picture(16, 16), 6.0, budget="best", progress=lambda done, total: seen.append((done, total)))
+    upscale_to_size(tiny, picture(16, 16), 6.0, budget="best", progress=lambda done, total: seen.append((done, total)))
     shares = [done / total for done, total in seen]
     assert shares == sorted(shares) and shares[-1] == 1
     assert any(abs(share - 256 / 832) < 0.03 for share in shares)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchscaler.config import GRMConfig, preset
 from patchscaler.diffusion.groups import patch_confidence
-from patchscaler.enlarge import enlarge
+from patchscaler.enlarge import upscale_to_size
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.folder import build_networks
 from patchscaler.patching import make_grid
@@ -158,7 +158,7 @@ def test_sixteen_bits_in_windows(tiny, tmp_path):
 @pytest.mark.parametrize("scale", [0.5, 1, 1.5, 4.5])
 def test_other_scales_in_windows(tiny, photo, scale):
     source, target = photo(40, 30), photo(40, 30).with_name("out.png")
-    whole = enlarge(tiny, Image.open(source), scale)
+    whole = upscale_to_size(tiny, Image.open(source), scale)
     upscale_file(tiny, source, target, window=32, target_size=scale)
     assert read(target).shape == whole.array.shape
     # What one pass rounds differently, the next enlarges.

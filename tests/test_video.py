@@ -21,7 +21,7 @@ from patchscaler.apps.video import job
 from patchscaler.apps.video.clip import Colours, look_through
 from patchscaler.apps.video.frames import pack, read_frames, to_frame, unpack
 from patchscaler.apps.video.job import VideoOptions, upscale_video
-from patchscaler.enlarge import enlarge
+from patchscaler.enlarge import upscale_to_size
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.sizes import TargetSize
 from patchscaler.streaming.disk import JobFolder
@@ -60,7 +60,7 @@ def test_every_frame_is_what_the_pipeline_makes_of_it(tiny, tmp_path):
     assert (made.size, made.frames, made.made_now, made.codec) == ((256, 192), 6, 6, "ffv1")
     clip, out = look_through(source), rgb(tmp_path / "out.mkv")
     for array, result in zip(read_frames(clip, range(clip.count)), out, strict=True):
-        difference = np.abs(enlarge(tiny, array).array.astype(int) - result) / 257
+        difference = np.abs(upscale_to_size(tiny, array).array.astype(int) - result) / 257
         assert difference.mean() < 0.8 and np.percentile(difference, 99) < 2.5  # grey levels: 8 bits of YUV
 
 
@@ -192,7 +192,7 @@ def test_odd_sizes_stay_where_colours_have_room_for_them(tiny, tmp_path):
     assert frames_of(tmp_path / "tall.mov")[0][0].height == 43
     clip, out = look_through(source), rgb(tmp_path / "out.mkv")
     for array, result in zip(read_frames(clip, range(clip.count)), out, strict=True):
-        difference = np.abs(enlarge(tiny, array, wide).array.astype(int) - result) / 257
+        difference = np.abs(upscale_to_size(tiny, array, wide).array.astype(int) - result) / 257
         assert difference.mean() < 0.8
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from patchscaler import PatchScaler
-from patchscaler.enlarge import enlarge
+from patchscaler.enlarge import upscale_to_size
 from patchscaler.images.overlay import difficulty_mask
 
 CATEGORY = "image/upscaling"
@@ -79,7 +79,7 @@ class PatchScalerUpscale:
         for number, picture in enumerate(image):  # (H, W, 3 or 4)
             # Sixteen bits in are sixteen bits out: a float image shall not come back in 256 steps.
             pixels = (picture.cpu().float().clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
-            made = enlarge(
+            made = upscale_to_size(
                 model, pixels, scale, tileable=tileable, seed=seed, fidelity=fidelity, budget=budget.strip() or None,
                 progress=lambda done, total, number=number: report(number, done / total),
             )  # fmt: skip

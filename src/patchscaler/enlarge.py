@@ -22,7 +22,7 @@ SEAM = 8  # pixels of the input on either side of a tile's border over which its
 
 
 @dataclass
-class Enlarged:
+class Upscaled:
     """The picture in the size that was wanted, and how each pass came about (at x4, before it was reduced)."""
 
     array: np.ndarray  # (h, w, 1..4) uint8 or uint16
@@ -35,9 +35,9 @@ class Enlarged:
         return to_pil(self.array, self.icc_profile)
 
 
-def enlarge(
+def upscale_to_size(
     scaler: "PatchScaler", image: Picture, target_size: TargetSize | float = 4.0, *, tileable: bool = False, **options: Any
-) -> Enlarged:
+) -> Upscaled:
     """target_size: a scale or a `TargetSize`. tileable: opposite borders of the picture meet. options: of `PatchScaler.upscale`.
 
     Raises PatchScalerError.
@@ -62,7 +62,7 @@ def enlarge(
         array = result.array
         if array.shape[1::-1] != size:
             array = _resized_tile(array, size) if tileable else resized(array, size[::-1])
-    return Enlarged(array, results, planes.icc_profile)
+    return Upscaled(array, results, planes.icc_profile)
 
 
 def over_passes(progress: Progress, areas: Sequence[int], number: int) -> Progress:

@@ -14,7 +14,7 @@ from torch import Tensor
 from patchscaler import refining
 from patchscaler.config import GroupConfig
 from patchscaler.devices import is_out_of_memory
-from patchscaler.enlarge import Enlarged, enlarge
+from patchscaler.enlarge import Upscaled, upscale_to_size
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.color import enlarge as enlarge_plain
 from patchscaler.images.planes import Planes
@@ -70,22 +70,22 @@ def decode(
     return image.cpu(), plain.cpu(), enlarged.cpu()
 
 
-def one(scaler: "PatchScaler", picture: Picture, target_size: TargetSize, tileable: bool, keywords: dict[str, Any]) -> Enlarged:
+def one(scaler: "PatchScaler", picture: Picture, target_size: TargetSize, tileable: bool, keywords: dict[str, Any]) -> Upscaled:
     """A picture or a frame, whole."""
-    return _light(enlarge(scaler, picture, target_size, tileable=tileable, **keywords))
+    return _light(upscale_to_size(scaler, picture, target_size, tileable=tileable, **keywords))
 
 
 def batch(
     scaler: "PatchScaler", pictures: list[Planes], target_size: TargetSize, keywords: dict[str, Any]
-) -> list[Enlarged | PatchScalerError]:
+) -> list[Upscaled | PatchScalerError]:
     """Pictures that share batches, if there are several; where that cannot be, one by one, each with its own error."""
     if len(pictures) > 1:
         try:
             results = scaler.upscale_many(pictures, **(keywords | {"max_pixels": 0}))
-            return [_light(Enlarged(result.array, [result], result.icc_profile)) for result in results]
+            return [_light(Upscaled(result.array, [result], result.icc_profile)) for result in results]
         except (PatchScalerError, MemoryError):
             pass
-    made: list[Enlarged | PatchScalerError] = []
+    made: list[Upscaled | PatchScalerError] = []
     for picture in pictures:
         try:
             made.append(one(scaler, picture, target_size, False, keywords))
@@ -96,7 +96,7 @@ def batch(
     return made
 
 
-def _light(made: Enlarged) -> Enlarged:
+def _light(made: Upscaled) -> Upscaled:
     """Without what only this process can use."""
     for result in made.passes:
         if result.options is not None:

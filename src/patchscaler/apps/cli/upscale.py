@@ -140,7 +140,7 @@ def write(
     model: Any, picture: Any, made: Any, source: Path, target: Path, args: argparse.Namespace, report: Path | None,
     began: float,
 ) -> None:  # fmt: skip
-    """An `Enlarged` picture, what goes beside it, and a line about it."""
+    """An `Upscaled` picture, what goes beside it, and a line about it."""
     from patchscaler.images.overlay import difficulty_overlay
     from patchscaler.images.write import save_image, save_picture
 

@@ -18,7 +18,7 @@ from patchscaler.apps.video.frames import pack, read_frames, to_frame, unpack
 from patchscaler.apps.video.muxing import rehearse, write_video
 from patchscaler.dials.record import options_record, provenance, weights_of
 from patchscaler.dials.speed import estimate
-from patchscaler.enlarge import Enlarged
+from patchscaler.enlarge import Upscaled
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.planes import array_planes
 from patchscaler.images.sizes import TargetSize, passes, resized
@@ -70,7 +70,7 @@ def upscale_video(
     """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
     .webm. Killed, the same call goes on behind the last frame that was finished, and gives the same file.
 
-    target_size, options: of `enlarge`. executor: who enlarges, by default this process. watch: told of the frames done.
+    target_size, options: of `upscale_to_size`. executor: who enlarges, by default this process. watch: told of the frames done.
     dry_run: look at a few frames, write nothing. Raises PatchScalerError before the first frame where the file is
     damaged or codec, disk or memory cannot hold it.
     """
@@ -159,7 +159,7 @@ class _VideoRun:
         write_video(self.target, clip, self.plan, segments, facts, self.video.audio)
         return made
 
-    def _keep(self, number: int, enlarged: Enlarged, folder: JobFolder, made: MadeVideo) -> None:
+    def _keep(self, number: int, enlarged: Upscaled, folder: JobFolder, made: MadeVideo) -> None:
         """One frame, on disk until its segment is whole."""
         width, height = self.size
         array = enlarged.array[:height]
