@@ -20,10 +20,10 @@ def moving(number: int, width: int, height: int) -> np.ndarray:
 def make_clip(
     path: Path, count: int = 6, size: tuple[int, int] = (64, 48), codec: str = "libx264", pix_fmt: str = "yuv420p",
     times: list[int] | None = None, time_base: Fraction = Fraction(1, 12800), audio: tuple[str, ...] = (),
-    colours: tuple[int, int, int, int] | None = None, sar: Fraction | None = None, turn: int = 0, still: bool = False,
+    colors: tuple[int, int, int, int] | None = None, sar: Fraction | None = None, turn: int = 0, still: bool = False,
     fields: bool = False, options: dict[str, str] | None = None, metadata: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """size: (width, height) as coded. times: of the frames, in time_base. colours: range, matrix, primaries, transfer.
+    """size: (width, height) as coded. times: of the frames, in time_base. colors: range, matrix, primaries, transfer.
     fields: rows are by turns of two moments.
     """
     times = times or [n * int(1 / (time_base * RATE)) for n in range(count)]
@@ -33,8 +33,8 @@ def make_clip(
         context = video.codec_context
         context.width, context.height, context.pix_fmt, context.time_base = *size, pix_fmt, time_base
         context.options = {"crf": "5"} | (options or {}) if codec == "libx264" else options or {}
-        if colours:
-            context.color_range, context.colorspace, context.color_primaries, context.color_trc = colours
+        if colors:
+            context.color_range, context.colorspace, context.color_primaries, context.color_trc = colors
         if sar:
             context.sample_aspect_ratio = sar
         if turn:

@@ -27,8 +27,8 @@ Picture = Callable[..., Image.Image]
 def smooth_picture(height: int, width: int, seed: int = 0) -> Image.Image:
     """RGB: smooth colours everywhere, fine detail that grows from left to right, so that patches differ."""
     rng = np.random.default_rng(seed)
-    colours = torch.from_numpy(rng.random((1, 3, height // 16 + 2, width // 16 + 2), dtype=np.float32))
-    image = F.interpolate(colours, size=(height, width), mode="bicubic", align_corners=True)[0].movedim(0, -1)
+    colors = torch.from_numpy(rng.random((1, 3, height // 16 + 2, width // 16 + 2), dtype=np.float32))
+    image = F.interpolate(colors, size=(height, width), mode="bicubic", align_corners=True)[0].movedim(0, -1)
     detail = rng.normal(size=(height, width, 1)) * np.linspace(0, 0.2, width)[None, :, None]
     return Image.fromarray(((image.numpy() + detail).clip(0, 1) * 255).round().astype(np.uint8))
 

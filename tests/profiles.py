@@ -27,9 +27,9 @@ def make_profile(matrix: np.ndarray | None, curve: bytes, extra: dict[bytes, byt
     if matrix is None:
         tags[b"kTRC"] = curve
     else:
-        for i, colour in enumerate((b"r", b"g", b"b")):
-            tags[colour + b"XYZ"] = b"XYZ \0\0\0\0" + fixed(*matrix[:, i])
-            tags[colour + b"TRC"] = curve
+        for i, color in enumerate((b"r", b"g", b"b")):
+            tags[color + b"XYZ"] = b"XYZ \0\0\0\0" + fixed(*matrix[:, i])
+            tags[color + b"TRC"] = curve
     tags |= extra or {}
     table, data, start = b"", b"", 132 + 12 * len(tags)
     for name, tag in tags.items():

@@ -53,7 +53,7 @@ def test_a_picture_costs_what_its_parts_cost(tiny, picture):
     lr = np.array(picture(64, 64))
     result = tiny.upscale(lr)
     assert 0 in result.groups and 2 in result.groups  # patches without and with evaluations
-    whole = count_flops(lambda: tiny.upscale(lr, colour="none"))  # matching colours is no network
+    whole = count_flops(lambda: tiny.upscale(lr, color="none"))  # matching colours is no network
     parts = network_flops(tiny, 64, 64).of_picture(result.cost)
     assert parts["total"] == whole == sum(v for k, v in parts.items() if k != "total")
     plain = network_flops(tiny, 64, 64, prompt=False)

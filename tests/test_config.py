@@ -86,7 +86,7 @@ def test_unknown_settings_are_refused(where, message):
     target = values
     for key in where:
         target = target[key]
-    target["colour"] = 1
+    target["color"] = 1
     with pytest.raises(PatchScalerError, match=message):
         ModelConfig.from_json(json.dumps(values))
 

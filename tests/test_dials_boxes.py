@@ -78,7 +78,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
-@pytest.mark.parametrize("options", [{}, {"colour": "none"}, {"budget": 0.5}, {"fidelity": 0.3}])
+@pytest.mark.parametrize("options", [{}, {"color": "none"}, {"budget": 0.5}, {"fidelity": 0.3}])
 def test_redo_gives_what_a_whole_run_gives(tiny, picture, changes, options):
     image = picture(97, 141)
     first = tiny.upscale(image, invention=True, **options)
@@ -93,7 +93,7 @@ def test_redo_gives_what_a_whole_run_gives(tiny, picture, changes, options):
     assert np.abs(new.moments - whole.moments).mean() < 1e-2 * np.abs(whole.moments).mean()
 
 
-@pytest.mark.parametrize("options", [{}, {"colour": "none"}])
+@pytest.mark.parametrize("options", [{}, {"color": "none"}])
 def test_outside_of_the_boxs_patches_nothing_changes(tiny, picture, options):
     image = picture(97, 141)
     first = tiny.upscale(image, **options)
@@ -138,7 +138,7 @@ def test_redo_of_what_does_not_fit(tiny, picture):
     with pytest.raises(PatchScalerError, match="the finished picture is 564x388, not 4 times 47x33"):
         redo(tiny, picture(33, 47), made(first), change)
     with pytest.raises(PatchScalerError, match="'adain' hang on the whole picture"):
-        redo(tiny, image, made(tiny.upscale(image, colour="adain")), change)
+        redo(tiny, image, made(tiny.upscale(image, color="adain")), change)
     with pytest.raises(PatchScalerError, match="a tileable texture"):
         redo(tiny, image, made(tiny.upscale(image, period=(97, 141))), change)
     with pytest.raises(PatchScalerError, match="3 patches are recorded, the picture has"):

@@ -59,7 +59,7 @@ DAMAGED = [
     ({"origin": [2**70, 0]}, "origin"), ({"origin": [0]}, "origin"), ({"origin": ["0", 0]}, "origin"),
     ({"period": [0, 2]}, "period"), ({"period": [1.5, 2]}, "period"), ({"seed": float("inf")}, "infinity"),
     ({"fidelity": 3}, "fidelity 3"), ({"fidelity": float("nan")}, "fidelity nan"),
-    ({"colour": "pink"}, "unknown colour 'pink'"),
+    ({"color": "pink"}, "unknown color 'pink'"),
     ({"budget": {"share": None, "seconds": None, "name": "nonsense"}}, "budget Budget"),
     ({"budget": {"share": 7, "seconds": None, "name": None}}, "give a share from 0 to 1"), ({"budget": [1]}, "damaged"),
     ({"changes": [box(7)]}, "unknown group '7'"), ({"changes": [box("easy")]}, "unknown group 'easy'"),

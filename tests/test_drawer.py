@@ -223,7 +223,7 @@ def test_a_box_made_again_is_what_a_whole_run_gives(refining):
     whole = refining.upscale(image, groups=refining.config.groups)
     change = Change((20, 30, 40, 50), group=0)
     made = Made(
-        whole.array, {"period": None, "colour": "wavelet", "changes": (), "groups": refining.config.groups},
+        whole.array, {"period": None, "color": "wavelet", "changes": (), "groups": refining.config.groups},
         whole.groups, whole.config,
     )  # fmt: skip
     told: list[tuple[int, int]] = []

@@ -232,7 +232,7 @@ def needs_spandrel() -> None:
         pytest.skip("spandrel is not installed")
 
 
-def compact_weights(channels: int = 8, layers: int = 2, scale: int = 4, colours: int = 3) -> dict[str, torch.Tensor]:
+def compact_weights(channels: int = 8, layers: int = 2, scale: int = 4, colors: int = 3) -> dict[str, torch.Tensor]:
     """A random Real-ESRGAN compact network: body.0 conv, body.1 PReLU, ..., a last conv to scale^2 colours."""
     generator = torch.Generator().manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
@@ -241,12 +241,12 @@ def compact_weights(channels: int = 8, layers: int = 2, scale: int = 4, colours:
         weights[f"body.{i}.weight"] = torch.randn(wanted, given, 3, 3, generator=generator) * 0.1
         weights[f"body.{i}.bias"] = torch.zeros(wanted)
 
-    conv(0, colours, channels)
+    conv(0, colors, channels)
     for i in range(layers):
         weights[f"body.{2 * i + 1}.weight"] = torch.full((channels,), 0.25)
         conv(2 * i + 2, channels, channels)
     weights[f"body.{2 * layers + 1}.weight"] = torch.full((channels,), 0.25)
-    conv(2 * layers + 2, channels, colours * scale**2)
+    conv(2 * layers + 2, channels, colors * scale**2)
     return weights
 
 
@@ -323,7 +323,7 @@ def test_spandrel_says_what_is_wrong(tmp_path):
             make(f"spandrel:{tmp_path}/x.safetensors")
 
     fails(compact_weights(scale=2), "RealESRGAN Compact that enlarges 2 times; give one for 4")
-    fails(compact_weights(colours=1), "takes 1 channels; give a network for RGB")
+    fails(compact_weights(colors=1), "takes 1 channels; give a network for RGB")
     fails({"strange": torch.zeros(1)}, "spandrel cannot load it")
     (tmp_path / "y.pth").write_bytes(b"not weights")
     with pytest.raises(PatchScalerError, match="spandrel cannot load it"):

@@ -86,9 +86,9 @@ def test_agrees_with_the_stored_figures_of_others(name, other):
 
 
 def test_luma_is_the_one_of_matlab():
-    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    colors = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
     # rgb2ycbcr of these, from MATLAB's documentation of the matrix: 16, 235 and 16 plus its first row
-    assert luma(colours)[0] == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-9)
+    assert luma(colors)[0] == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-9)
 
 
 def test_sharpness_is_the_ratio_of_mean_gradients():

@@ -74,12 +74,12 @@ def test_windows_leave_no_seams(paper, picture, tmp_path, monkeypatch):
     """Group norms and attention see a whole window, so windows do not agree with the whole: they are faded."""
     picture(96, 352).save(tmp_path / "in.png")
     groups = replace(paper.config.groups, num_inference_steps=(0, 0, 0), start_times=(0, 0, 0))
-    whole = paper.upscale(Image.open(tmp_path / "in.png"), groups=groups, colour="none").array.astype(int)
+    whole = paper.upscale(Image.open(tmp_path / "in.png"), groups=groups, color="none").array.astype(int)
 
     def steps() -> np.ndarray:
         """From column to column, in what windows made different: largest at seams, where there are any."""
         made = upscale_file(
-            paper, tmp_path / "in.png", tmp_path / "out.png", window=128, groups=groups, colour="none"
+            paper, tmp_path / "in.png", tmp_path / "out.png", window=128, groups=groups, color="none"
         )  # fmt: skip
         assert made.estimate.windows == 3  # cores of 118 pixels: borders at 472 and 944
         difference = np.asarray(Image.open(tmp_path / "out.png")).astype(int) - whole

@@ -1,4 +1,4 @@
-"""Colours: profiles to sRGB and back, wide gamuts, no shift against the input, ramps without steps or seams."""
+"""Colors: profiles to sRGB and back, wide gamuts, no shift against the input, ramps without steps or seams."""
 
 import io
 import struct
@@ -10,8 +10,8 @@ from PIL import Image, ImageCms
 from profiles import ADOBE, D50, P3, SRGB_CURVE, fixed, gamma, make_profile
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.color import LEVELS, REACH, low_band, match_colour
-from patchscaler.images.icc import colour_space, profile_kind
+from patchscaler.images.color import LEVELS, REACH, low_band, match_color
+from patchscaler.images.icc import color_space, profile_kind
 from patchscaler.images.metadata import Metadata
 from patchscaler.images.planes import array_planes, finish, to_planes
 from patchscaler.images.read import load_picture
@@ -31,10 +31,10 @@ def noise(shape: tuple[int, ...], kind: type = np.uint8) -> np.ndarray:
 
 @pytest.mark.parametrize("profile", [ADOBE_RGB, DISPLAY_P3], ids=["Adobe RGB", "Display P3"])
 def test_numbers_agree_with_littlecms(profile):
-    colours = noise((40, 40, 3))
-    ours = colour_space(profile).to_srgb(np.moveaxis(colours / 255, -1, 0)).clip(0, 1) * 255
+    colors = noise((40, 40, 3))
+    ours = color_space(profile).to_srgb(np.moveaxis(colors / 255, -1, 0)).clip(0, 1) * 255
     theirs = ImageCms.profileToProfile(
-        Image.fromarray(colours), ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"),
+        Image.fromarray(colors), ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"),
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
     )  # fmt: skip
     assert np.abs(np.moveaxis(np.asarray(theirs, float), -1, 0) - ours).max() < 1  # it rounds to 8 bits
@@ -44,18 +44,18 @@ def test_numbers_agree_with_littlecms(profile):
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_there_and_back_no_colour_moves(profile, kind):
     """Saturated ones too, which sRGB does not hold: as few of 65535 as a rounded table costs."""
-    colours = noise((64, 48, 3), kind)
-    planes = array_planes(colours, profile)
+    colors = noise((64, 48, 3), kind)
+    planes = array_planes(colors, profile)
     assert planes.excess is not None and planes.rgb.abs().max() <= 1
     back = finish(planes.rgb, planes)
-    assert np.abs(back.astype(int) - colours).max() <= (0 if kind is np.uint8 else 16)
+    assert np.abs(back.astype(int) - colors).max() <= (0 if kind is np.uint8 else 16)
 
 
 def test_a_profile_that_says_srgb_changes_nothing():
-    assert colour_space(SRGB) is None and profile_kind(SRGB) == "RGB"
-    colours = noise((8, 8, 3))
-    assert torch.equal(array_planes(colours, SRGB).rgb, array_planes(colours).rgb)
-    assert array_planes(colours, SRGB).icc_profile == SRGB
+    assert color_space(SRGB) is None and profile_kind(SRGB) == "RGB"
+    colors = noise((8, 8, 3))
+    assert torch.equal(array_planes(colors, SRGB).rgb, array_planes(colors).rgb)
+    assert array_planes(colors, SRGB).icc_profile == SRGB
 
 
 def test_the_model_sees_the_colours_that_a_person_sees():
@@ -77,9 +77,9 @@ def test_grey_profiles():
 def test_curves_of_all_kinds():
     x = np.linspace(0, 1, 65536)
     table = b"curv\0\0\0\0" + struct.pack(">I5H", 5, 0, 4096, 16384, 36864, 65535)  # about x squared
-    space = colour_space(make_profile(ADOBE, table))
+    space = color_space(make_profile(ADOBE, table))
     assert space.curves[0][32768] == pytest.approx(0.25, abs=1e-3)
-    assert colour_space(make_profile(ADOBE, b"curv" + bytes(8))).curves[0] == pytest.approx(x)  # no entry: linear
+    assert color_space(make_profile(ADOBE, b"curv" + bytes(8))).curves[0] == pytest.approx(x)  # no entry: linear
     kinds = {
         0: ((2.0,), x**2),
         1: ((2.0, 1.1, -0.1), np.maximum(1.1 * x - 0.1, 0) ** 2),
@@ -88,7 +88,7 @@ def test_curves_of_all_kinds():
     }
     for kind, (numbers, expected) in kinds.items():
         curve = b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + fixed(*numbers)
-        assert colour_space(make_profile(ADOBE, curve)).curves[1] == pytest.approx(expected, abs=1e-4)
+        assert color_space(make_profile(ADOBE, curve)).curves[1] == pytest.approx(expected, abs=1e-4)
 
 
 HOSTILE = {
@@ -111,27 +111,27 @@ HOSTILE = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_profiles_that_cannot_be_used_leave_the_numbers_as_they_are(name):
-    assert colour_space(HOSTILE[name]) is None
-    colours = noise((8, 9, 3))
-    planes = array_planes(colours, HOSTILE[name])
-    assert np.array_equal(finish(planes.rgb, planes), colours)
+    assert color_space(HOSTILE[name]) is None
+    colors = noise((8, 9, 3))
+    planes = array_planes(colors, HOSTILE[name])
+    assert np.array_equal(finish(planes.rgb, planes), colors)
 
 
 def test_white_point():
-    assert colour_space(DISPLAY_P3).to_srgb(np.ones((3, 1, 1))).ravel() == pytest.approx([1, 1, 1], abs=2e-3)
+    assert color_space(DISPLAY_P3).to_srgb(np.ones((3, 1, 1))).ravel() == pytest.approx([1, 1, 1], abs=2e-3)
     assert len(D50) == 12
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp", ".avif", ".heic"])
 def test_profiles_go_through_files(tmp_path, suffix):
-    colours = np.zeros((16, 16, 3), np.uint8)
-    colours[..., 1] = 255  # a green that sRGB does not hold
-    save_picture(colours, tmp_path / f"a{suffix}", Metadata((16, 16), icc_profile=DISPLAY_P3))
+    colors = np.zeros((16, 16, 3), np.uint8)
+    colors[..., 1] = 255  # a green that sRGB does not hold
+    save_picture(colors, tmp_path / f"a{suffix}", Metadata((16, 16), icc_profile=DISPLAY_P3))
     picture = load_picture(tmp_path / f"a{suffix}")
     assert picture.metadata.icc_profile == DISPLAY_P3
     planes = picture.planes
     assert planes.excess is not None
-    assert np.abs(finish(planes.rgb, planes).astype(int) - colours).max() <= (0 if suffix in (".png", ".tif") else 6)
+    assert np.abs(finish(planes.rgb, planes).astype(int) - colors).max() <= (0 if suffix in (".png", ".tif") else 6)
 
 
 def test_formats_without_profile_get_srgb(tmp_path):
@@ -173,8 +173,8 @@ def test_a_profile_of_tables_is_not_lost_without_a_word(tmp_path, kind, deep):
 
 
 def test_transparency_goes_around_tables(tmp_path):
-    colours = np.full((8, 8, 4), [255, 0, 0, 100], np.uint8)
-    notes = save_picture(colours, tmp_path / "a.jxl", Metadata((8, 8), icc_profile=table_profile()), lossless=True)
+    colors = np.full((8, 8, 4), [255, 0, 0, 100], np.uint8)
+    notes = save_picture(colors, tmp_path / "a.jxl", Metadata((8, 8), icc_profile=table_profile()), lossless=True)
     assert notes == ["JXL is written without colour profile: colours become sRGB's"]
     back = load_picture(tmp_path / "a.jxl")
     assert np.abs(np.asarray(back.pixels)[0, 0].astype(int) - [0, 255, 0, 100]).max() <= 12
@@ -194,14 +194,14 @@ def test_whatever_is_saved_without_profile_is_in_srgb(tmp_path, suffix):
 
 
 def test_a_damaged_profile_is_told_where_it_is_lost(tmp_path):
-    colours = noise((8, 8, 3))
+    colors = noise((8, 8, 3))
     broken = Metadata((8, 8), icc_profile=HOSTILE["tables"])
-    save_picture(colours, tmp_path / "a.png", broken)
+    save_picture(colors, tmp_path / "a.png", broken)
     picture = load_picture(tmp_path / "a.png")
     fit_picture(picture, "BMP")
     assert picture.notes == ["BMP is written without colour profile: colours may look different"]
-    assert np.array_equal(np.asarray(picture.pixels), colours)
-    assert save_picture(colours, tmp_path / "a.bmp", broken) == picture.notes
+    assert np.array_equal(np.asarray(picture.pixels), colors)
+    assert save_picture(colors, tmp_path / "a.bmp", broken) == picture.notes
 
 
 def test_frames_without_their_profile_are_told_of():
@@ -222,9 +222,9 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 def test_saturated_fields_through_the_model():
     """With the shipped weights: a P3 red beside a P3 green stay what they are, without sRGB's fringe of noise."""
-    colours = np.zeros((48, 48, 3), np.uint8)
-    colours[:, :24, 0], colours[:, 24:, 1] = 255, 255
-    image = Image.fromarray(colours)
+    colors = np.zeros((48, 48, 3), np.uint8)
+    colors[:, :24, 0], colors[:, 24:, 1] = 255, 255
+    image = Image.fromarray(colors)
     image.info["icc_profile"] = DISPLAY_P3
     result = PatchScaler.from_pretrained(dtype="float32", device="cpu").upscale(image, prompt=False)
     assert result.icc_profile == DISPLAY_P3 and result.image.info["icc_profile"] == DISPLAY_P3
@@ -249,7 +249,7 @@ def shifted(picture) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_wavelet_puts_the_low_band_back_and_keeps_detail(shifted):
     result, reference = shifted
-    matched = match_colour(result, reference, "wavelet")
+    matched = match_color(result, reference, "wavelet")
     enlarged = torch.nn.functional.interpolate(reference[None], scale_factor=4, mode="bicubic")[0]
     assert (low_band(matched) - low_band(enlarged)).abs().max() < (
         low_band(result) - low_band(enlarged)
@@ -261,7 +261,7 @@ def test_wavelet_puts_the_low_band_back_and_keeps_detail(shifted):
 
 def test_adain_matches_mean_and_contrast(shifted):
     result, reference = shifted
-    matched = match_colour(result * 0.5, reference, "adain")
+    matched = match_color(result * 0.5, reference, "adain")
     enlarged = torch.nn.functional.interpolate(reference[None], scale_factor=4, mode="bicubic")[0]
     torch.testing.assert_close(matched.mean((1, 2)), enlarged.mean((1, 2)), atol=1e-4, rtol=0)
     torch.testing.assert_close(matched.std((1, 2)), enlarged.std((1, 2)), atol=1e-3, rtol=0)
@@ -269,9 +269,9 @@ def test_adain_matches_mean_and_contrast(shifted):
 
 def test_none_and_unknown(shifted):
     result, reference = shifted
-    assert match_colour(result, reference, "none") is result
-    with pytest.raises(PatchScalerError, match="unknown colour 'sepia': choose one of wavelet, adain, none"):
-        match_colour(result, reference, "sepia")
+    assert match_color(result, reference, "none") is result
+    with pytest.raises(PatchScalerError, match="unknown color 'sepia': choose one of wavelet, adain, none"):
+        match_color(result, reference, "sepia")
 
 
 def test_low_band_by_hand():
@@ -288,7 +288,7 @@ def test_low_band_by_hand():
 def test_colours_stay_in_the_mean(tiny, picture):
     image = picture(64, 96)
     wanted = np.asarray(image).mean((0, 1))
-    shift = {c: np.abs(tiny.upscale(image, colour=c).array.mean((0, 1)) - wanted).max() for c in ("none", "wavelet")}
+    shift = {c: np.abs(tiny.upscale(image, color=c).array.mean((0, 1)) - wanted).max() for c in ("none", "wavelet")}
     assert shift["wavelet"] < 0.5 < shift["none"]
     assert np.abs(tiny.upscale(image).array.mean((0, 1)) - wanted).max() == shift["wavelet"]  # the default
 
@@ -300,11 +300,11 @@ def test_colours_stay_in_the_mean(tiny, picture):
 def ramp() -> tuple[np.ndarray, np.ndarray]:
     """A slow slope of colours as a sky has it: (64, 96, 3) of 16 bits, and the true one at x4 in 0..1."""
 
-    def colour(y, x):
+    def color(y, x):
         return np.stack([0.30 + 0.03 * x / 96 + 0.02 * y / 64, 0.45 + 0.02 * y / 64, 0.70 - 0.03 * x / 96], -1)
 
-    small = colour(*np.mgrid[0:64, 0:96].astype(float))
-    return (small * 65535).round().astype(np.uint16), colour(*((np.mgrid[0:256, 0:384] + 0.5) / 4 - 0.5))
+    small = color(*np.mgrid[0:64, 0:96].astype(float))
+    return (small * 65535).round().astype(np.uint16), color(*((np.mgrid[0:256, 0:384] + 0.5) / 4 - 0.5))
 
 
 @pytest.fixture(scope="module")

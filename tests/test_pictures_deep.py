@@ -61,7 +61,7 @@ def grey_of(picture: Picture) -> np.ndarray:
     return ((planes.rgb[0].double() + 1) * 32767.5).numpy()
 
 
-def colour_of(picture: Picture) -> list[float]:
+def color_of(picture: Picture) -> list[float]:
     """Of the first pixel, in 0..255."""
     return ((picture.planes.rgb[:, 0, 0].double() + 1) * 127.5).tolist()
 
@@ -79,8 +79,8 @@ def colour_of(picture: Picture) -> list[float]:
 def test_cmyk_of_sixteen_bits(tmp_path, ink, expected):
     picture = load_picture(tiff(tmp_path / "a.tif", flat(*ink), CMYK))
     assert picture.bits == 16 and not picture.has_alpha and picture.notes == ["CMYK becomes RGB (sRGB)"]
-    assert colour_of(picture) == pytest.approx(expected, abs=0.05)
-    assert colour_of(load_picture(tmp_path / "a.tif", bits=8)) == pytest.approx(expected, abs=1.5)
+    assert color_of(picture) == pytest.approx(expected, abs=0.05)
+    assert color_of(load_picture(tmp_path / "a.tif", bits=8)) == pytest.approx(expected, abs=1.5)
 
 
 def test_cmyk_of_sixteen_bits_by_its_profile(tmp_path):
@@ -101,7 +101,7 @@ def test_cmyk_of_sixteen_bits_by_its_profile(tmp_path):
 def test_cmyk_with_a_profile_of_another_kind(tmp_path, bits):
     profile = make_profile(ADOBE, gamma(2.2))
     picture = load_picture(tiff(tmp_path / "a.tif", flat(65535, 0, 0, 0), CMYK, profile=profile), bits=bits)
-    assert picture.metadata.icc_profile is None and colour_of(picture) == pytest.approx((0, 255, 255), abs=0.05)
+    assert picture.metadata.icc_profile is None and color_of(picture) == pytest.approx((0, 255, 255), abs=0.05)
 
 
 # --- samples behind the colours -------------------------------------------------------------------
@@ -115,9 +115,9 @@ def test_samples_behind_the_colours_are_what_the_file_says(tmp_path, kind, extra
     picture = load_picture(
         tiff(tmp_path / "a.tif", flat(top // 2, top // 4, 0, top // 2, kind=kind), RGB, extra=(extra,))
     )
-    planes, colour = picture.planes, (255, 127.5, 0) if extra == 1 else (127.5, 63.75, 0)
+    planes, color = picture.planes, (255, 127.5, 0) if extra == 1 else (127.5, 63.75, 0)
     assert picture.has_alpha == (extra > 0) and picture.bits == 8 * np.dtype(kind).itemsize
-    assert colour_of(picture) == pytest.approx(colour, abs=1.5)
+    assert color_of(picture) == pytest.approx(color, abs=1.5)
     if extra:
         assert planes.alpha.unique().tolist() == pytest.approx([0.5], abs=0.003)
     else:
@@ -202,7 +202,7 @@ def test_a_transparent_colour_of_sixteen_bits(tmp_path, channels, bits):
     clear = np.zeros((4, 6), bool)
     clear[1, 2] = True
     assert np.array_equal(planes.alpha.numpy(), np.where(clear, 0, 1))
-    assert colour_of(picture) == pytest.approx([40_000 / 257] * 3, abs=0.01 if bits != 8 or channels == 1 else 0.5)
+    assert color_of(picture) == pytest.approx([40_000 / 257] * 3, abs=0.01 if bits != 8 or channels == 1 else 0.5)
 
 
 def test_a_transparent_grey_is_turned_with_its_picture(tmp_path):

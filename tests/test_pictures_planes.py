@@ -191,13 +191,13 @@ def test_things_that_are_no_picture(thing):
 @pytest.mark.parametrize("size", [(9, 13), (1, 100), (64, 3), (1, 1)])
 def test_bleed_leaves_opaque_pixels_alone(size):
     g = torch.Generator().manual_seed(0)
-    colours = torch.rand(3, *size, generator=g)
+    colors = torch.rand(3, *size, generator=g)
     alpha = (torch.rand(size, generator=g) < 0.3).float()
     alpha.view(-1)[0] = 1
-    out = bleed(colours, alpha)
-    assert out.shape == colours.shape
-    torch.testing.assert_close(out[:, alpha == 1], colours[:, alpha == 1])
-    assert torch.equal(bleed(colours, torch.ones(size)), colours)
+    out = bleed(colors, alpha)
+    assert out.shape == colors.shape
+    torch.testing.assert_close(out[:, alpha == 1], colors[:, alpha == 1])
+    assert torch.equal(bleed(colors, torch.ones(size)), colors)
 
 
 def test_bleed_makes_no_dark_fringe():
@@ -209,11 +209,11 @@ def test_bleed_makes_no_dark_fringe():
 
 
 def test_bleed_takes_the_nearest_colour():
-    colours, alpha = torch.zeros(3, 8, 64), torch.zeros(8, 64)
+    colors, alpha = torch.zeros(3, 8, 64), torch.zeros(8, 64)
     alpha[:, :8] = alpha[:, -8:] = 1
-    colours[0, :, :8] = 1  # red at the left, blue at the right
-    colours[2, :, -8:] = 1
-    out = bleed(colours, alpha)
+    colors[0, :, :8] = 1  # red at the left, blue at the right
+    colors[2, :, -8:] = 1
+    out = bleed(colors, alpha)
     assert out[0, 4, 10] > 0.9 and out[2, 4, 10] < 0.1
     assert out[2, 4, 53] > 0.9 and out[0, 4, 53] < 0.1
 

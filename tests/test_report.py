@@ -19,7 +19,7 @@ from patchscaler.dials.record import (
     weights_id,
     weights_of,
 )  # fmt: skip
-from patchscaler.dials.report import COLOURS, blended, draw, read_maps, read_report, steps_map, write_report
+from patchscaler.dials.report import COLORS, blended, draw, read_maps, read_report, steps_map, write_report
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.metadata import Metadata
 from patchscaler.models.weights import file_hash
@@ -60,16 +60,16 @@ def test_bands_do_not_depend_on_the_strips(shape):
 
 
 def test_nothing_is_invented_where_nothing_was_sampled(tiny, picture):
-    result = tiny.upscale(picture(64, 128), invention=True, colour="none")
+    result = tiny.upscale(picture(64, 128), invention=True, color="none")
     assert result.moments.shape == (4, 32, 64)
     found = invention(result.moments)
     covered = blended((result.groups > 0).astype(float), result.grid)
     far = covered[:, 4:-4] == 0
     assert far.any() and found.low[:, 4:-4][far].max() < 0.5
     assert found.high[covered == 1].mean() > 1
-    coarse = tiny.upscale(picture(64, 128), invention=True, colour="none", budget=0)
+    coarse = tiny.upscale(picture(64, 128), invention=True, color="none", budget=0)
     assert invention(coarse.moments).high.max() < 0.01
-    matched = tiny.upscale(picture(64, 128), invention=True, colour="wavelet", budget=0)
+    matched = tiny.upscale(picture(64, 128), invention=True, color="wavelet", budget=0)
     assert invention(matched.moments).low.max() < 0.01  # colours that are matched are not invented
     assert tiny.upscale(picture(32, 32)).moments is None
 
@@ -89,7 +89,7 @@ def test_steps_are_blended_as_patches_are(tiny, picture):
 
 
 def test_colours_rise_in_brightness():
-    luma = COLOURS.astype(float) @ [0.299, 0.587, 0.114]
+    luma = COLORS.astype(float) @ [0.299, 0.587, 0.114]
     assert (np.diff(luma) >= -1.5).all() and luma[0] < 30 and luma[-1] > 220
 
 
@@ -98,7 +98,7 @@ def test_maps_are_as_large_as_the_picture_up_to_a_limit():
     values[:, 15:] = 1
     image = draw(values, (236, 156), 8)  # the last cells are padding
     assert image.size == (236, 156)
-    assert image.getpixel((0, 80)) == tuple(COLOURS[0]) and image.getpixel((235, 80)) == tuple(COLOURS[255])
+    assert image.getpixel((0, 80)) == tuple(COLORS[0]) and image.getpixel((235, 80)) == tuple(COLORS[255])
     assert draw(values, (20_000, 10_000), 8).size == (2048, 1024)
 
 
@@ -112,7 +112,7 @@ def scaler(model_folder) -> PatchScaler:
 
 def test_options_survive_json(tiny):
     options = tiny.options(
-        seed=7, fidelity=0.25, budget="20s", colour="wavelet", prompt=False, origin=(2, 4), period=(32, 64),
+        seed=7, fidelity=0.25, budget="20s", color="wavelet", prompt=False, origin=(2, 4), period=(32, 64),
         changes=(make_change((1, 2, 3, 4), "hard", 5),),
     )  # fmt: skip
     again = tiny.options(**read_options(json.loads(json.dumps(options_record(options)))))

@@ -103,7 +103,7 @@ def test_without_context_windows_would_show(tiny, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [
-    {"colour": "none"}, {"colour": "adain"}, {"fidelity": 0.4}, {"fidelity": 0.4, "colour": "none"},
+    {"color": "none"}, {"color": "adain"}, {"fidelity": 0.4}, {"fidelity": 0.4, "color": "none"},
     {"budget": 0.3}, {"seed": 9, "prompt": False}, {"fidelity": 1.0},
 ])  # fmt: skip
 def test_options_work_in_windows(tiny, photo, options):
@@ -119,8 +119,8 @@ def test_what_was_invented_is_the_same_with_adain(tiny, photo):
     from patchscaler.dials.report import read_maps
 
     source, target = photo(61, 83), photo(61, 83).with_name("out.png")
-    whole = tiny.upscale(Image.open(source), colour="adain", invention=True)
-    upscale_file(tiny, source, target, window=40, colour="adain", files=FileOptions(report=source.with_name("report")))
+    whole = tiny.upscale(Image.open(source), color="adain", invention=True)
+    upscale_file(tiny, source, target, window=40, color="adain", files=FileOptions(report=source.with_name("report")))
     moments = read_maps(source.with_name("report"))[1]
     assert np.abs(whole.moments[:3]).mean() > 1  # grey levels: or this would test nothing
     assert np.abs(moments - whole.moments)[:3].max() < 0.1
@@ -305,7 +305,7 @@ from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import upscale_file
 scaler = PatchScaler.from_pretrained(sys.argv[1], device="cpu", dtype="float32")
 none = GroupConfig(start_times=(0, 0, 0), num_inference_steps=(0, 0, 0))
-upscale_file(scaler, sys.argv[2], sys.argv[3], memory_limit=16, groups=none, colour="wavelet")
+upscale_file(scaler, sys.argv[2], sys.argv[3], memory_limit=16, groups=none, color="wavelet")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

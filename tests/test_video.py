@@ -18,7 +18,7 @@ from common import left
 
 from patchscaler.apps.cli import main
 from patchscaler.apps.video import job
-from patchscaler.apps.video.clip import Colours, look_through
+from patchscaler.apps.video.clip import Colors, look_through
 from patchscaler.apps.video.frames import pack, read_frames, to_frame, unpack
 from patchscaler.apps.video.job import VideoOptions, upscale_video
 from patchscaler.enlarge import upscale_to_size
@@ -113,13 +113,13 @@ def test_sound_that_has_no_room_is_coded_anew(tiny, tmp_path):
 
 
 def test_ten_bits_colours_and_aspect(tiny, tmp_path):
-    colours = (1, 9, 9, 16)  # limited BT.2020 PQ
-    source = make_clip(tmp_path / "in.mp4", codec="libx265", pix_fmt="yuv420p10le", colours=colours, sar=Fraction(3, 2),
+    colors = (1, 9, 9, 16)  # limited BT.2020 PQ
+    source = make_clip(tmp_path / "in.mp4", codec="libx265", pix_fmt="yuv420p10le", colors=colors, sar=Fraction(3, 2),
                        options={"x265-params": "log-level=error"})  # fmt: skip
     made = upscale_video(tiny, source, tmp_path / "out.mp4")
     frames, (sar, primaries, transfer, codec) = frames_of(tmp_path / "out.mp4")
     assert made.codec == "h265" and codec == "hevc" and frames[0].format.name == "yuv420p10le"
-    assert (int(frames[0].color_range), int(frames[0].colorspace), primaries, transfer) == colours
+    assert (int(frames[0].color_range), int(frames[0].colorspace), primaries, transfer) == colors
     assert sar == Fraction(3, 2)
     upscale_video(tiny, source, tmp_path / "eight.mp4", video=VideoOptions(bits=8))
     assert frames_of(tmp_path / "eight.mp4")[0][0].format.name == "yuv420p"
@@ -130,9 +130,9 @@ def test_ten_bits_colours_and_aspect(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("colours", "kept"), [((2, 1, 1, 1), (2, 1)), ((1, 5, 5, 6), (1, 5)), (None, (1, 6))])
-def test_ranges_and_matrices_go_through(tiny, tmp_path, colours, kept):
+def test_ranges_and_matrices_go_through(tiny, tmp_path, colors, kept):
     """The mean colour shows a wrong matrix or range. Small and untagged means BT.601; the result says so."""
-    source = make_clip(tmp_path / "in.mp4", colours=colours)
+    source = make_clip(tmp_path / "in.mp4", colors=colors)
     upscale_video(tiny, source, tmp_path / "out.mp4", video=VideoOptions(crf=1))
     frame = frames_of(tmp_path / "out.mp4")[0][0]
     assert (int(frame.color_range), int(frame.colorspace)) == kept
@@ -200,7 +200,7 @@ def test_packed_frames_come_back():
     rng = np.random.default_rng(0)
     array = rng.integers(0, 65536, (46, 70, 3)).astype(np.uint16)
     for name in ("yuv420p", "yuv420p10le", "yuv422p10le", "yuv444p", "yuv444p10le"):
-        numbers = pack(to_frame(array, name, Colours(1, 1, 2, 2)))
+        numbers = pack(to_frame(array, name, Colors(1, 1, 2, 2)))
         assert (pack(unpack(numbers, 70, 46, name)) == numbers).all() and numbers.std() > 10
 
 

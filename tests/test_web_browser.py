@@ -232,8 +232,8 @@ def test_a_phone(opened, file, scheme):
     page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, color_scheme=scheme)
     enlarged(page, file)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360  # nothing sticks out
-    colours = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
-    dark = [sum(int(n) for n in colour.strip("rgba()").split(",")[:3]) < 384 for colour in colours]
+    colors = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    dark = [sum(int(n) for n in color.strip("rgba()").split(",")[:3]) < 384 for color in colors]
     assert dark == ([True, False] if scheme == "dark" else [False, True])
     for name in ("Zoom in", "Fit", "Draw a box"):
         assert button(page, name).bounding_box()["height"] >= 36  # a finger hits it

@@ -42,12 +42,12 @@ class Elsewhere:
         yield from results
 
 
-@pytest.mark.parametrize("colour", ["wavelet", "adain"])
-def test_windows_done_elsewhere_are_the_same_bytes(tiny, tmp_path, picture, colour):
+@pytest.mark.parametrize("color", ["wavelet", "adain"])
+def test_windows_done_elsewhere_are_the_same_bytes(tiny, tmp_path, picture, color):
     picture(150, 200).save(tmp_path / "in.png")
     for name, executor in (("here", None), ("there", Elsewhere(tiny))):
         upscale_file(
-            tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, colour=colour, max_patches=7, executor=executor
+            tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, color=color, max_patches=7, executor=executor
         )
     assert executor.done > 20
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()

@@ -36,7 +36,7 @@ class Options:
     max_pixels: int
     progress: Progress | None
     coarse: bool
-    colour: str
+    color: str
     period: tuple[int, int] | None
     budget: Budget | None
     fidelity: float

@@ -19,14 +19,14 @@ from patchscaler.config import GroupConfig, ModelConfig
 from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
 from patchscaler.dials.boxes import Change
 from patchscaler.dials.budget import Budget, parse_budget
-from patchscaler.dials.fidelity import check_fidelity, colours_of_coarse, start_later, towards_coarse
+from patchscaler.dials.fidelity import check_fidelity, colors_of_coarse, start_later, towards_coarse
 from patchscaler.dials.invention import cell_moments
 from patchscaler.diffusion.group_sampling import sample_groups
 from patchscaler.diffusion.groups import check_groups, patch_confidence
 from patchscaler.diffusion.noise import noise_field
 from patchscaler.diffusion.schedule import Diffusion
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.color import DEFAULT, match_colour
+from patchscaler.images.color import DEFAULT, match_color
 from patchscaler.images.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.images.read import MAX_PIXELS, check_pixels
 from patchscaler.jobs import Clock, Counter, Job, Latents, Options, Picture, Progress, Result
@@ -154,7 +154,7 @@ class PatchScaler:
         self, *, seed: int = 0, groups: GroupConfig | None = None, origin: tuple[int, int] = (0, 0),
         prompt: bool = True, max_patches: int | None = None, memory_limit: float = 512,
         max_pixels: int = MAX_PIXELS, progress: Progress | None = None, coarse: bool = False,
-        colour: str = DEFAULT, period: tuple[int, int] | None = None,
+        color: str = DEFAULT, period: tuple[int, int] | None = None,
         budget: str | float | Budget | None = None, fidelity: float = 0, changes: Sequence[Change] = (),
         invention: bool = False, assigned: np.ndarray | None = None,
     ) -> Options:  # fmt: skip
@@ -164,7 +164,7 @@ class PatchScaler:
         of the picture in a larger one, so that a crop sees the noise of the whole (multiples of two pixels).
         prompt: False leaves the texture prompt out. max_patches: of one batch, by default as many as
         memory_limit (MiB) holds; halved when memory runs out. max_pixels: of each picture, 0 for no limit.
-        coarse: True decodes the coarse picture too. colour: wavelet, adain or none, against shifts of colour.
+        coarse: True decodes the coarse picture too. color: wavelet, adain or none, against shifts of colour.
         period: (height, width) in pixels after which the noise repeats, for tileable textures. The dials
         (docs/dials.md): budget, a share of full sampling, seconds ('20s') or a name; fidelity, 0 to 1; changes,
         boxes with another group or seed; invention: True measures what was invented; assigned: (M,) groups of an
@@ -180,7 +180,7 @@ class PatchScaler:
             raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
         return Options(
             start_later(config, check_fidelity(fidelity)), seed, origin, prompt, max_patches, max_pixels, progress,
-            coarse, colour, period, None if budget is None else parse_budget(budget), fidelity, tuple(changes),
+            coarse, color, period, None if budget is None else parse_budget(budget), fidelity, tuple(changes),
             invention, assigned, config,
         )  # fmt: skip
 
@@ -308,10 +308,10 @@ class PatchScaler:
         if options.coarse or options.fidelity or options.invention:
             plain = self.decode(coarse, size)
         if options.fidelity:
-            image = colours_of_coarse(image, plain, options.fidelity)
+            image = colors_of_coarse(image, plain, options.fidelity)
         if options.coarse or options.invention:  # or what colours are matched by would count as invented
-            plain = match_colour(plain, lr, options.colour)
-        return match_colour(image, lr, options.colour), plain
+            plain = match_color(plain, lr, options.color)
+        return match_color(image, lr, options.color), plain
 
     def new_job(
         self, planes: Planes, size: tuple[int, int], coarse: Latents, noise: Latents, confidence: Tensor,

@@ -63,10 +63,10 @@ def decode(
     AdaIN's colours hang on the whole picture and are not matched here.
     """
     device = scaler.device
-    local = replace(options, colour="none") if options.colour == "adain" else options
+    local = replace(options, color="none") if options.color == "adain" else options
     lr = lr.to(device)
     image, plain = scaler.picture(latents.to(device), coarse.to(device), confidence.to(device), lr, local)
-    enlarged = enlarge_plain(lr, (image.shape[1], image.shape[2])) if options.colour == "adain" else image
+    enlarged = enlarge_plain(lr, (image.shape[1], image.shape[2])) if options.color == "adain" else image
     return image.cpu(), plain.cpu(), enlarged.cpu()
 
 

@@ -24,7 +24,7 @@ def between(x: np.ndarray, size: int, side: int, axis: int) -> np.ndarray:
 
 
 def with_sky(picture: np.ndarray) -> np.ndarray:
-    """The upper half in one colour: places without any texture."""
+    """The upper half in one color: places without any texture."""
     out = picture.copy()
     out[: len(out) // 2] = (150, 180, 230)  # a Y that BasicSR halves without rounding noise, which NIQE would see
     return out

@@ -54,6 +54,6 @@ def towards_coarse(
     return coarse + detail_kept(confidence, calibration, fidelity) * (latents - coarse)
 
 
-def colours_of_coarse(rgb: Tensor, coarse: Tensor, fidelity: float) -> Tensor:
+def colors_of_coarse(rgb: Tensor, coarse: Tensor, fidelity: float) -> Tensor:
     """(3, H, W) both: the low band of the difference goes, all of it from the middle of the dial on."""
     return rgb - min(1.0, 2 * fidelity) * low_band(rgb - coarse)

@@ -82,7 +82,7 @@ def options_record(options: "Options") -> dict[str, Any]:
     """The arguments of `PatchScaler.upscale` that decide about the picture, as JSON holds them."""
     return {
         "seed": options.seed, "groups": asdict(options.asked), "origin": list(options.origin),
-        "prompt": options.prompt, "colour": options.colour, "period": options.period and list(options.period),
+        "prompt": options.prompt, "color": options.color, "period": options.period and list(options.period),
         "budget": options.budget and asdict(options.budget), "fidelity": options.fidelity,
         "changes": [asdict(change) for change in options.changes],
     }  # fmt: skip
@@ -93,7 +93,7 @@ def read_options(stored: dict[str, Any]) -> dict[str, Any]:
     try:
         return {
             "seed": int(stored["seed"]), "groups": group_config(stored["groups"]), "origin": tuple(stored["origin"]),
-            "prompt": bool(stored["prompt"]), "colour": str(stored["colour"]),
+            "prompt": bool(stored["prompt"]), "color": str(stored["color"]),
             "period": tuple(stored["period"]) if stored["period"] else None,
             "budget": Budget(**stored["budget"]) if stored["budget"] else None, "fidelity": float(stored["fidelity"]),
             "changes": tuple(Change(tuple(c["box"]), c["group"], c["seed"]) for c in stored["changes"]),

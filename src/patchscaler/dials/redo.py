@@ -56,7 +56,7 @@ def redo(
         raise PatchScalerError("this model's networks see the whole picture at once: run it whole with the boxes")
     if made.options["period"]:
         raise PatchScalerError("a tileable texture is made from what lies around it, too: run it whole with the boxes")
-    if made.options["colour"] == "adain":
+    if made.options["color"] == "adain":
         raise PatchScalerError("colours matched by 'adain' hang on the whole picture: run it whole with the boxes")
     padded = scaler.padded_size(h, w)
     overlap, size = made.config.overlap, made.config.latent_patch_size
@@ -87,7 +87,7 @@ def _redo_box(
     corners = np.array(grid.corners())[touched]
     # In latents: what is replaced, and what has to be right around it to be decoded.
     region = [(int(corners[:, i].min()), int(corners[:, i].max()) + grid.size) for i in (0, 1)]
-    reach = scaler.autoencoder.reach + -(-reach_of(options.colour, options.fidelity > 0, scaler.config.scale) // f)
+    reach = scaler.autoencoder.reach + -(-reach_of(options.color, options.fidelity > 0, scaler.config.scale) // f)
     limits = (grid.height, grid.width)
     around = [(max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)]
     tiles: list[Window] = []

@@ -23,7 +23,7 @@ FULL_SCALE = 16.0  # grey levels of invention drawn as brightest, others by thei
 # From dark blue over orange to light yellow: each lighter than the one before, so that brightness alone tells.
 STOPS = [[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]]
 EVEN, AT = np.linspace(0, 1, 256), np.linspace(0, 1, len(STOPS))
-COLOURS = np.stack([np.interp(EVEN, AT, channel) for channel in zip(*STOPS, strict=True)], -1).round().astype(np.uint8)
+COLORS = np.stack([np.interp(EVEN, AT, channel) for channel in zip(*STOPS, strict=True)], -1).round().astype(np.uint8)
 
 
 def write_report(
@@ -109,4 +109,4 @@ def draw(values: np.ndarray, size: tuple[int, int], factor: int) -> Image.Image:
     target = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
     box = (0.0, 0.0, min(image.width, size[0] / factor), min(image.height, size[1] / factor))
     resized = np.asarray(image.resize(target, Image.Resampling.BILINEAR, box))
-    return Image.fromarray(COLOURS[(resized.clip(0, 1) * 255).round().astype(np.uint8)])
+    return Image.fromarray(COLORS[(resized.clip(0, 1) * 255).round().astype(np.uint8)])

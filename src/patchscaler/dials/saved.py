@@ -90,8 +90,8 @@ def checked_options(stored: dict[str, Any]) -> dict[str, Any]:
     _check_numbers(options["groups"])
     for name, least in (("origin", -FARTHEST), ("period", 1)):
         _check_pair(name, options[name], least)
-    if options["colour"] not in KINDS:
-        raise PatchScalerError(f"unknown colour '{options['colour']}'")
+    if options["color"] not in KINDS:
+        raise PatchScalerError(f"unknown color '{options['color']}'")
     check_fidelity(options["fidelity"])
     changes = tuple(make_change(c.box, c.group, c.seed) for c in options["changes"])
     budget = None if options["budget"] is None else parse_budget(options["budget"])

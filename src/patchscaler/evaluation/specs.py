@@ -215,7 +215,7 @@ _TILES: dict[str, Callable[[str], Any]] = {"tile": int, "tile_overlap": int}
 _OURS: dict[str, Callable[[str], Any]] = {
     "model": str, "memory": str, "autoencoder": str, "dtype": str, "seed": int, "prompt": _yes, "preset": str,
     "steps": str, "start_times": str, "thresholds": str, "shares": str, "overlap": int, "sampler": str,
-    "memory_limit": float, "colour": str, "budget": str, "fidelity": float,
+    "memory_limit": float, "color": str, "budget": str, "fidelity": float,
 }  # fmt: skip
 _REALESRGAN = "Real-ESRGAN, weights from a package"
 KINDS = {

@@ -19,12 +19,12 @@ LEVELS = 6
 REACH = 2**LEVELS - 1  # output pixels on either side that a corrected one depends on (wavelet)
 
 
-def match_colour(rgb: Tensor, reference: Tensor, kind: str) -> Tensor:
+def match_color(rgb: Tensor, reference: Tensor, kind: str) -> Tensor:
     """rgb: (3, H, W), the enlarged picture; reference: (3, h, w), the input, both in [-1, 1] -> (3, H, W)."""
     if kind == "none":
         return rgb
     if kind not in KINDS:
-        raise PatchScalerError(f"unknown colour '{kind}': choose one of {', '.join(KINDS)}")
+        raise PatchScalerError(f"unknown color '{kind}': choose one of {', '.join(KINDS)}")
     enlarged = enlarge(reference.to(rgb), (rgb.shape[1], rgb.shape[2]))
     if kind == "wavelet":
         return rgb + low_band(enlarged - rgb)

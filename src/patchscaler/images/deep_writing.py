@@ -43,8 +43,8 @@ def write_png(array: np.ndarray, path: Path, options: dict[str, Any]) -> None:
     """PNG (ISO/IEC 15948) of 8 or 16 bits; every row by filter 1, the difference to its left neighbour."""
     height, width, channels = array.shape
     pixel = array.itemsize * channels  # bytes
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 8 * array.itemsize, colour, 0, 0, 0)
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8 * array.itemsize, color, 0, 0, 0)
     packer = zlib.compressobj(6)
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _metadata_chunks(options))

@@ -20,7 +20,7 @@ SRGB_TO_XYZ = np.array(
 
 
 @dataclass(frozen=True, eq=False)
-class ColourSpace:
+class ColorSpace:
     """curves: one a channel, (STEPS,) linear light at even steps of the encoded value, rising from 0 to 1.
 
     matrix: (3, 3) linear values -> linear sRGB, or None for grey.
@@ -58,7 +58,7 @@ def srgb_encode(x: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def colour_space(profile: bytes) -> ColourSpace | None:
+def color_space(profile: bytes) -> ColorSpace | None:
     """None where the values are sRGB's already, or where the profile is damaged or of another kind."""
     space = _taken_apart(profile)
     return None if space is None or _same_as_srgb(space) else space
@@ -70,13 +70,13 @@ def is_srgb(profile: bytes) -> bool:
     return space is not None and _same_as_srgb(space)
 
 
-def _same_as_srgb(space: ColourSpace) -> bool:
+def _same_as_srgb(space: ColorSpace) -> bool:
     srgb = srgb_decode(np.linspace(0, 1, STEPS))
     same_curve = all(np.abs(srgb_encode(c) - srgb_encode(srgb)).max() < 0.002 for c in space.curves)
     return same_curve and (space.matrix is None or bool(np.abs(space.matrix - np.eye(3)).max() < 0.002))
 
 
-def _taken_apart(profile: bytes) -> ColourSpace | None:
+def _taken_apart(profile: bytes) -> ColorSpace | None:
     try:
         tags = _tags(profile)
         if any(name in tags for name in ("A2B0", "A2B1", "D2B0")):
@@ -95,7 +95,7 @@ def _taken_apart(profile: bytes) -> ColourSpace | None:
             return None
     except (KeyError, ValueError, struct.error, IndexError, ArithmeticError, np.linalg.LinAlgError):
         return None
-    return ColourSpace(curves, matrix)
+    return ColorSpace(curves, matrix)
 
 
 def profile_kind(profile: bytes) -> str:

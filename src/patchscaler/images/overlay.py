@@ -9,12 +9,12 @@ from patchscaler.pipeline import Result
 SCALE = 4  # of one enlargement
 # Simple dark blue, medium orange, hard light yellow: each lighter than the one before, so that brightness
 # alone tells them apart.
-COLOURS = np.array([[20, 40, 110], [225, 110, 40], [255, 240, 130]], np.float32)
+COLORS = np.array([[20, 40, 110], [225, 110, 40], [255, 240, 130]], np.float32)
 
 
 def difficulty_overlay(result: Result, strength: float = 0.5) -> Image.Image:
     """The upscaled picture in grey under the groups' colours; overlapping patches are blended as latents are."""
-    tint = Image.fromarray(_placed(COLOURS[result.groups], result).round().astype(np.uint8))
+    tint = Image.fromarray(_placed(COLORS[result.groups], result).round().astype(np.uint8))
     return Image.blend(result.image.convert("L").convert("RGB"), tint, strength)
 
 
@@ -23,7 +23,7 @@ def difficulty_mask(result: Result, size: tuple[int, int] | None = None) -> np.n
 
     size: (height, width), by default of the result's array.
     """
-    mask = _placed(result.groups.astype(np.float32) / (len(COLOURS) - 1), result)
+    mask = _placed(result.groups.astype(np.float32) / (len(COLORS) - 1), result)
     if size and size != mask.shape:
         mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BILINEAR))
     return mask.clip(0, 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.deep import full_range
-from patchscaler.images.icc import ColourSpace, colour_space, is_srgb, profile_kind
+from patchscaler.images.icc import ColorSpace, color_space, is_srgb, profile_kind
 from patchscaler.images.sizes import resample
 
 
@@ -85,7 +85,7 @@ def _is_grey(image: Image.Image, profile: bytes | None) -> bool:
 
 
 def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
-    """The profile, where it is one of these pixels' colours: grey or RGB. pixels: an image, or shaped (h, w, 1..4)."""
+    """The profile, where it is one of these pixels' colors: grey or RGB. pixels: an image, or shaped (h, w, 1..4)."""
     if not profile or (isinstance(pixels, Image.Image) and pixels.mode in ("CMYK", "LAB", "HSV")):
         return None
     grey = _is_grey(pixels, profile) if isinstance(pixels, Image.Image) else pixels.shape[2] < 3
@@ -132,16 +132,16 @@ def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
     x = np.ascontiguousarray(np.moveaxis(np.asarray(array, np.float32), -1, 0)).clip(0, 1)  # (1..4, H, W)
     grey = len(x) < 3
     alpha = torch.from_numpy(x[-1]) if len(x) in (2, 4) else None
-    colours, excess = x[: 1 if grey else 3], None
-    if space := colour_space(icc_profile or b""):
-        colours, excess = _into_srgb(colours, space)
-    rgb = torch.from_numpy(colours).expand(3, -1, -1)
+    colors, excess = x[: 1 if grey else 3], None
+    if space := color_space(icc_profile or b""):
+        colors, excess = _into_srgb(colors, space)
+    rgb = torch.from_numpy(colors).expand(3, -1, -1)
     if alpha is not None:
         rgb = bleed(rgb, alpha)
     return Planes(rgb * 2 - 1, alpha, grey, bits, icc_profile, excess)
 
 
-def _into_srgb(x: np.ndarray, space: ColourSpace) -> tuple[np.ndarray, Tensor | None]:
+def _into_srgb(x: np.ndarray, space: ColorSpace) -> tuple[np.ndarray, Tensor | None]:
     """(c, H, W) in [0, 1] -> the same in sRGB; and what that lacks of colours outside of sRGB, where there are any.
 
     The lack is taken, and later given back, in the profile's own numbers: there a slight error of a saturated colour
@@ -160,13 +160,13 @@ def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
     rgb: (3, H, W); alpha: (H, W) in [0, 1]. From coarse to fine: means over ever smaller squares.
     """
     weight = alpha[None, None]
-    colour, seen = (rgb[None] * weight), weight
+    color, seen = (rgb[None] * weight), weight
     h, w = alpha.shape
-    out = colour.sum((2, 3), keepdim=True) / seen.sum().clamp_min(1e-6)
+    out = color.sum((2, 3), keepdim=True) / seen.sum().clamp_min(1e-6)
     out = out.expand(1, 3, h, w)
     side = 1 << max(0, (max(h, w) - 1).bit_length() - 1)
     while side >= 1:
-        mean = F.avg_pool2d(torch.cat([colour, seen], 1), side, ceil_mode=True, count_include_pad=False)
+        mean = F.avg_pool2d(torch.cat([color, seen], 1), side, ceil_mode=True, count_include_pad=False)
         mean = F.interpolate(mean, scale_factor=side, mode="nearest")[..., :h, :w]
         share = mean[:, 3:]
         out = torch.where(share > 1e-3, mean[:, :3] / share.clamp_min(1e-3), out)
@@ -189,7 +189,7 @@ def finish(
     x = (rgb.float().cpu().clamp(-1, 1).numpy() + 1) / 2
     if planes.grey:
         x = x.mean(0, keepdims=True)
-    if space := colour_space(planes.icc_profile or b""):
+    if space := color_space(planes.icc_profile or b""):
         x = space.from_srgb(x)
         if planes.excess is not None:
             x = x + resample(planes.excess.numpy(), size, rows)
@@ -204,14 +204,14 @@ def without_profile(planes: Planes) -> np.ndarray | None:
     """(h, w, 1..4) uint8 or uint16 in sRGB; by a profile of tables in 8 bits. None where the profile is of no use."""
     profile = planes.icc_profile or b""
     array = finish(planes.rgb, replace(planes, icc_profile=None, excess=None))
-    if not profile or colour_space(profile) or is_srgb(profile):
+    if not profile or color_space(profile) or is_srgb(profile):
         return array
-    colours = 1 if planes.grey else 3  # the numbers as they came: tables are not taken apart on the way to planes
-    converted = _by_littlecms(to_pil(array[..., :colours]), profile)
+    colors = 1 if planes.grey else 3  # the numbers as they came: tables are not taken apart on the way to planes
+    converted = _by_littlecms(to_pil(array[..., :colors]), profile)
     if converted is None:
         return None
-    levels = np.asarray(converted).astype(array.dtype)[..., :colours] * (257 if array.dtype == np.uint16 else 1)
-    return np.concatenate([levels, array[..., colours:]], -1)
+    levels = np.asarray(converted).astype(array.dtype)[..., :colors] * (257 if array.dtype == np.uint16 else 1)
+    return np.concatenate([levels, array[..., colors:]], -1)
 
 
 def to_pil(array: np.ndarray, icc_profile: bytes | None = None) -> Image.Image:
@@ -226,12 +226,12 @@ def to_pil(array: np.ndarray, icc_profile: bytes | None = None) -> Image.Image:
 
 def to_palette(image: Image.Image) -> Image.Image:
     """L, LA, RGB or RGBA -> 255 colours chosen for this picture, and one for what is clear, as GIF has it."""
-    colours = image.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT)
+    colors = image.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT)
     if image.mode not in ("LA", "RGBA"):
-        return colours
-    indices = np.where(np.asarray(image.getchannel("A")) < 128, 255, np.asarray(colours)).astype(np.uint8)
+        return colors
+    indices = np.where(np.asarray(image.getchannel("A")) < 128, 255, np.asarray(colors)).astype(np.uint8)
     out = Image.fromarray(indices).copy()
-    palette = (colours.getpalette() or [])[:765]
+    palette = (colors.getpalette() or [])[:765]
     out.putpalette(palette + [0] * (768 - len(palette)))
     out.info["transparency"] = 255
     return out

@@ -152,12 +152,12 @@ def fit_picture(picture: Picture, kind: str) -> None:
     if kind in NO_PROFILE and profile and not is_srgb(profile):
         array = without_profile(picture.planes)
         picture.pixels = picture.pixels if array is None else array
-        picture.notes.append(_on_colours(kind, array is not None))
+        picture.notes.append(_on_colors(kind, array is not None))
     if kind in NO_PROFILE:
         picture.metadata.icc_profile = None
 
 
-def _on_colours(kind: str, converted: bool) -> str:
+def _on_colors(kind: str, converted: bool) -> str:
     what = "become sRGB's" if converted else "may look different"
     return f"{kind} is written without colour profile: colours {what}"
 
@@ -197,7 +197,7 @@ def save_picture(
         if (profile := fitting_profile(array, data.icc_profile)) and not is_srgb(profile):
             converted = without_profile(array_planes(array, profile))
             array = array if converted is None else converted
-            notes.append(_on_colours(kind, converted is not None))
+            notes.append(_on_colors(kind, converted is not None))
         data = replace(data, icc_profile=None)
     data = fitting(data, kind, notes).enlarged(width, height)
     if array.dtype == np.uint16 and kind not in DEEP:
@@ -296,7 +296,7 @@ def fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
         if data.comment and len(data.comment) > MARKER:
             data = replace(data, comment=None)
     if kind in NO_PROFILE and data.icc_profile and not is_srgb(data.icc_profile):  # of frames; pictures have none left
-        notes.append(_on_colours(kind, False))
+        notes.append(_on_colors(kind, False))
     if kind in ("BMP", "GIF") and (data.exif or (data.xmp and not data.own_xmp)):
         notes.append(f"{kind} holds no EXIF and XMP: they were left out")
     return data

@@ -16,7 +16,7 @@ from patchscaler.config import GroupConfig
 from patchscaler.diffusion.group_sampling import sample_groups, steps_of
 from patchscaler.diffusion.groups import assign_groups, check_groups, patch_confidence
 from patchscaler.diffusion.noise import noise_field
-from patchscaler.images.color import DEFAULT, match_colour
+from patchscaler.images.color import DEFAULT, match_color
 from patchscaler.images.planes import Planes, finish, reflect_pad, to_pil, to_planes
 from patchscaler.models.patch_dit import Prompt
 from patchscaler.patching import PatchGrid, make_grid, merge, partition
@@ -99,7 +99,7 @@ def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image
         parts = list(refined_parts(steps_of(restored.groups, restored.config) > 0, restored.grid))
         latents = refine_parts(model, latents, restored.latents, restored.lr, parts)
     image = model.decode(latents, restored.size)  # (3, 4h, 4w)
-    image = match_colour(image, restored.planes.rgb.to(image), DEFAULT)
+    image = match_color(image, restored.planes.rgb.to(image), DEFAULT)
     return to_pil(finish(image, restored.planes))
 
 

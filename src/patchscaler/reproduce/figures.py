@@ -10,7 +10,7 @@ from patchscaler.config import GROUP_NAMES
 from patchscaler.diffusion.groups import assign_groups
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.pairs import Failure, Pair
-from patchscaler.images.overlay import COLOURS, difficulty_overlay
+from patchscaler.images.overlay import COLORS, difficulty_overlay
 from patchscaler.images.write import save_image
 from patchscaler.pipeline import PatchScaler
 from patchscaler.reproduce.chain import patch_pictures, restore
@@ -21,7 +21,7 @@ from patchscaler.reproduce.sheet import Cell, sheet
 from patchscaler.texture_memory import TextureMemory
 
 PAPER_THRESHOLDS = (0.95, 0.75)
-FRAMES = [(int(r), int(g), int(b)) for r, g, b in COLOURS]
+FRAMES = [(int(r), int(g), int(b)) for r, g, b in COLORS]
 WEIGHTS = "The weights are those of this model, not the paper's, which were never published."
 
 

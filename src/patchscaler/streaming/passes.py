@@ -270,12 +270,12 @@ def decode_windows(
     picture = folder.array("picture", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8)
     if options.invention:
         folder.array("moments", (4, job.grid.height, job.grid.width), np.float32)
-    reach = scaler.autoencoder.reach + -(-reach_of(options.colour, options.fidelity > 0, scale) // f)
+    reach = scaler.autoencoder.reach + -(-reach_of(options.color, options.fidelity > 0, scale) // f)
     strips = [s for s in spans(job.grid.height, sizes.rows, reach) if s.start * f < height]
     across = [s for s in spans(job.grid.width, sizes.columns, reach) if s.start * f < width]
     done = folder.progress("decoded", len(strips))
     statistics = None
-    if options.colour == "adain":  # of the whole picture, so they are needed before the first strip is finished
+    if options.color == "adain":  # of the whole picture, so they are needed before the first strip is finished
         windows = [Window(rows, columns) for rows in strips for columns in across]
         cores = _decoded(scaler, executor, store, source, windows, options, folder)
         statistics = _statistics(cores)

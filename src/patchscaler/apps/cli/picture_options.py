@@ -27,7 +27,7 @@ def picture_options(up: Any) -> None:
     files.add_argument("--lossless", action="store_true", help="of webp and jxl")
     files.add_argument("--suffix", metavar="TEXT", help="after the input's name (default: _x4, or the size given)")
     files.add_argument("--bits", type=int, choices=(8, 16), help="a channel (default: as many as the input has)")
-    files.add_argument("--colour", choices=("wavelet", "adain", "none"), help="how shifts of colour against the input "
+    files.add_argument("--color", choices=("wavelet", "adain", "none"), help="how shifts of colour against the input "
                        "are undone (default: wavelet)")  # fmt: skip
     files.add_argument("--tileable", action="store_true", help="a texture whose opposite borders meet")
     files.add_argument("--max-frames", type=int, metavar="N", help="limit of an animation, 0 for none (default: 2000)")

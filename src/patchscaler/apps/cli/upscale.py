@@ -97,7 +97,7 @@ def _options(model: Any, settings: Any, limit: int, args: argparse.Namespace) ->
     """Keyword arguments of `PatchScaler.upscale`, the same for all inputs."""
     options = {"seed": args.seed, "groups": settings(model.config.groups), "prompt": not args.no_prompt}
     options |= {"max_pixels": limit, "changes": dials.changes_of(args)} | dials.dial_options(args)
-    return options | ({"colour": args.colour} if args.colour else {})
+    return options | ({"color": args.color} if args.color else {})
 
 
 def _failure(error: PatchScalerError, count: int) -> int:

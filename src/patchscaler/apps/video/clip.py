@@ -30,7 +30,7 @@ TURNS: dict[tuple[int, ...], tuple[int, bool]] = {  # signs of a display matrix 
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colors:
     """Numbers of ITU-T H.273; 2 where nobody says."""
 
     range: int  # 1 limited, 2 full
@@ -54,7 +54,7 @@ class Clip:
     last: int  # how long the last one stays
     rate: Fraction  # frames a second, on average
     sar: Fraction  # width of a pixel through its height
-    colours: Colours
+    colors: Colors
     interlaced: bool
     start: Fraction  # seconds at which the file starts
     notes: list[str] = field(default_factory=list)
@@ -199,7 +199,7 @@ class _Seen:
             notes.append("its transparency is not kept")
         return Clip(
             self.path, width, height, quarters, mirrored, _depth(self.first), time_base, times,
-            max(1, self.duration or usual), rate, 1 / sar if turned else sar, _colours(self.first, stream),
+            max(1, self.duration or usual), rate, 1 / sar if turned else sar, _colors(self.first, stream),
             bool(self.first.interlaced_frame), Fraction(max(0, container.start_time or 0), 1_000_000), notes,
         )  # fmt: skip
 
@@ -208,7 +208,7 @@ def _depth(frame: "av.VideoFrame") -> int:
     return max((component.bits for component in frame.format.components), default=8)
 
 
-def _colours(frame: Any, stream: Any) -> Colours:
+def _colors(frame: Any, stream: Any) -> Colors:
     """As tagged; where the matrix is not, what players would take it for at this size, since ours is another."""
     context = stream.codec_context
     matrix, primaries, transfer = int(frame.colorspace), int(context.color_primaries), int(context.color_trc)
@@ -217,7 +217,7 @@ def _colours(frame: Any, stream: Any) -> Colours:
         matrix = 1 if frame.width >= HD[0] or frame.height >= HD[1] else 6
     elif frame.format.is_rgb or matrix == 0:
         matrix, full = 1, False  # RGB comes out as BT.709
-    return Colours(2 if full else 1, matrix, primaries, transfer)
+    return Colors(2 if full else 1, matrix, primaries, transfer)
 
 
 def turn_of(frame: Any) -> tuple[int, bool]:

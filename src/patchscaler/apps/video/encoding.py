@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from patchscaler.apps.video.clip import Clip, Colours, import_av
+from patchscaler.apps.video.clip import Clip, Colors, import_av
 from patchscaler.errors import PatchScalerError
 
 SEGMENT = 48  # frames
@@ -55,7 +55,7 @@ class Plan:
     time_base: Fraction
     rate: Fraction
     sar: Fraction
-    colours: Colours
+    colors: Colors
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -106,7 +106,7 @@ def make_plan(
         notes.append(f"{size[0]}x{size[1]} becomes {held[0]}x{held[1]}: {codec} has no room for an odd row or column")
     plan = Plan(
         codec, entry.crf if crf is None else crf, pix_fmt, *held, clip.time_base, clip.rate, sar,
-        clip.colours,
+        clip.colors,
     )  # fmt: skip
     return plan, notes
 
@@ -133,7 +133,7 @@ def configure(context: Any, plan: Plan) -> Any:
     context.width, context.height, context.pix_fmt = plan.width, plan.height, plan.pix_fmt
     context.time_base, context.framerate = plan.time_base, plan.rate
     context.sample_aspect_ratio = plan.sar
-    c = plan.colours
+    c = plan.colors
     context.color_range, context.colorspace = c.range, c.matrix
     context.color_primaries, context.color_trc = c.primaries, c.transfer
     context.flags |= Flags.global_header
@@ -149,7 +149,7 @@ def encode_segment(plan: Plan, frames: list[Any], times: list[int]) -> bytes:
     packets = []
     for frame, time in zip(frames, times, strict=True):
         frame.pts, frame.time_base = time, plan.time_base
-        frame.color_range, frame.colorspace = plan.colours.range, plan.colours.matrix
+        frame.color_range, frame.colorspace = plan.colors.range, plan.colors.matrix
         packets += context.encode(frame)
     packets += context.encode(None)
     about = [(int(p.pts), int(p.size), bool(p.is_keyframe)) for p in packets]

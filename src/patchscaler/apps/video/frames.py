@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from patchscaler.apps.video.clip import Clip, Colours, import_av, opened, video_stream
+from patchscaler.apps.video.clip import Clip, Colors, import_av, opened, video_stream
 from patchscaler.errors import PatchScalerError
 
 # swscale's: bicubic, rounded accurately, colours read and written for every pixel
@@ -58,7 +58,7 @@ def _pulled(graph: Any, av: Any) -> Iterator[Any]:
 def to_array(frame: Any, clip: Clip) -> np.ndarray:
     """-> (h, w, 3) uint16, upright."""
     source = {} if frame.format.is_rgb else {
-        "src_colorspace": SWS_MATRIX.get(clip.colours.matrix, 5), "src_color_range": clip.colours.range,
+        "src_colorspace": SWS_MATRIX.get(clip.colors.matrix, 5), "src_color_range": clip.colors.range,
     }  # fmt: skip
     array = frame.reformat(format="rgb48le", dst_color_range=2, interpolation=PRECISE, **source).to_ndarray()
     if clip.mirrored:
@@ -66,14 +66,14 @@ def to_array(frame: Any, clip: Clip) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(array, clip.quarters))
 
 
-def to_frame(array: np.ndarray, pix_fmt: str, colours: Colours) -> Any:
+def to_frame(array: np.ndarray, pix_fmt: str, colors: Colors) -> Any:
     """(h, w, 1..3) uint16 -> a frame of `pix_fmt`."""
     av = import_av("a video")
     array = np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
     frame = av.VideoFrame.from_ndarray(array, format="rgb48le")
     return frame.reformat(
-        format=pix_fmt, dst_colorspace=SWS_MATRIX.get(colours.matrix, 5), src_color_range=2,
-        dst_color_range=colours.range, interpolation=PRECISE,
+        format=pix_fmt, dst_colorspace=SWS_MATRIX.get(colors.matrix, 5), src_color_range=2,
+        dst_color_range=colors.range, interpolation=PRECISE,
     )  # fmt: skip
 
 

@@ -167,7 +167,7 @@ class _VideoRun:
             array = resized(array, (height, width))
         array = array[:, :width]
         file = io.BytesIO()
-        np.save(file, pack(to_frame(array, self.plan.pix_fmt, self.plan.colours)))
+        np.save(file, pack(to_frame(array, self.plan.pix_fmt, self.plan.colors)))
         folder.write(_frame(folder, number).name, file.getvalue())
         made.made_now += 1
         made.evaluations += sum(result.cost["evaluations_total"] for result in enlarged.passes)
