@@ -30,13 +30,21 @@ def main() -> None:
     image, side = Image.open(args.image).convert("RGB"), args.side
     columns = max(1, (image.width - side) // 16)
     corners = [(16 * (n % columns), 16 * (n // columns)) for n in range(args.pictures)]
-    calls = [([to_planes(image.crop((x, y, x + side, y + side)))], TargetSize(scale=4.0), {}) for x, y in corners]
+    calls = [
+        ([to_planes(image.crop((x, y, x + side, y + side)))], TargetSize(scale=4.0), {})
+        for x, y in corners
+    ]
     model = PatchScaler.from_pretrained(device="cpu")
     here = LocalExecutor(model)
-    spec = ModelSpec("compact", "cpu", "auto", None, None, 1, __version__, weights_id(weights_of(model)))
-    context = ray.init(num_cpus=args.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    spec = ModelSpec(
+        "compact", "cpu", "auto", None, None, 1, __version__, weights_id(weights_of(model))
+    )
+    context = ray.init(
+        num_cpus=args.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     with Cluster(context.address_info["gcs_address"], spec) as there:
-        list(here.map("batch", calls[:1])), list(there.map("batch", calls[: args.workers]))  # warm both up
+        # warm both up
+        list(here.map("batch", calls[:1])), list(there.map("batch", calls[: args.workers]))
         began = time.perf_counter()
         alone = list(here.map("batch", calls))
         middle = time.perf_counter()
@@ -46,7 +54,9 @@ def main() -> None:
     same = all((a[0].array == b[0].array).all() for a, b in zip(alone, spread, strict=True))
     print(f"{len(calls)} pictures of {side}x{side}, one thread each")
     print(f"one process {len(calls) / (middle - began):.2f} pictures a second")
-    print(f"{args.workers} workers {len(calls) / (end - middle):.2f}, {(middle - began) / (end - middle):.2f} of it")
+    print(
+        f"{args.workers} workers {len(calls) / (end - middle):.2f}, {(middle - began) / (end - middle):.2f} of it"
+    )
     print(f"same bytes: {same}")
 
 

@@ -18,14 +18,18 @@ from patchscaler.images.overlay import difficulty_overlay
 
 ROOT = Path(__file__).parents[1]
 SIDE = 256  # of a square on the page
-EYES = (105, 50, 233, 178)  # of the cat: a box of 128 pixels with fur, eyes and a blurred background
+# of the cat: a box of 128 pixels with fur, eyes and a blurred background
+EYES = (105, 50, 233, 178)
 BUDGETS = ("fast", "balanced", "best")
 FIDELITIES = (0.0, 0.5, 1.0)
 
 
 def row(squares: Sequence[tuple[str, Image.Image]], file: Path, side: int = SIDE) -> None:
     """Pictures of any size, shown as high as `side` with their words below."""
-    shown = [p.convert("RGB").resize((p.width * side // p.height, side), Image.Resampling.LANCZOS) for _, p in squares]
+    shown = [
+        p.convert("RGB").resize((p.width * side // p.height, side), Image.Resampling.LANCZOS)
+        for _, p in squares
+    ]
     page = Image.new("RGB", (sum(p.width + 8 for p in shown) - 8, side + 26), "white")
     pen, font, x = ImageDraw.Draw(page), ImageFont.load_default(15), 0
     for (words, _), picture in zip(squares, shown, strict=True):
@@ -42,10 +46,15 @@ def first_page(scaler: PatchScaler, file: Path) -> None:
     assert made.coarse is not None
     bicubic = cat.resize(made.image.size, Image.Resampling.BICUBIC)
     row(
-        [("bicubic", bicubic.crop(eye)), ("coarse: restored only", made.coarse.crop(eye)),
-         ("PatchScaler", made.image.crop(eye)), ("difficulty", difficulty_overlay(made))],
-        file, side=400,
-    )  # fmt: skip
+        [
+            ("bicubic", bicubic.crop(eye)),
+            ("coarse: restored only", made.coarse.crop(eye)),
+            ("PatchScaler", made.image.crop(eye)),
+            ("difficulty", difficulty_overlay(made)),
+        ],
+        file,
+        side=400,
+    )
 
 
 def detail(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -77,37 +86,59 @@ def make(scaler: PatchScaler, out: Path) -> None:
     made = upscale(coarse=True, invention=True)
     assert made.coarse is not None
     row(
-        [("input", nearest(cat)), ("bicubic", cat.resize(made.image.size, Image.Resampling.BICUBIC)),
-         ("coarse: restored only", made.coarse), ("PatchScaler", made.image)],
+        [
+            ("input", nearest(cat)),
+            ("bicubic", cat.resize(made.image.size, Image.Resampling.BICUBIC)),
+            ("coarse: restored only", made.coarse),
+            ("PatchScaler", made.image),
+        ],
         out / "start.jpg",
-    )  # fmt: skip
+    )
     budgets = {name: upscale(budget=name) for name in BUDGETS}
     row(
-        [(f"{n}: {r.cost['evaluations_total']} evaluations", difficulty_overlay(r)) for n, r in budgets.items()],
+        [
+            (f"{n}: {r.cost['evaluations_total']} evaluations", difficulty_overlay(r))
+            for n, r in budgets.items()
+        ],
         out / "budget.jpg",
     )
     faithful = {value: upscale(fidelity=value).image for value in FIDELITIES}
-    row([(f"--fidelity {value:g}", detail(p, eye)) for value, p in faithful.items()], out / "fidelity.jpg")
+    row(
+        [(f"--fidelity {value:g}", detail(p, eye)) for value, p in faithful.items()],
+        out / "fidelity.jpg",
+    )
     seeds = [upscale(seed=seed).image for seed in (0, 7)]
     apart = np.abs(np.asarray(seeds[0], int) - np.asarray(seeds[1], int)).max(-1)
     row(
-        [("--seed 0", detail(seeds[0], eye)), ("--seed 7", detail(seeds[1], eye)),
-         ("difference, times 8", detail(Image.fromarray((apart * 8).clip(0, 255).astype(np.uint8)), eye))],
+        [
+            ("--seed 0", detail(seeds[0], eye)),
+            ("--seed 7", detail(seeds[1], eye)),
+            (
+                "difference, times 8",
+                detail(Image.fromarray((apart * 8).clip(0, 255).astype(np.uint8)), eye),
+            ),
+        ],
         out / "seed.jpg",
-    )  # fmt: skip
+    )
     found = invention(made.moments)
     low, high = (draw((x / FULL_SCALE) ** 0.5, made.image.size, 8) for x in (found.low, found.high))
     row(
-        [("difficulty", difficulty_overlay(made)), ("invented: colours, shapes", low),
-         ("invented: texture, edges", high)],
+        [
+            ("difficulty", difficulty_overlay(made)),
+            ("invented: colours, shapes", low),
+            ("invented: texture, edges", high),
+        ],
         out / "report.jpg",
-    )  # fmt: skip
+    )
     small = letters()
     row(
-        [("small type", nearest(small)), ("PatchScaler", upscale(small).image),
-         ("--fidelity 1", upscale(small, fidelity=1.0).image)],
+        [
+            ("small type", nearest(small)),
+            ("PatchScaler", upscale(small).image),
+            ("--fidelity 1", upscale(small, fidelity=1.0).image),
+        ],
         out / "letters.jpg",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -18,11 +18,22 @@ def moving(number: int, width: int, height: int) -> np.ndarray:
 
 
 def make_clip(
-    path: Path, count: int = 6, size: tuple[int, int] = (64, 48), codec: str = "libx264", pix_fmt: str = "yuv420p",
-    times: list[int] | None = None, time_base: Fraction = Fraction(1, 12800), audio: tuple[str, ...] = (),
-    colors: tuple[int, int, int, int] | None = None, sar: Fraction | None = None, turn: int = 0, still: bool = False,
-    fields: bool = False, options: dict[str, str] | None = None, metadata: dict[str, str] | None = None,
-) -> Path:  # fmt: skip
+    path: Path,
+    count: int = 6,
+    size: tuple[int, int] = (64, 48),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    times: list[int] | None = None,
+    time_base: Fraction = Fraction(1, 12800),
+    audio: tuple[str, ...] = (),
+    colors: tuple[int, int, int, int] | None = None,
+    sar: Fraction | None = None,
+    turn: int = 0,
+    still: bool = False,
+    fields: bool = False,
+    options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
     """size: (width, height) as coded. times: of the frames, in time_base. colors: range, matrix, primaries, transfer.
     fields: rows are by turns of two moments.
     """
@@ -31,10 +42,16 @@ def make_clip(
         out.metadata.update(metadata or {})
         video = out.add_stream(codec, rate=RATE)
         context = video.codec_context
-        context.width, context.height, context.pix_fmt, context.time_base = *size, pix_fmt, time_base
+        context.width, context.height, context.pix_fmt, context.time_base = (
+            *size,
+            pix_fmt,
+            time_base,
+        )
         context.options = {"crf": "5"} | (options or {}) if codec == "libx264" else options or {}
         if colors:
-            context.color_range, context.colorspace, context.color_primaries, context.color_trc = colors
+            context.color_range, context.colorspace, context.color_primaries, context.color_trc = (
+                colors
+            )
         if sar:
             context.sample_aspect_ratio = sar
         if turn:
@@ -70,7 +87,12 @@ def frames_of(path: Path) -> tuple[list[Any], Any]:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
         context = stream.codec_context
-        about = stream.sample_aspect_ratio, int(context.color_primaries), int(context.color_trc), context.name
+        about = (
+            stream.sample_aspect_ratio,
+            int(context.color_primaries),
+            int(context.color_trc),
+            context.name,
+        )
     return frames, about
 
 
@@ -87,6 +109,10 @@ def sounds_of(path: Path) -> list[tuple[str, str, list[tuple[float, bytes]]]]:
     for n in range(count):
         with av.open(str(path)) as container:
             stream = container.streams.audio[n]
-            packets = [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
-            found.append((stream.codec_context.codec.canonical_name, stream.language or "", packets))
+            packets = [
+                (float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size
+            ]
+            found.append(
+                (stream.codec_context.codec.canonical_name, stream.language or "", packets)
+            )
     return found

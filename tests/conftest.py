@@ -19,7 +19,8 @@ from patchscaler.pipeline import PatchScaler
 from patchscaler.texture_memory import Origin, build_memory, random_crops
 
 torch.set_num_threads(1)
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's package is first imported: no test may reach a network
+# read when the hub's package is first imported: no test may reach a network
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 Picture = Callable[..., Image.Image]
 
@@ -27,8 +28,12 @@ Picture = Callable[..., Image.Image]
 def smooth_picture(height: int, width: int, seed: int = 0) -> Image.Image:
     """RGB: smooth colours everywhere, fine detail that grows from left to right, so that patches differ."""
     rng = np.random.default_rng(seed)
-    colors = torch.from_numpy(rng.random((1, 3, height // 16 + 2, width // 16 + 2), dtype=np.float32))
-    image = F.interpolate(colors, size=(height, width), mode="bicubic", align_corners=True)[0].movedim(0, -1)
+    colors = torch.from_numpy(
+        rng.random((1, 3, height // 16 + 2, width // 16 + 2), dtype=np.float32)
+    )
+    image = F.interpolate(colors, size=(height, width), mode="bicubic", align_corners=True)[
+        0
+    ].movedim(0, -1)
     detail = rng.normal(size=(height, width, 1)) * np.linspace(0, 0.2, width)[None, :, None]
     return Image.fromarray(((image.numpy() + detail).clip(0, 1) * 255).round().astype(np.uint8))
 
@@ -43,12 +48,15 @@ def wake_up(networks: dict[str, torch.nn.Module]) -> None:
     """Small random weights for every layer that starts at zero: otherwise whole paths could not fail a test."""
     dit, grm = networks["patch_dit"], networks["grm"]
     layers = [dit.out, dit.final_modulation, dit.shared, grm.conv_out, grm.confidence_head]
-    layers += [block.cross.proj for block in dit.blocks] + [block.mlp.depthwise for block in dit.blocks]
+    layers += [block.cross.proj for block in dit.blocks] + [
+        block.mlp.depthwise for block in dit.blocks
+    ]
     layers += [block.conv2 for block in grm.blocks] + [networks["autoencoder"].correction.conv_out]
     for layer in layers:
         torch.nn.init.normal_(layer.weight, std=0.05)
         torch.nn.init.normal_(layer.bias, std=0.05)
-    torch.nn.init.normal_(grm.confidence_head.weight, std=0.3)  # larger: the confidence of patches must differ
+    # larger: the confidence of patches must differ
+    torch.nn.init.normal_(grm.confidence_head.weight, std=0.3)
 
 
 @pytest.fixture(scope="session")
@@ -68,13 +76,18 @@ def tiny() -> PatchScaler:
     memory = build_memory(
         [crop for _, crop in candidates],
         [Origin(name, "CC0-1.0") for name, _ in candidates],
-        networks["autoencoder"].eval(), networks["classifier"].eval(), config.texture.memory_size, "tiny",
-    )  # fmt: skip
+        networks["autoencoder"].eval(),
+        networks["classifier"].eval(),
+        config.texture.memory_size,
+        "tiny",
+    )
     scaler = PatchScaler(config, networks, memory)
     results = scaler.upscale_many([smooth_picture(64, 64), smooth_picture(33, 47)], prompt=False)
     scores = torch.cat([torch.from_numpy(result.scores) for result in results])
     table = tuple(torch.quantile(scores, torch.linspace(0, 1, 5)).tolist())
-    groups = replace(config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)), calibration=table)
+    groups = replace(
+        config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)), calibration=table
+    )
     scaler.config = replace(config, groups=groups)
     return scaler
 

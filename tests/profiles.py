@@ -4,8 +4,12 @@ import struct
 
 import numpy as np
 
-ADOBE = np.array([[0.60976, 0.20524, 0.14922], [0.31112, 0.62566, 0.06322], [0.01948, 0.06089, 0.74484]])
-P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24119, 0.69224, 0.06657], [-0.00105, 0.04188, 0.78407]])
+ADOBE = np.array(
+    [[0.60976, 0.20524, 0.14922], [0.31112, 0.62566, 0.06322], [0.01948, 0.06089, 0.74484]]
+)
+P3 = np.array(
+    [[0.51512, 0.29198, 0.15710], [0.24119, 0.69224, 0.06657], [-0.00105, 0.04188, 0.78407]]
+)
 
 
 def fixed(*values: float) -> bytes:
@@ -16,11 +20,17 @@ def gamma(value: float) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256))
 
 
-SRGB_CURVE = b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+SRGB_CURVE = (
+    b"para\0\0\0\0"
+    + struct.pack(">HH", 3, 0)
+    + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+)
 D50 = fixed(0.9642, 1, 0.8249)
 
 
-def make_profile(matrix: np.ndarray | None, curve: bytes, extra: dict[bytes, bytes] | None = None) -> bytes:
+def make_profile(
+    matrix: np.ndarray | None, curve: bytes, extra: dict[bytes, bytes] | None = None
+) -> bytes:
     """matrix: (3, 3) linear RGB -> XYZ adapted to D50, or None for grey."""
     tags = {b"wtpt": b"XYZ \0\0\0\0" + D50, b"cprt": b"text\0\0\0\0none\0"}
     tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)

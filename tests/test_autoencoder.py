@@ -52,14 +52,19 @@ def test_error_is_the_sum_of_the_eigenvalues_left_out(images, channels):
 
 @pytest.mark.parametrize("scale_power", [0.0, 1.0])
 def test_latents_have_mean_zero_and_the_promised_variance(images, scale_power):
-    latents = fitted(images, channels=32, scale_power=scale_power).encode(images).movedim(1, 0).flatten(1)
+    latents = (
+        fitted(images, channels=32, scale_power=scale_power).encode(images).movedim(1, 0).flatten(1)
+    )
     expected = eigenvalues(images)[:32].float() if scale_power == 0 else torch.ones(32)
     torch.testing.assert_close(latents.mean(1), torch.zeros(32), atol=1e-3, rtol=0)
     torch.testing.assert_close(latents.var(1, unbiased=False), expected, rtol=1e-2, atol=1e-4)
 
 
 def test_batches_do_not_matter(images):
-    a, b = fitted(images, channels=8), PCAAutoencoder(AutoencoderConfig(channels=8)).fit(images.split(1))
+    a, b = (
+        fitted(images, channels=8),
+        PCAAutoencoder(AutoencoderConfig(channels=8)).fit(images.split(1)),
+    )
     torch.testing.assert_close(a.encode(images), b.encode(images), atol=1e-4, rtol=0)
 
 
@@ -110,13 +115,18 @@ def folders(tmp_path_factory):
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("vae")
     diffusers.AutoencoderKL(
-        block_out_channels=(8,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=4, latent_channels=4,
-    ).save_pretrained(root / "kl")  # fmt: skip
+        block_out_channels=(8,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        latent_channels=4,
+    ).save_pretrained(root / "kl")
     diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
-        num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
-    ).save_pretrained(root / "tiny")  # fmt: skip
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    ).save_pretrained(root / "tiny")
     return {"kl": root / "kl", "tiny": root / "tiny"}
 
 
@@ -126,7 +136,9 @@ def test_wrapper_equals_diffusers(folders, images, kind):
 
     cls = {"kl": diffusers.AutoencoderKL, "tiny": diffusers.AutoencoderTiny}[kind]
     model = cls.from_pretrained(folders[kind]).eval()
-    config = replace(preset("paper").autoencoder, kind=kind, model_id=str(folders[kind]), revision="")
+    config = replace(
+        preset("paper").autoencoder, kind=kind, model_id=str(folders[kind]), revision=""
+    )
     autoencoder = build_autoencoder(config)
     with torch.no_grad():
         latents = autoencoder.encode(images[:1])
@@ -135,14 +147,18 @@ def test_wrapper_equals_diffusers(folders, images, kind):
         expected = out.latent_dist.mean if kind == "kl" else out.latents
         assert latents.shape == (1, 4, 8, 16)
         torch.testing.assert_close(latents, expected * 0.18215)
-        torch.testing.assert_close(autoencoder.decode(latents), model.decode(expected).sample, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            autoencoder.decode(latents), model.decode(expected).sample, atol=1e-5, rtol=1e-4
+        )
     assert not any(p.requires_grad for p in autoencoder.parameters())
 
 
 @pytest.mark.parametrize("kind", ["kl", "tiny"])
 def test_missing_model(folders, tmp_path, kind):
     config = AutoencoderConfig(kind=kind, channels=4, model_id=str(tmp_path / "none"))
-    with pytest.raises(PatchScalerError, match=r"none' cannot be loaded .* local copy with --autoencoder"):
+    with pytest.raises(
+        PatchScalerError, match=r"none' cannot be loaded .* local copy with --autoencoder"
+    ):
         build_autoencoder(config)
 
 
@@ -154,5 +170,7 @@ def test_wrong_number_of_channels(folders):
 
 def test_diffusers_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)  # makes the import fail
-    with pytest.raises(PatchScalerError, match=r"needs diffusers: pip install 'patchscaler\[paper\]'"):
+    with pytest.raises(
+        PatchScalerError, match=r"needs diffusers: pip install 'patchscaler\[paper\]'"
+    ):
         build_autoencoder(AutoencoderConfig(kind="kl", channels=4))

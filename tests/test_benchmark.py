@@ -20,7 +20,13 @@ from patchscaler.evaluation.cost.flops import count_flops, network_flops
 from patchscaler.evaluation.cost.measure import measure_picture, shares_of_peak
 from patchscaler.evaluation.cost.memory import process_peak, run_child
 from patchscaler.evaluation.cost.pictures import mirrored, square_of, synthetic_photo
-from patchscaler.evaluation.cost.sweeps import sweep_overlaps, sweep_sizes, sweep_steps, threads, uniform_groups
+from patchscaler.evaluation.cost.sweeps import (
+    sweep_overlaps,
+    sweep_sizes,
+    sweep_steps,
+    threads,
+    uniform_groups,
+)
 from patchscaler.evaluation.cost.timing import Timing, growth_exponent, matmul_peak, measure
 
 
@@ -46,7 +52,9 @@ def test_flops_of_known_operations():
 def test_attention_is_counted_on_the_processor_too(device, dtype):
     q, k = (torch.zeros(2, 3, n, 16, device=device, dtype=dtype) for n in (8, 20))
     # Two products: (8, 16) with (16, 20), and (8, 20) with (20, 16), for 2 * 3 heads.
-    assert count_flops(lambda: F.scaled_dot_product_attention(q, k, k)) == 2 * 3 * 2 * (2 * 8 * 16 * 20)
+    assert count_flops(lambda: F.scaled_dot_product_attention(q, k, k)) == 2 * 3 * 2 * (
+        2 * 8 * 16 * 20
+    )
 
 
 def test_a_picture_costs_what_its_parts_cost(tiny, picture):
@@ -91,7 +99,9 @@ def test_matmul_peak_is_the_best_run(monkeypatch):
 def test_share_of_peak(tiny, picture):
     lr = np.array(picture(40, 56))
     measured = measure_picture(tiny, lr, 1)
-    measured = replace(measured, seconds=Timing(2.0, 2.0, 2.0, 2.0, 1), stages={"coarse": 0.5, "prompt": 0.0})
+    measured = replace(
+        measured, seconds=Timing(2.0, 2.0, 2.0, 2.0, 1), stages={"coarse": 0.5, "prompt": 0.0}
+    )
     flops = network_flops(tiny, 40, 56)
     shares = shares_of_peak(flops, measured, peak=1e9)
     assert shares == {
@@ -111,7 +121,10 @@ def test_threads_are_put_back():
 
 
 def test_a_childs_peak_is_its_own():
-    small, large = (run_child(f"x = bytearray({n} << 20); x[::4096] = b'1' * len(x[::4096])", []) for n in (1, 200))
+    small, large = (
+        run_child(f"x = bytearray({n} << 20); x[::4096] = b'1' * len(x[::4096])", [])
+        for n in (1, 200)
+    )
     assert 190 < large.peak_mib - small.peak_mib < 230
     ballast = np.ones(300 << 17)  # 300 MiB of this process are not the child's
     assert process_peak() > 300
@@ -146,15 +159,19 @@ def test_sweeps_count_what_they_vary(tiny, picture):
     lr = np.array(picture(64, 64))
     rows, exponents = sweep_sizes(tiny, lr, (32, 64), 1, {"other": lambda x: x})
     assert [(row["size"], row["method"]) for row in rows][:3] == [
-        (32, "patchscaler"), (32, "patchscaler, all patches hard"), (32, "other"),
-    ]  # fmt: skip
+        (32, "patchscaler"),
+        (32, "patchscaler, all patches hard"),
+        (32, "other"),
+    ]
     assert set(exponents) == {"patchscaler", "patchscaler, all patches hard", "other"}
     patches = [sum(row["patches"].values()) for row in sweep_overlaps(tiny, lr, (8, 0), 1)]
     assert patches == [9, 4]  # 32 latents a side: three windows of 16 at stride 8, two at stride 16
     by_steps = sweep_steps(tiny, lr, [(0, 0, 0), (2, 3, 5)], 1)
     assert by_steps[0]["evaluations_total"] == 0
     counts = by_steps[1]["patches"]
-    assert by_steps[1]["evaluations"] == {n: counts[n] * s for n, s in zip(counts, (2, 3, 5), strict=True)}
+    assert by_steps[1]["evaluations"] == {
+        n: counts[n] * s for n, s in zip(counts, (2, 3, 5), strict=True)
+    }
     uniform = measure_picture(tiny, lr, 1, uniform_groups(tiny))
     assert uniform.patches == {"simple": 0, "medium": 0, "hard": 9}
     assert uniform.megapixels_per_second == pytest.approx(256**2 / 1e6 / uniform.seconds.median)
@@ -189,17 +206,25 @@ def small_paper(monkeypatch):
     diffusers = pytest.importorskip("diffusers")
     base = preset("paper")
     config = replace(
-        base, grm=replace(base.grm, width=8), texture=TextureConfig(widths=(8, 8), classes=("a",), memory_size=6),
-        patch_dit=replace(PATCH_DIT_SIZES["tiny"], shared_modulation=False, depthwise_mlp=False, cross_size=0),
-    )  # fmt: skip
+        base,
+        grm=replace(base.grm, width=8),
+        texture=TextureConfig(widths=(8, 8), classes=("a",), memory_size=6),
+        patch_dit=replace(
+            PATCH_DIT_SIZES["tiny"], shared_modulation=False, depthwise_mlp=False, cross_size=0
+        ),
+    )
 
     class SmallAutoencoder(paper_networks.RandomAutoencoder):
         def __init__(self, config):
             paper_networks.Autoencoder.__init__(self)
             self.model = diffusers.AutoencoderKL(
-                block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2, latent_channels=4,
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            )  # fmt: skip
+                block_out_channels=(4, 4, 4, 4),
+                layers_per_block=1,
+                norm_num_groups=2,
+                latent_channels=4,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+            )
             self.channels, self.factor, self.scaling_factor = 4, 8, 0.18
 
     monkeypatch.setattr(paper_networks, "RandomAutoencoder", SmallAutoencoder)
@@ -207,7 +232,11 @@ def small_paper(monkeypatch):
 
     def two_convolutions():
         conv = torch.nn.Conv2d(3, 3, 3, padding=1)
-        return [paper_networks.Part("conv", conv, 2, lambda n, device: (torch.zeros(1, 3, n, n, device=device),))]
+        return [
+            paper_networks.Part(
+                "conv", conv, 2, lambda n, device: (torch.zeros(1, 3, n, n, device=device),)
+            )
+        ]
 
     methods = {"LDM": two_convolutions, "SwinIR-GAN": unavailable}
     monkeypatch.setattr(paper_size, "PAPER_METHODS", methods)
@@ -241,10 +270,17 @@ def test_random_weights_that_overflow_are_told(monkeypatch):
 def test_measured_and_extrapolated_rows_count_alike(monkeypatch):
     small_paper(monkeypatch)
     measured, lacking, _ = paper_size.paper_rows([64], "cpu", torch.float32, 1)
-    guessed, _, _ = paper_size.paper_rows([64], "cpu", torch.float32, 1, extrapolate_from=32, batch=3)
+    guessed, _, _ = paper_size.paper_rows(
+        [64], "cpu", torch.float32, 1, extrapolate_from=32, batch=3
+    )
     assert lacking == {"SwinIR-GAN": "needs spandrel: pip install it"}
     for a, b in zip(measured, guessed, strict=True):
-        assert (a.method, a.flops, a.patches, a.evaluations) == (b.method, b.flops, b.patches, b.evaluations)
+        assert (a.method, a.flops, a.patches, a.evaluations) == (
+            b.method,
+            b.flops,
+            b.patches,
+            b.evaluations,
+        )
         assert a.how == "measured" and b.how.startswith("extrapolated")
         assert a.seconds > 0 and b.seconds > 0
         assert a.share_of_peak == pytest.approx(a.flops / a.seconds / 1e9)
@@ -258,13 +294,19 @@ def test_extrapolation_is_arithmetic(monkeypatch):
     """With a clock that says one second for everything, the parts add up to what the counts say."""
     small_paper(monkeypatch)
     monkeypatch.setattr(paper_size, "measure", lambda *_: Timing(1, 1, 1, 1, 1))
-    row, other = paper_size.paper_rows([64], "cpu", torch.float32, 1, extrapolate_from=32, batch=2)[0]
+    row, other = paper_size.paper_rows([64], "cpu", torch.float32, 1, extrapolate_from=32, batch=2)[
+        0
+    ]
     model = paper_networks.paper_model("cpu", torch.float32)
     small, full = network_flops(model, 32, 32), network_flops(model, 64, 64)
-    assert row.stages == pytest.approx({
-        "coarse": full.coarse / small.coarse, "prompt": 9 / 2, "sampling": 150 / 2,
-        "decode": full.decode / small.decode,
-    })  # fmt: skip
+    assert row.stages == pytest.approx(
+        {
+            "coarse": full.coarse / small.coarse,
+            "prompt": 9 / 2,
+            "sampling": 150 / 2,
+            "decode": full.decode / small.decode,
+        }
+    )
     assert row.seconds == pytest.approx(sum(row.stages.values()))
     assert other.seconds == pytest.approx(2 * 4)  # two calls of four times the pixels
 
@@ -272,16 +314,36 @@ def test_extrapolation_is_arithmetic(monkeypatch):
 def test_paper_size_says_what_it_assumed(monkeypatch, tmp_path, capsys):
     small_paper(monkeypatch)
     file = tmp_path / "p.json"
-    arguments = ["benchmark", "--paper-size", "--size", "64", "--runs", "1", "--device", "cpu", "--dtype", "float32"]
+    arguments = [
+        "benchmark",
+        "--paper-size",
+        "--size",
+        "64",
+        "--runs",
+        "1",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     assert main([*arguments, "--json", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "groups simple 8.3%, medium 33.3%, hard 58.3%: .5 of the patches above confidence .70" in out
+    assert (
+        "groups simple 8.3%, medium 33.3%, hard 58.3%: .5 of the patches above confidence .70"
+        in out
+    )
     assert "random weights" in out and "SwinIR-GAN: unavailable: needs spandrel" in out
     record = json.loads(file.read_text())
-    assert record["rows"][0]["method"] == "PatchScaler" and record["rows"][0]["paper_seconds"] is None
+    assert (
+        record["rows"][0]["method"] == "PatchScaler" and record["rows"][0]["paper_seconds"] is None
+    )
     assert main([*arguments, "--size", "256", "--extrapolate", "32"]) == 0
     out = capsys.readouterr().out
-    assert "extrapolated" in out and " 1.29 " in out and "in the paper besides: SwinIR-GAN 0.30, StableSR 7.27" in out
+    assert (
+        "extrapolated" in out
+        and " 1.29 " in out
+        and "in the paper besides: SwinIR-GAN 0.30, StableSR 7.27" in out
+    )
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -292,13 +354,26 @@ def quick(monkeypatch):
     """Without processes of its own and large products."""
     child = {"seconds": 1.0, "peak_mib": 1.0, "cuda_mib": 0.0}
     monkeypatch.setattr(
-        "patchscaler.evaluation.cost.benchmark._commands", lambda *_: {"cold_start": child, "four_times_larger": child}
+        "patchscaler.evaluation.cost.benchmark._commands",
+        lambda *_: {"cold_start": child, "four_times_larger": child},
     )
     monkeypatch.setattr("patchscaler.evaluation.cost.benchmark.matmul_peak", lambda *_: 1e9)
 
 
 def run(model, *more):
-    base = ["benchmark", "--model", str(model), "--device", "cpu", "--dtype", "float32", "--size", "32", "--runs", "1"]
+    base = [
+        "benchmark",
+        "--model",
+        str(model),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--size",
+        "32",
+        "--runs",
+        "1",
+    ]
     return main([*base, "--against", "bicubic", *map(str, more)])
 
 
@@ -306,7 +381,17 @@ def run(model, *more):
 def test_the_command_measures_all_it_is_asked(model, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     file, plot = tmp_path / "b.json", tmp_path / "b.png"
-    sweeps = ["--sweep", "32,64", "--overlap", "8,0", "--steps", "0,0,0", "1,1,2", "--batch-sizes", "1,8"]
+    sweeps = [
+        "--sweep",
+        "32,64",
+        "--overlap",
+        "8,0",
+        "--steps",
+        "0,0,0",
+        "1,1,2",
+        "--batch-sizes",
+        "1,8",
+    ]
     sweeps += ["--dtypes", "float32,bfloat16", "--threads", "1,2"]
     assert run(model, "--json", file, "--plot", plot, *sweeps) == 0
     out = capsys.readouterr().out
@@ -314,20 +399,40 @@ def test_the_command_measures_all_it_is_asked(model, tmp_path, capsys):
     assert set(record["methods"]) == {"patchscaler", "patchscaler, all patches hard", "bicubic"}
     assert record["methods"]["patchscaler"]["ours_takes"] == 1
     assert set(record["stages"]) == {"coarse", "prompt", "sampling", "decode"}
-    assert set(record["sweeps"]) == {"sizes", "overlaps", "steps", "batch sizes", "dtypes", "threads"}
+    assert set(record["sweeps"]) == {
+        "sizes",
+        "overlaps",
+        "steps",
+        "batch sizes",
+        "dtypes",
+        "threads",
+    }
     assert [row["dtype"] for row in record["sweeps"]["dtypes"]] == ["float32", "bfloat16"]
     assert set(record["growth_exponents"]) == set(record["methods"])
     assert record["command"]["four_times_larger"]["peak_mib"] > 100
     assert record["environment"]["packages"]["torch"] == torch.__version__
-    for words in ("ours takes 1.00 of it", "share of the matmul peak", "to the power of", "batch sizes", "warm-up"):
+    for words in (
+        "ours takes 1.00 of it",
+        "share of the matmul peak",
+        "to the power of",
+        "batch sizes",
+        "warm-up",
+    ):
         assert words in out, words
-    assert plot.read_bytes()[:4] == b"\x89PNG" and sorted(p.name for p in tmp_path.iterdir()) == ["b.json", "b.png"]
+    assert plot.read_bytes()[:4] == b"\x89PNG" and sorted(p.name for p in tmp_path.iterdir()) == [
+        "b.json",
+        "b.png",
+    ]
 
 
 def test_a_method_that_is_not_to_be_had_is_left_out(model, tmp_path, capsys, quick):
     assert run(model, "--against", f"spandrel:{tmp_path}/no.pth") == 0
     out = capsys.readouterr().out
-    assert "spandrel:no left out" in out and "no such weights file" in out and "network evaluations" in out
+    assert (
+        "spandrel:no left out" in out
+        and "no such weights file" in out
+        and "network evaluations" in out
+    )
 
 
 def test_bad_options(model, tmp_path, capsys):

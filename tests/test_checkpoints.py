@@ -7,12 +7,19 @@ from torch import nn
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.models import weights as checkpoints
-from patchscaler.models.weights import file_hash, load_module, load_tensors, save_module, save_tensors
+from patchscaler.models.weights import (
+    file_hash,
+    load_module,
+    load_tensors,
+    save_module,
+    save_tensors,
+)
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))  # the norm counts batches in an integer
+    # the norm counts batches in an integer
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
 def test_module_round_trip(tmp_path):
@@ -36,7 +43,9 @@ def test_half_precision_on_disk_full_in_memory(tmp_path):
 
 def small_network(bits: int) -> nn.Module:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(16, 4, 3), nn.BatchNorm2d(4), nn.Linear(8, 2), nn.Conv2d(11, 4, 3))
+    module = nn.Sequential(
+        nn.Conv2d(16, 4, 3), nn.BatchNorm2d(4), nn.Linear(8, 2), nn.Conv2d(11, 4, 3)
+    )
     nn.init.zeros_(module[2].weight)
     module.storage_bits = bits
     return module
@@ -45,14 +54,16 @@ def small_network(bits: int) -> nn.Module:
 def test_eight_bits_have_a_factor_for_each_output_and_eight_inputs(tmp_path):
     source, target = small_network(8), small_network(8)
     with torch.no_grad():
-        source[0].weight[1, :8] *= 1000  # it coarsens neither the other output channels nor the other inputs
+        # it coarsens neither the other output channels nor the other inputs
+        source[0].weight[1, :8] *= 1000
     save_module(tmp_path / "n.safetensors", source, {})
     with safe_open(tmp_path / "n.safetensors", framework="pt") as file:
         assert file.get_tensor("0.weight").dtype == torch.int8
         assert file.get_tensor("0.weight.int8_scale").shape == (4, 2)
         assert file.get_tensor("0.bias").dtype == torch.float16
         assert file.get_tensor("2.weight").dtype == torch.int8
-        assert file.get_tensor("3.weight").dtype == torch.float16  # eleven inputs: a factor for all would be too coarse
+        # eleven inputs: a factor for all would be too coarse
+        assert file.get_tensor("3.weight").dtype == torch.float16
     load_module(tmp_path / "n.safetensors", target)
     assert torch.equal(source[3].weight.half().float(), target[3].weight)
     largest = source[0].weight.abs().reshape(4, 2, -1).amax(2)
@@ -79,12 +90,17 @@ def test_eight_bits_keep_steps_smaller_than_their_own(tmp_path):
     save_module(tmp_path / "again.safetensors", module, {})
     assert file_hash(tmp_path / "again.safetensors") == file_hash(tmp_path / "before.safetensors")
     before = module.weight.detach().clone()
-    moved = 0.2 * before.abs().reshape(64, 8, -1).amax(2).div(127).repeat_interleave(8, 1)[..., None, None]
+    moved = (
+        0.2
+        * before.abs().reshape(64, 8, -1).amax(2).div(127).repeat_interleave(8, 1)[..., None, None]
+    )
     with torch.no_grad():
         module.weight += moved
     save_module(tmp_path / "after.safetensors", module, {})
     load_module(tmp_path / "after.safetensors", module)
-    kept = ((module.weight.detach() - before) * moved).sum() / (moved * moved.expand_as(before)).sum()
+    kept = ((module.weight.detach() - before) * moved).sum() / (
+        moved * moved.expand_as(before)
+    ).sum()
     assert abs(float(kept) - 1) < 0.05  # to the nearest: 0
 
 
@@ -94,7 +110,9 @@ def test_eight_bits_without_their_factors_are_refused(tmp_path):
     for wrong in (None, torch.ones(3, 2).half(), torch.ones(4).half(), torch.ones(4, 3).half()):
         broken = {k: v for k, v in tensors.items() if k != "0.weight.int8_scale"}
         save_tensors(
-            tmp_path / "n.safetensors", broken if wrong is None else broken | {"0.weight.int8_scale": wrong}, {}
+            tmp_path / "n.safetensors",
+            broken if wrong is None else broken | {"0.weight.int8_scale": wrong},
+            {},
         )
         with pytest.raises(PatchScalerError, match="'0\\.weight' is in int8 and lacks its factors"):
             load_module(tmp_path / "n.safetensors", small_network(8))
@@ -102,7 +120,9 @@ def test_eight_bits_without_their_factors_are_refused(tmp_path):
 
 def test_tensors_of_any_layout(tmp_path):
     x = torch.arange(6.0).view(2, 3)
-    save_tensors(tmp_path / "x.safetensors", {"turned": x.T, "wide": x[:1].expand(4, 3)}, {"a": "b"})
+    save_tensors(
+        tmp_path / "x.safetensors", {"turned": x.T, "wide": x[:1].expand(4, 3)}, {"a": "b"}
+    )
     tensors, metadata = load_tensors(tmp_path / "x.safetensors")
     assert torch.equal(tensors["turned"], x.T) and torch.equal(tensors["wide"], x[:1].expand(4, 3))
     assert metadata["a"] == "b"
@@ -128,10 +148,15 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
 def test_names_and_shapes_are_checked(tmp_path):
     save_module(tmp_path / "n.safetensors", network(), {})
     wider = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(4))
-    with pytest.raises(PatchScalerError, match=r"do not fit the configuration \(0.(weight, 0.bias|bias, 0.weight)\)"):
+    with pytest.raises(
+        PatchScalerError,
+        match=r"do not fit the configuration \(0.(weight, 0.bias|bias, 0.weight)\)",
+    ):
         load_module(tmp_path / "n.safetensors", wider)
     without = nn.Sequential(nn.Linear(3, 4))
-    with pytest.raises(PatchScalerError, match=r"1.bias, 1.num_batches_tracked, 1.running_mean and 2 more"):
+    with pytest.raises(
+        PatchScalerError, match=r"1.bias, 1.num_batches_tracked, 1.running_mean and 2 more"
+    ):
         load_module(tmp_path / "n.safetensors", without)
     with pytest.raises(PatchScalerError, match=r"2.bias, 2.weight\)"):
         load_module(tmp_path / "n.safetensors", nn.Sequential(*network(), nn.Linear(4, 4)))
@@ -160,7 +185,10 @@ def test_missing_file(tmp_path):
 
 def test_hash_of_a_known_text(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    assert file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        file_hash(tmp_path / "x")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_the_same_weights_are_the_same_file(tmp_path):

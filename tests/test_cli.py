@@ -18,7 +18,9 @@ def patchscaler(*args: object, cwd: Path | None = None) -> subprocess.CompletedP
     """The installed command, next to the interpreter that runs the tests."""
     command = shutil.which("patchscaler", path=str(Path(sys.executable).parent))
     assert command, "the package is not installed in this environment"
-    return subprocess.run([command, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300)
+    return subprocess.run(
+        [command, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +45,20 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def test_installed_command_upscales_with_the_shipped_weights(photo):
-    done = patchscaler("upscale", photo, "-o", photo.parent / "out.png", "--save-difficulty", "--save-coarse")
+    done = patchscaler(
+        "upscale", photo, "-o", photo.parent / "out.png", "--save-difficulty", "--save-coarse"
+    )
     assert done.returncode == 0, done.stderr
     assert "56x40 -> 224x160" in done.stdout
     assert "network evaluations" in done.stdout
     for name in ("out.png", "out_difficulty.png", "out_coarse.png"):
         assert Image.open(photo.parent / name).size == (224, 160)
-    assert leftovers(photo.parent) == ["out.png", "out_coarse.png", "out_difficulty.png", "photo.png"]
+    assert leftovers(photo.parent) == [
+        "out.png",
+        "out_coarse.png",
+        "out_difficulty.png",
+        "photo.png",
+    ]
 
 
 def test_default_name_lies_beside_the_input(model, photo, capsys):
@@ -64,7 +73,10 @@ def test_several_inputs_go_to_a_folder_and_a_bad_one_does_not_stop_them(model, p
     second = photo.with_name("second.jpg")
     Image.open(photo).save(second)
     out = photo.parent / "out"
-    assert main(["upscale", str(photo), str(bad), str(second), "-o", str(out), "--model", str(model)]) == 1
+    assert (
+        main(["upscale", str(photo), str(bad), str(second), "-o", str(out), "--model", str(model)])
+        == 1
+    )
     assert leftovers(out) == ["photo_x4.png", "second_x4.jpg"]
     error = capsys.readouterr().err
     assert "bad.png: not a picture" in error and "1 of 3 pictures failed" in error
@@ -72,7 +84,10 @@ def test_several_inputs_go_to_a_folder_and_a_bad_one_does_not_stop_them(model, p
 
 def test_overrides_reach_the_sampler(model, photo, capsys):
     base = ["upscale", str(photo), "--model", str(model), "-o", str(photo.with_name("o.png"))]
-    assert main([*base, "--thresholds", "1,1", "--steps", "1,2,3", "--start-times", "100,200,300"]) == 0
+    assert (
+        main([*base, "--thresholds", "1,1", "--steps", "1,2,3", "--start-times", "100,200,300"])
+        == 0
+    )
     # 40x56 -> 20x28 latents: 2 x 3 patches at overlap 8, all hard, three steps each
     assert "0 simple, 0 medium, 6 hard, 18 network evaluations" in capsys.readouterr().out
     assert main([*base, "--overlap", "0", "--thresholds", "1,1", "--preset", "paper"]) == 0
@@ -83,7 +98,8 @@ def test_no_steps_and_more_steps_for_simple_patches(model, photo, capsys):
     base = ["upscale", str(photo), "--model", str(model), "-o", str(photo.with_name("o.png"))]
     assert main([*base, "--steps", "0,0,0"]) == 0
     assert " 0 network evaluations" in capsys.readouterr().out
-    assert main([*base, "--steps", "1,1,1"]) == 0  # the simple group has no start of its own: medium's
+    # the simple group has no start of its own: medium's
+    assert main([*base, "--steps", "1,1,1"]) == 0
     assert " 6 network evaluations" in capsys.readouterr().out
 
 
@@ -124,7 +140,17 @@ def test_transparent_picture_named_jpg_becomes_png_by_default(model, tmp_path):
 def test_seed_changes_the_picture_and_repeats_it(model, photo):
     def run(seed: int) -> bytes:
         out = photo.with_name(f"{seed}.png")
-        args = ["upscale", str(photo), "--model", str(model), "-o", str(out), "-q", "--seed", str(seed)]
+        args = [
+            "upscale",
+            str(photo),
+            "--model",
+            str(model),
+            "-o",
+            str(out),
+            "-q",
+            "--seed",
+            str(seed),
+        ]
         assert main([*args, "--thresholds", "1,1"]) == 0
         return out.read_bytes()
 
@@ -144,7 +170,15 @@ def test_memory_build_and_info(model, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "8 textures" in out and "p0.png  CC0" in out
     Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "in.png")
-    arguments = ["upscale", str(tmp_path / "in.png"), "--model", str(model), "--memory", str(file), "-q"]
+    arguments = [
+        "upscale",
+        str(tmp_path / "in.png"),
+        "--model",
+        str(model),
+        "--memory",
+        str(file),
+        "-q",
+    ]
     assert main(arguments) == 0
 
 
@@ -168,7 +202,12 @@ def test_info_names_hashes(model, capsys):
 
 def test_benchmark_prints_and_writes(model, tmp_path, capsys):
     file = tmp_path / "b.json"
-    assert main(["benchmark", "--model", str(model), "--size", "32", "--runs", "1", "--json", str(file)]) == 0
+    assert (
+        main(
+            ["benchmark", "--model", str(model), "--size", "32", "--runs", "1", "--json", str(file)]
+        )
+        == 0
+    )
     record = json.loads(file.read_text())
     assert record["evaluations"]["uniform"] >= record["evaluations"]["adaptive"]
     assert "network evaluations: adaptive" in capsys.readouterr().out
@@ -250,7 +289,9 @@ def test_two_inputs_with_one_name(model, photo, capsys):
     twin = photo.parent / "sub" / "photo.png"
     twin.parent.mkdir()
     shutil.copy(photo, twin)
-    error = fails(capsys, photo, "upscale", photo, twin, "--model", model, "-o", photo.parent / "out")
+    error = fails(
+        capsys, photo, "upscale", photo, twin, "--model", model, "-o", photo.parent / "out"
+    )
     assert "another input would also be written" in error
 
 
@@ -259,19 +300,44 @@ def test_two_formats_of_one_name_are_two_outputs(model, photo, capsys):
         for suffix in (".jpg", ".tif"):
             image.convert("RGB").save(photo.with_suffix(suffix))
     both = [photo, photo.with_suffix(".jpg"), photo.with_suffix(".tif")]
-    assert main(["upscale", *map(str, both), "--model", str(model), "-o", str(photo.parent / "out")]) == 0
+    assert (
+        main(["upscale", *map(str, both), "--model", str(model), "-o", str(photo.parent / "out")])
+        == 0
+    )
     assert leftovers(photo.parent / "out") == [f"photo_x4{s}" for s in (".jpg", ".png", ".tif")]
-    error = fails(capsys, photo, "upscale", *both, "--format", "webp", "--model", model, "-o", photo.parent / "out")
+    error = fails(
+        capsys,
+        photo,
+        "upscale",
+        *both,
+        "--format",
+        "webp",
+        "--model",
+        model,
+        "-o",
+        photo.parent / "out",
+    )
     assert "another input would also be written" in error
 
 
 def test_transparency_does_not_go_into_a_jpeg(model, photo, capsys):
     Image.new("RGBA", (32, 32), (255, 0, 0, 128)).save(photo.parent / "glass.png")
-    error = fails(capsys, photo, "upscale", photo.parent / "glass.png", "-o", photo.parent / "o.jpg", "--model", model)
+    error = fails(
+        capsys,
+        photo,
+        "upscale",
+        photo.parent / "glass.png",
+        "-o",
+        photo.parent / "o.jpg",
+        "--model",
+        model,
+    )
     assert "no transparency" in error
 
 
-@pytest.mark.parametrize("said, told", [((), "interrupted; nothing"), (("a.png: 3 of 4 done",), "a.png: 3 of 4 done")])
+@pytest.mark.parametrize(
+    "said, told", [((), "interrupted; nothing"), (("a.png: 3 of 4 done",), "a.png: 3 of 4 done")]
+)
 def test_ctrl_c_is_told_and_leaves_nothing(model, photo, capsys, monkeypatch, said, told):
     def stopped(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt(*said)

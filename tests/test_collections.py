@@ -26,8 +26,13 @@ def small(monkeypatch):
 
     def change(name: str, **counts: int) -> None:
         release = COLLECTIONS[name]
-        parts = {p: dataclasses.replace(s, count=counts.get(p, s.count)) for p, s in release.parts.items()}
-        monkeypatch.setitem(collections.COLLECTIONS, name, dataclasses.replace(release, parts=parts, hash=""))
+        parts = {
+            p: dataclasses.replace(s, count=counts.get(p, s.count))
+            for p, s in release.parts.items()
+        }
+        monkeypatch.setitem(
+            collections.COLLECTIONS, name, dataclasses.replace(release, parts=parts, hash="")
+        )
 
     return change
 
@@ -53,7 +58,10 @@ def test_realsr_gives_its_test_pairs_in_order(tmp_path, small):
 
 def test_a_wrong_count_is_one_line_with_both_numbers(tmp_path):
     realsr(tmp_path)
-    with pytest.raises(PatchScalerError, match=r"expected 50 pictures of 'canon_lr', found 2; .*csjcai.*--unchecked"):
+    with pytest.raises(
+        PatchScalerError,
+        match=r"expected 50 pictures of 'canon_lr', found 2; .*csjcai.*--unchecked",
+    ):
         open_collection("realsr", tmp_path)
     found = open_collection("realsr", tmp_path, unchecked=True)
     assert len(found.pairs) == 4 and len(found.problems) == 4
@@ -65,7 +73,9 @@ def test_versions_1_and_2_of_realsr_are_refused_by_size(tmp_path, small):
     for camera in ("Canon", "Nikon"):
         write(tmp_path, f"{camera}/Test/4/{camera}_001_LR4.png", 40, 32)
         write(tmp_path, f"{camera}/Test/4/{camera}_001_HR.png", 40, 32)
-    with pytest.raises(PatchScalerError, match=r"expected 160x128 of Canon_001_HR\.png, found 40x32"):
+    with pytest.raises(
+        PatchScalerError, match=r"expected 160x128 of Canon_001_HR\.png, found 40x32"
+    ):
         open_collection("realsr", tmp_path)
 
 
@@ -73,7 +83,10 @@ def test_a_missing_original_is_named(tmp_path, small):
     small("realsr", canon_lr=2, canon_hr=2, nikon_lr=0, nikon_hr=0)
     for name in ("Canon_001_LR4", "Canon_002_LR4", "Canon_001_HR", "Canon_003_HR"):
         write(tmp_path, f"Canon/Test/4/{name}.png", *((10, 8) if "LR4" in name else (40, 32)))
-    with pytest.raises(PatchScalerError, match=r"expected an original of Canon_002_LR4\.png, found Canon_003_HR\.png"):
+    with pytest.raises(
+        PatchScalerError,
+        match=r"expected an original of Canon_002_LR4\.png, found Canon_003_HR\.png",
+    ):
         open_collection("realsr", tmp_path)
     (tmp_path / "Canon/Test/4/Canon_003_HR.png").unlink()
     found = open_collection("realsr", tmp_path, unchecked=True)
@@ -89,7 +102,11 @@ def test_lsdir_is_found_from_the_top_and_from_inside(tmp_path, small):
         write(tmp_path, f"LSDIR/train/{-(-i // 1000) * 1000:07d}/{i:07d}.png")
         write(tmp_path, f"LSDIR/train/{-(-i // 1000) * 1000:07d}/{i:07d}x2.png")
     whole = open_collection("lsdir", tmp_path)
-    assert {part: len(files) for part, files in whole.parts.items()} == {"val": 2, "test": 0, "train": 3}
+    assert {part: len(files) for part, files in whole.parts.items()} == {
+        "val": 2,
+        "test": 0,
+        "train": 3,
+    }
     inside = open_collection("lsdir", tmp_path / "LSDIR" / "val1" / "HR" / "val")
     assert inside.hash == list_hash({f"val/{i:07d}.png": (16, 12) for i in (1, 2)})
     assert inside.hash != whole.hash
@@ -109,22 +126,38 @@ def test_the_hash_follows_names_and_sizes_only(tmp_path, small):
 def test_another_set_of_65_pictures_is_not_realset65(tmp_path):
     for i in range(65):
         write(tmp_path, f"{i}.png", 8, 8)
-    with pytest.raises(PatchScalerError, match="expected the list of names and sizes 3786fa15dc336117, found"):
+    with pytest.raises(
+        PatchScalerError, match="expected the list of names and sizes 3786fa15dc336117, found"
+    ):
         open_collection("realset65", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "files", "message"),
     [
-        ("drealsr-crops", {"DrealSRVal_crop128/test_LR/a.png": (128, 120)}, "expected 128x128 of a.png, found 128x120"),
-        ("div2k", {"DIV2K_train_HR/0001.png": (200, 100)}, "expected a longer side of 2040 of 0001.png"),
-        ("dtd", {"dtd/images/banded/banded_0002.jpg": (64, 64)}, "expected sides of 200 to 800 of banded_0002.jpg"),
+        (
+            "drealsr-crops",
+            {"DrealSRVal_crop128/test_LR/a.png": (128, 120)},
+            "expected 128x128 of a.png, found 128x120",
+        ),
+        (
+            "div2k",
+            {"DIV2K_train_HR/0001.png": (200, 100)},
+            "expected a longer side of 2040 of 0001.png",
+        ),
+        (
+            "dtd",
+            {"dtd/images/banded/banded_0002.jpg": (64, 64)},
+            "expected sides of 200 to 800 of banded_0002.jpg",
+        ),
     ],
 )
 def test_wrong_sizes_are_named(tmp_path, name, files, message):
     for file, size in files.items():
         write(tmp_path, file, *size)
-    assert any(message in problem for problem in open_collection(name, tmp_path, unchecked=True).problems)
+    assert any(
+        message in problem for problem in open_collection(name, tmp_path, unchecked=True).problems
+    )
 
 
 def test_dtd_takes_pictures_of_their_class_alone(tmp_path, small):
@@ -135,7 +168,9 @@ def test_dtd_takes_pictures_of_their_class_alone(tmp_path, small):
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
-    with pytest.raises(PatchScalerError, match="unknown data set 'set5': choose from lsdir, realsr"):
+    with pytest.raises(
+        PatchScalerError, match="unknown data set 'set5': choose from lsdir, realsr"
+    ):
         open_collection("set5", tmp_path)
     with pytest.raises(PatchScalerError, match="no such folder; LSDIR comes from https"):
         open_collection("lsdir", tmp_path / "nowhere")

@@ -53,14 +53,18 @@ def call(pack, name: str, **given):
             assert options["min"] <= values[key] <= options["max"]
     assert not given, f"{name} has no input {set(given)}"
     outputs = getattr(node(), node.FUNCTION)(**values)
-    assert isinstance(outputs, tuple) and len(outputs) == len(node.RETURN_TYPES) == len(node.RETURN_NAMES)
+    assert isinstance(outputs, tuple) and len(outputs) == len(node.RETURN_TYPES) == len(
+        node.RETURN_NAMES
+    )
     return outputs
 
 
 @pytest.fixture
 def images(picture) -> torch.Tensor:
     """(2, 33, 47, 3) floats in [0, 1]."""
-    return torch.stack([torch.tensor(np.asarray(picture(33, 47, seed))).float() / 255 for seed in (0, 1)])
+    return torch.stack(
+        [torch.tensor(np.asarray(picture(33, 47, seed))).float() / 255 for seed in (0, 1)]
+    )
 
 
 @pytest.fixture
@@ -108,8 +112,15 @@ def test_other_scales_alpha_and_tiles(pack, tiny, images):
     big, mask = call(pack, "PatchScalerUpscale", model=tiny, image=images[:1], scale=1.5)
     assert big.shape == (1, 50, 70, 3) and mask.shape == (1, 50, 70)
     glass = torch.cat([images, torch.ones_like(images[..., :1])], -1)
-    assert call(pack, "PatchScalerUpscale", model=tiny, image=glass[:1])[0].shape == (1, 132, 188, 4)
-    big, mask = call(pack, "PatchScalerUpscale", model=tiny, image=images[:1, :32, :32], tileable=True)
+    assert call(pack, "PatchScalerUpscale", model=tiny, image=glass[:1])[0].shape == (
+        1,
+        132,
+        188,
+        4,
+    )
+    big, mask = call(
+        pack, "PatchScalerUpscale", model=tiny, image=images[:1, :32, :32], tileable=True
+    )
     assert big.shape == (1, 128, 128, 3) and mask.shape == (1, 128, 128)
 
 
@@ -117,10 +128,16 @@ def test_dials(pack, tiny, images):
     def made(**dials):
         return call(pack, "PatchScalerUpscale", model=tiny, image=images[:1], **dials)
 
-    assert torch.equal(made(budget="")[0], made()[0]) and not torch.equal(made(seed=1)[0], made()[0])
+    assert torch.equal(made(budget="")[0], made()[0]) and not torch.equal(
+        made(seed=1)[0], made()[0]
+    )
     assert made(budget="0")[1].max() == 0 and made(budget="best")[1].min() == 1
-    coarse = tiny.upscale((images[0].numpy() * 65535).round().astype(np.uint16), coarse=True, fidelity=1)
-    assert np.array_equal((made(fidelity=1.0)[0][0].numpy() * 65535).round().astype(np.uint16), coarse.array)
+    coarse = tiny.upscale(
+        (images[0].numpy() * 65535).round().astype(np.uint16), coarse=True, fidelity=1
+    )
+    assert np.array_equal(
+        (made(fidelity=1.0)[0][0].numpy() * 65535).round().astype(np.uint16), coarse.array
+    )
     with pytest.raises(PatchScalerError, match="budget much: give a share"):
         made(budget="much")
 
@@ -154,7 +171,8 @@ def test_progress_and_cancel(pack, tiny, images, bars):
     assert bar.total == 2000 and bar.values[-1] == 2000
     assert bar.values == sorted(bar.values) and 1000 in bar.values and len(set(bar.values)) == 4
 
-    call(pack, "PatchScalerUpscale", model=tiny, image=images[:1, :16, :16], scale=6.0)  # two passes
+    # two passes
+    call(pack, "PatchScalerUpscale", model=tiny, image=images[:1, :16, :16], scale=6.0)
     values = bars[1].values
     assert values == sorted(values) and values[-1] == 1000 and len(set(values)) > 2
 
@@ -170,7 +188,9 @@ def test_progress_and_cancel(pack, tiny, images, bars):
 
 
 def test_the_loader(pack, model_folder):
-    (model,) = call(pack, "PatchScalerLoader", model=str(model_folder), device="cpu", dtype="float32")
+    (model,) = call(
+        pack, "PatchScalerLoader", model=str(model_folder), device="cpu", dtype="float32"
+    )
     assert model.config.name == "tiny"
     with pytest.raises(PatchScalerError, match="no such folder, and the shipped ones are compact"):
         call(pack, "PatchScalerLoader", model="nothing")
@@ -185,12 +205,19 @@ def test_the_example_workflow_runs(pack, model_folder, images):
     builtin = {
         "LoadImage": lambda image: (images[:1], torch.zeros(1, 33, 47)),
         "MaskToImage": lambda mask: (mask[..., None].expand(-1, -1, -1, 3),),
-        "SaveImage": lambda images, filename_prefix: saved.append((filename_prefix, images.shape)) or (),
+        "SaveImage": lambda images, filename_prefix: (
+            saved.append((filename_prefix, images.shape)) or ()
+        ),
     }
     workflow["2"]["inputs"] |= {"model": str(model_folder), "device": "cpu"}
     for number in sorted(workflow):
         node = workflow[number]
-        inputs = {k: done[v[0]][v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()}
+        inputs = {
+            k: done[v[0]][v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()
+        }
         kind = node["class_type"]
         done[number] = builtin[kind](**inputs) if kind in builtin else call(pack, kind, **inputs)
-    assert saved == [("patchscaler", (1, 132, 188, 3)), ("patchscaler_difficulty", (1, 132, 188, 3))]
+    assert saved == [
+        ("patchscaler", (1, 132, 188, 3)),
+        ("patchscaler_difficulty", (1, 132, 188, 3)),
+    ]

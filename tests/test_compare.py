@@ -64,13 +64,17 @@ def test_quality_and_cost_side_by_side(hr, model_folder, tmp_path, no_child):
     assert list(found.unavailable) == ["spandrel:no"]
     bicubic = next(e for e in found.evaluations if e.method == "bicubic")
     for pair, row in zip(pairs, bicubic.rows, strict=True):
-        assert row.scores["psnr-y"] == pytest.approx(get_metric("psnr-y")(Resize("bicubic").upscale(pair.lr), pair.hr))
+        assert row.scores["psnr-y"] == pytest.approx(
+            get_metric("psnr-y")(Resize("bicubic").upscale(pair.lr), pair.hr)
+        )
     ours = found.costs["ours"]
     evaluations = [row.cost["evaluations_total"] for row in found.evaluations[0].rows]
     assert ours.evaluations == np.mean(evaluations) and found.costs["bicubic"].evaluations is None
     assert ours.seconds > 0 and ours.warm_up > 0
     # Memory is asked for the largest picture, with the settings of the run.
-    assert [(spec, shape) for spec, shape, _ in no_child] == [(m, (32, 40, 3)) for m in ("ours", "bicubic", "lanczos")]
+    assert [(spec, shape) for spec, shape, _ in no_child] == [
+        (m, (32, 40, 3)) for m in ("ours", "bicubic", "lanczos")
+    ]
     assert no_child[0][2]["model"] == str(model_folder)
     assert ours.peak_mib == 123 and ours.cuda_mib is None
     assert found.costs["lanczos"].memory_failure == "it burst"
@@ -113,7 +117,14 @@ def test_finished_pictures_have_no_cost(hr, tmp_path):
     for file in hr.iterdir():
         Image.open(file).save(finished / f"{file.stem}_x4.png")
     pairs, _ = load_pairs(hr=hr, degradation="bicubic")
-    found = compare(parse_specs(f"folder:Theirs={finished}"), pairs, METRICS, tmp_path / "out", Settings(), memory=True)
+    found = compare(
+        parse_specs(f"folder:Theirs={finished}"),
+        pairs,
+        METRICS,
+        tmp_path / "out",
+        Settings(),
+        memory=True,
+    )
     assert found.evaluations[0].means["psnr-y"] == np.inf
     cost = cost_of(found.evaluations[0])
     assert (cost.seconds, cost.warm_up, cost.megapixels_per_second, cost.evaluations) == (None,) * 4
@@ -137,7 +148,9 @@ def test_largest_input(hr):
 def test_peak_memory_of_a_method_in_a_process_of_its_own(model_folder, picture):
     from dataclasses import asdict
 
-    child = comparing.method_cost("ours:steps=0,0,0", np.asarray(picture(16, 16)), asdict(settings(model_folder)))
+    child = comparing.method_cost(
+        "ours:steps=0,0,0", np.asarray(picture(16, 16)), asdict(settings(model_folder))
+    )
     assert child.peak_mib > 100 and child.seconds > 0
     with pytest.raises(PatchScalerError, match="no such folder"):
         comparing.method_cost("ours:model=nowhere", np.asarray(picture(16, 16)), {})
@@ -166,16 +179,32 @@ def test_the_random_crop_depends_on_the_name_alone():
     overlap = [max(0, 20 - c.top) * max(0, 20 - c.left) for c in crops.values()]
     assert sum(overlap) == 0  # of eight draws, one lies elsewhere
     assert [c.label for c in choose_crops("a", [np.zeros((8, 8, 3), np.uint8)] * 2, 4)] == [
-        "where methods differ most", "at random",
-    ]  # fmt: skip
+        "where methods differ most",
+        "at random",
+    ]
 
 
 # --- the command ----------------------------------------------------------------------------------
 
 
 def command(hr, model_folder, tmp_path, *more):
-    base = ["compare", "--hr", hr, "--degradation", "bicubic", "-o", tmp_path / "out", "--model", model_folder]
-    return main([str(a) for a in [*base, "--device", "cpu", "--dtype", "float32", "--metrics", "psnr-y", *more]])
+    base = [
+        "compare",
+        "--hr",
+        hr,
+        "--degradation",
+        "bicubic",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        model_folder,
+    ]
+    return main(
+        [
+            str(a)
+            for a in [*base, "--device", "cpu", "--dtype", "float32", "--metrics", "psnr-y", *more]
+        ]
+    )
 
 
 def test_the_command_writes_all_its_reports(hr, model_folder, tmp_path, capsys, no_child):
@@ -184,12 +213,24 @@ def test_the_command_writes_all_its_reports(hr, model_folder, tmp_path, capsys, 
     methods = "ours,ours:steps=0,0,0,name=coarse,bicubic"
     assert command(hr, model_folder, tmp_path, "--methods", methods, *options) == 0
     first = capsys.readouterr().out.splitlines()[0].split()
-    assert first[:4] == ["method", "n", "psnr-y", "↑"] and "s/picture" in first and "evaluations" in first
+    assert (
+        first[:4] == ["method", "n", "psnr-y", "↑"]
+        and "s/picture" in first
+        and "evaluations" in first
+    )
     record = json.loads(files["json"].read_text())
-    assert record["format"] == "patchscaler-comparison-1" and list(record["costs"]) == ["ours", "coarse", "bicubic"]
-    assert record["costs"]["coarse"]["evaluations"] == 0 and record["costs"]["ours"]["peak_mib"] == 123
+    assert record["format"] == "patchscaler-comparison-1" and list(record["costs"]) == [
+        "ours",
+        "coarse",
+        "bicubic",
+    ]
+    assert (
+        record["costs"]["coarse"]["evaluations"] == 0 and record["costs"]["ours"]["peak_mib"] == 123
+    )
     assert record["evaluations"][1]["description"]["groups"]["num_inference_steps"] == [0, 0, 0]
-    rows = list(csv.DictReader(x for x in files["csv"].read_text().splitlines() if not x.startswith("#")))
+    rows = list(
+        csv.DictReader(x for x in files["csv"].read_text().splitlines() if not x.startswith("#"))
+    )
     assert [row["method"] for row in rows] == ["ours", "coarse", "bicubic"]
     assert float(rows[2]["psnr-y"]) == record["common"]["means"]["bicubic"]["psnr-y"]
     assert rows[2]["evaluations"] == "" and float(rows[0]["seconds"]) > 0
@@ -197,7 +238,14 @@ def test_the_command_writes_all_its_reports(hr, model_folder, tmp_path, capsys, 
     strips = re.findall(r'<div class="row">(.*?)</div>', page)
     assert len(strips) == 4  # two pictures, two crops each
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", strips[0])
-    assert captions == ["where methods differ most", "input", "ours", "coarse", "bicubic", "original"]
+    assert captions == [
+        "where methods differ most",
+        "input",
+        "ours",
+        "coarse",
+        "bicubic",
+        "original",
+    ]
     assert "at random" in strips[1] and 'src="http' not in page and "href" not in page
 
 
@@ -244,5 +292,11 @@ def test_what_users_do_wrong(hr, model_folder, tmp_path, capsys):
 def test_list_methods(model_folder, capsys):
     assert main(["compare", "--list-methods", "--model", str(model_folder), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    for words in ("ours", "realsr-jpeg", "spandrel:FILE", "folder:NAME=DIR", "options: tile, tile_overlap, name"):
+    for words in (
+        "ours",
+        "realsr-jpeg",
+        "spandrel:FILE",
+        "folder:NAME=DIR",
+        "options: tile, tile_overlap, name",
+    ):
         assert words in out

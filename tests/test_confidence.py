@@ -21,7 +21,9 @@ class _Sure:
             setattr(self, name, getattr(tiny, name))
 
     def restore(self, lr):
-        coarse = self.tiny.autoencoder.encode(torch.nn.functional.interpolate(lr, scale_factor=4, mode="nearest"))[0]
+        coarse = self.tiny.autoencoder.encode(
+            torch.nn.functional.interpolate(lr, scale_factor=4, mode="nearest")
+        )[0]
         rows = torch.arange(coarse.shape[1])[:, None] / coarse.shape[1]
         return coarse, (1 - rows).clamp(0.1).expand(1, *coarse.shape[1:])
 
@@ -41,15 +43,31 @@ def test_confidence_that_knows_and_that_does_not(tiny, tmp_path):
     lines = confidence_lines(scores, errors)
     assert lines[0].startswith(f"{count} patches; confidence ")
     assert all(float(line.rsplit(" ", 1)[1]) > 0.8 for line in lines[1:])
-    assert all(float(line.rsplit(" ", 1)[1]) < -0.8 for line in confidence_lines(-scores, errors)[1:])
+    assert all(
+        float(line.rsplit(" ", 1)[1]) < -0.8 for line in confidence_lines(-scores, errors)[1:]
+    )
 
 
 def test_confidence_by_command(model_folder, tmp_path, capsys):
     Image.effect_noise((256, 160), 60).convert("RGB").save(tmp_path / "a.png")
-    where = ["--hr", str(tmp_path), "--degradation", "bicubic", "--model", str(model_folder), "--device", "cpu"]
+    where = [
+        "--hr",
+        str(tmp_path),
+        "--degradation",
+        "bicubic",
+        "--model",
+        str(model_folder),
+        "--device",
+        "cpu",
+    ]
     assert main(["evaluate", "--confidence", *where]) == 0
-    assert "rank correlation of low confidence and error (pixels, squared): " in capsys.readouterr().out
-    assert main(["evaluate", "--confidence", "--lr", str(tmp_path), "--model", str(model_folder)]) == 1
+    assert (
+        "rank correlation of low confidence and error (pixels, squared): "
+        in capsys.readouterr().out
+    )
+    assert (
+        main(["evaluate", "--confidence", "--lr", str(tmp_path), "--model", str(model_folder)]) == 1
+    )
     assert "give --hr" in capsys.readouterr().err
 
 

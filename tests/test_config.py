@@ -27,26 +27,38 @@ def test_every_preset_is_consistent(name):
     assert check_groups(config.groups) is config.groups
     assert len(Diffusion(config.diffusion).alphas_cumprod) == config.diffusion.num_train_timesteps
     dit, v = config.patch_dit, config.groups.latent_patch_size
-    assert dit.hidden_size % dit.num_heads == 0 and (dit.cross_size or dit.hidden_size) % dit.num_heads == 0
+    assert (
+        dit.hidden_size % dit.num_heads == 0
+        and (dit.cross_size or dit.hidden_size) % dit.num_heads == 0
+    )
     assert v % dit.patch_size == 0 and v % dit.context_patch_size == 0
     assert config.texture.top_k <= config.texture.memory_size <= config.texture.candidates
 
 
 def test_numbers_of_the_paper():
     config = preset("paper")
-    groups, dit, autoencoder, texture = config.groups, config.patch_dit, config.autoencoder, config.texture
+    groups, dit, autoencoder, texture = (
+        config.groups,
+        config.patch_dit,
+        config.autoencoder,
+        config.texture,
+    )
     assert config.scale == 4
     assert (groups.latent_patch_size, groups.overlap) == (16, 8)
     assert groups.start_times == (400, 700, 1000)
     assert groups.num_inference_steps == (8, 14, 20)
     assert groups.thresholds == (0.95, 0.75)
     assert (texture.candidates, texture.memory_size) == (20_000, 2_000)
-    assert (dit.depth, dit.hidden_size, dit.num_heads, dit.patch_size) == (12, 768, 12, 2)  # DiT-B/2
+    # DiT-B/2
+    assert (dit.depth, dit.hidden_size, dit.num_heads, dit.patch_size) == (12, 768, 12, 2)
     assert not (dit.shared_modulation or dit.depthwise_mlp or dit.cross_size) and dit.mlp_ratio == 4
     assert (autoencoder.kind, autoencoder.factor, autoencoder.channels) == ("kl", 8, 4)
     assert autoencoder.scaling_factor == 0.18215
     assert len(autoencoder.revision) == 40  # a commit, not a branch that may move
-    assert config.diffusion.num_train_timesteps == 1000 and config.diffusion.prediction_type == "epsilon"
+    assert (
+        config.diffusion.num_train_timesteps == 1000
+        and config.diffusion.prediction_type == "epsilon"
+    )
     assert config.grm.kind == "unet" and config.grm.num_res_blocks == 2
     assert len(config.grm.channel_mults) == 5  # four downsamplings
     assert group_timesteps(groups.start_times[0], groups.num_inference_steps[0])[1] == 350
@@ -91,7 +103,9 @@ def test_unknown_settings_are_refused(where, message):
         ModelConfig.from_json(json.dumps(values))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"paper"', "{}", '{"name": "x", "groups": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '"paper"', "{}", '{"name": "x", "groups": 3}']
+)
 def test_text_that_is_no_configuration(text):
     with pytest.raises(PatchScalerError):
         ModelConfig.from_json(text)
@@ -103,7 +117,8 @@ def test_text_that_is_no_configuration(text):
         '{"name": "x", "groups": {"thresholds": "ab"}}',
         '{"name": "x", "groups": {"num_inference_steps": [0, 1]}}',
         '{"name": "x", "patch_dit": {"hidden_size": "32"}}',
-        '{"name": "x", "scale": 2}',  # the networks enlarge four times; another scale would cut the picture
+        # the networks enlarge four times; another scale would cut the picture
+        '{"name": "x", "scale": 2}',
     ],
 )
 def test_values_that_cannot_be(text):

@@ -21,7 +21,13 @@ from patchscaler.training.data.degradation import (
     resize,
     sinc_kernel,
 )
-from patchscaler.training.data.jpeg import CHROMA_TABLE, LUMA_TABLE, dct_matrix, jpeg, quantisation_table
+from patchscaler.training.data.jpeg import (
+    CHROMA_TABLE,
+    LUMA_TABLE,
+    dct_matrix,
+    jpeg,
+    quantisation_table,
+)
 
 KERNELS = {
     "isotropic": gaussian_kernel(21, 2.0, 2.0, 0.0),
@@ -56,7 +62,9 @@ def test_jpeg_equals_a_real_encoder(picture, size, quality):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=2)
     real = np.asarray(Image.open(buffer).convert("RGB"))
-    ours = (jpeg(unit(image), torch.tensor([float(quality)])) * 255).round()[0].movedim(0, -1).numpy()
+    ours = (
+        (jpeg(unit(image), torch.tensor([float(quality)])) * 255).round()[0].movedim(0, -1).numpy()
+    )
     # Libraries round intermediate values to integers, we do not; a coefficient near one half then falls to
     # the other side. The two decodes must lie 7 dB nearer each other than either lies to the picture (at low
     # quality it is far more), and be as far from it as each other.
@@ -74,7 +82,10 @@ def test_jpeg_has_one_quality_for_each_picture(picture):
 
 def test_jpeg_loses_more_at_lower_quality(picture):
     image = unit(picture(64, 64))
-    errors = [(jpeg(image, torch.tensor([q])) - image).square().mean().item() for q in (10.0, 30.0, 60.0, 90.0)]
+    errors = [
+        (jpeg(image, torch.tensor([q])) - image).square().mean().item()
+        for q in (10.0, 30.0, 60.0, 90.0)
+    ]
     assert errors == sorted(errors, reverse=True) and errors[0] > 4 * errors[-1]
 
 
@@ -97,7 +108,8 @@ def test_dct_is_orthonormal():
 
 
 def test_gradient_flows_through_jpeg(picture):
-    image = (unit(picture(32, 32)) * 0.8 + 0.1).requires_grad_()  # away from black and white, where it is cut
+    # away from black and white, where it is cut
+    image = (unit(picture(32, 32)) * 0.8 + 0.1).requires_grad_()
     jpeg(image, torch.tensor([50.0])).mean().backward()
     # With rounding passed over, JPEG keeps the mean of a picture: each value counts alike, in all.
     assert image.grad.isfinite().all() and (image.grad != 0).all()
@@ -127,12 +139,15 @@ def test_isotropic_kernel_is_symmetric_and_gaussian():
 def test_sinc_kernel_by_hand():
     # c J1(c d) / (2 pi d) against its limit c^2 / (4 pi): 2 J1(c d) / (c d), with J1(pi/2) = .566824.
     kernel = sinc_kernel(21, math.pi / 2)
-    assert (kernel[10, 11] / kernel[10, 10]).item() == pytest.approx(2 * 0.566824 / (math.pi / 2), rel=1e-4)
+    assert (kernel[10, 11] / kernel[10, 10]).item() == pytest.approx(
+        2 * 0.566824 / (math.pi / 2), rel=1e-4
+    )
     torch.testing.assert_close(kernel, kernel.T)
 
 
 def test_anisotropic_kernel_has_its_variances_along_its_axes():
-    kernel = gaussian_kernel(21, 2.0, 1.0, math.pi / 2).double()  # turned by a right angle: sigma_x is vertical
+    # turned by a right angle: sigma_x is vertical
+    kernel = gaussian_kernel(21, 2.0, 1.0, math.pi / 2).double()
     r = torch.arange(21.0).double() - 10
     assert (kernel.sum(1) * r**2).sum().item() == pytest.approx(4, rel=1e-2)
     assert (kernel.sum(0) * r**2).sum().item() == pytest.approx(1, rel=1e-2)
@@ -174,7 +189,10 @@ def test_blur_equals_direct_convolution(picture):
 
 def test_gaussian_noise():
     image = torch.full((2, 3, 64, 64), 0.5)
-    noise = add_gaussian_noise(image, torch.tensor([0.1, 0.02]), torch.tensor([False, True]), seeded(0)) - image
+    noise = (
+        add_gaussian_noise(image, torch.tensor([0.1, 0.02]), torch.tensor([False, True]), seeded(0))
+        - image
+    )
     assert noise[0].std().item() == pytest.approx(0.1, rel=0.03)
     assert noise[1].std().item() == pytest.approx(0.02, rel=0.05)
     assert torch.equal(noise[1, 0], noise[1, 1]) and not torch.equal(noise[0, 0], noise[0, 1])
@@ -182,12 +200,21 @@ def test_gaussian_noise():
 
 def test_poisson_noise():
     image = (torch.arange(256.0) / 255).view(16, 16).repeat(4, 4).expand(2, 3, 64, 64)
-    noise = add_poisson_noise(image, torch.tensor([1.0, 0.5]), torch.tensor([False, True]), seeded(0)) - image
+    noise = (
+        add_poisson_noise(image, torch.tensor([1.0, 0.5]), torch.tensor([False, True]), seeded(0))
+        - image
+    )
     # 256 grey values are 256 levels: the variance at x is x / 256, times the scale's square.
     bright = image[0, 0] > 0.5
-    assert noise[0, :, bright].var().item() == pytest.approx(image[0, :, bright].mean().item() / 256, rel=0.08)
-    assert noise[0, :, ~bright].var().item() == pytest.approx(image[0, :, ~bright].mean().item() / 256, rel=0.08)
-    assert noise[1, :, bright].var().item() == pytest.approx(image[0, :, bright].mean().item() / 1024, rel=0.08)
+    assert noise[0, :, bright].var().item() == pytest.approx(
+        image[0, :, bright].mean().item() / 256, rel=0.08
+    )
+    assert noise[0, :, ~bright].var().item() == pytest.approx(
+        image[0, :, ~bright].mean().item() / 256, rel=0.08
+    )
+    assert noise[1, :, bright].var().item() == pytest.approx(
+        image[0, :, bright].mean().item() / 1024, rel=0.08
+    )
     assert torch.equal(noise[1, 0], noise[1, 2]) and not torch.equal(noise[0, 0], noise[0, 2])
     assert noise.mean().abs() < 1e-3
 
@@ -208,7 +235,9 @@ def test_resizing_keeps_a_ramp(mode):
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 32, 64)
     small = resize(ramp, (8, 16), mode)
     # Every filter is symmetric: away from the borders it takes the value at its centre.
-    torch.testing.assert_close(small[..., 2:-2], F.avg_pool2d(ramp, 4)[..., 2:-2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        small[..., 2:-2], F.avg_pool2d(ramp, 4)[..., 2:-2], atol=1e-5, rtol=0
+    )
     assert resize(ramp, (32, 64), mode) is ramp
 
 
@@ -234,11 +263,16 @@ def test_mild_is_closer_than_stable_than_real(picture):
     clean = degrade(images, "bicubic", seeded(0))
     mean = {}
     for kind in ("mild", "stable", "real"):
-        errors = [(degrade(images, kind, seeded(s)) - clean).square().mean().item() for s in range(12)]
+        errors = [
+            (degrade(images, kind, seeded(s)) - clean).square().mean().item() for s in range(12)
+        ]
         mean[kind] = np.mean(errors)
     assert 0 < mean["mild"] < mean["stable"] < mean["real"]
 
 
 def test_unknown_kind(picture):
-    with pytest.raises(PatchScalerError, match="unknown degradation 'vhs': choose one of bicubic, mild, stable, real"):
+    with pytest.raises(
+        PatchScalerError,
+        match="unknown degradation 'vhs': choose one of bicubic, mild, stable, real",
+    ):
         degrade(torch.zeros(1, 3, 64, 64), "vhs", seeded(0))

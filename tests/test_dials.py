@@ -61,13 +61,16 @@ def test_the_hardest_come_first():
     config = replace(COMPACT, thresholds=(0.6, 0.2))
     assert steps(spend(Budget(share=0.25), scores, config)).tolist() == [0, 1, 0, 0]
     assert steps(spend(Budget(share=0.5), scores, config)).tolist() == [0, 1, 0, 1]
-    assert spend(Budget(share=0.75), scores, config).groups.tolist() == [0, 2, 1, 1]  # the model's own groups
+    # the model's own groups
+    assert spend(Budget(share=0.75), scores, config).groups.tolist() == [0, 2, 1, 1]
 
 
 def test_names_go_around_the_models_own_groups():
     scores = np.random.default_rng(1).random(200).astype(np.float32)
     for config in (replace(PAPER, thresholds=(0.9, 0.4)), replace(COMPACT, thresholds=(0.9, 0.4))):
-        fast, balanced, best = (spend(Budget(name=n), scores, config) for n in ("fast", "balanced", "best"))
+        fast, balanced, best = (
+            spend(Budget(name=n), scores, config) for n in ("fast", "balanced", "best")
+        )
         own = (scores <= 0.9).astype(int) + (scores <= 0.4)
         assert balanced.groups.tolist() == own.tolist()
         assert fast.evaluations == pytest.approx(balanced.evaluations / 2, rel=0.1)
@@ -96,7 +99,8 @@ def test_seconds_are_what_the_speed_allows(tiny, picture, monkeypatch):
     full = len(tiny.upscale(image, budget=0).groups) * 2
     assert work[0] == 0 and work[-1] == full and work == sorted(work)
     for seconds, evaluations in list(zip((1, 5, 10, 20), work, strict=False))[1:]:
-        assert evaluations == pytest.approx((seconds - 1) / 0.5, abs=2.5)  # restoring takes some of it, too
+        # restoring takes some of it, too
+        assert evaluations == pytest.approx((seconds - 1) / 0.5, abs=2.5)
 
 
 def test_measuring_the_speed_costs_a_small_part_of_the_work(tiny, picture, monkeypatch):
@@ -119,7 +123,10 @@ def test_speed_is_measured_on_this_picture(tiny, picture):
     options = tiny.options(budget="1s")
     job = tiny.restored(picture(64, 64), options)
     with torch.inference_mode():
-        each, decoding = speed.seconds_per_evaluation(tiny, job, options), speed.seconds_of_decoding(tiny, job)
+        each, decoding = (
+            speed.seconds_per_evaluation(tiny, job, options),
+            speed.seconds_of_decoding(tiny, job),
+        )
     assert 0 < each < 1 and 0 < decoding < 1
     assert (job.textures == -1).all() and not job.groups.any()  # the trial leaves no trace
     assert float(job.canvas.weight.max()) == 0
@@ -135,9 +142,16 @@ def test_a_budget_changes_the_picture_and_its_cost(tiny, picture):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(".4", Budget(share=0.4)), ("40%", Budget(share=0.4)), ("0", Budget(share=0.0)), ("20s", Budget(seconds=20)),
-     ("1.5m", Budget(seconds=90)), ("best", Budget(name="best")), (1, Budget(share=1.0))],
-)  # fmt: skip
+    [
+        (".4", Budget(share=0.4)),
+        ("40%", Budget(share=0.4)),
+        ("0", Budget(share=0.0)),
+        ("20s", Budget(seconds=20)),
+        ("1.5m", Budget(seconds=90)),
+        ("best", Budget(name="best")),
+        (1, Budget(share=1.0)),
+    ],
+)
 def test_budgets_in_words(text, expected):
     assert parse_budget(text) == expected
 
@@ -165,14 +179,24 @@ def test_budgets_in_words(text, expected):
     ],
 )
 def test_budgets_that_are_none(text):
-    with pytest.raises(PatchScalerError, match=r"give a share from 0 to 1 \(.4\), seconds \(20s\), or fast"):
+    with pytest.raises(
+        PatchScalerError, match=r"give a share from 0 to 1 \(.4\), seconds \(20s\), or fast"
+    ):
         parse_budget(text)
 
 
-@pytest.mark.parametrize("budget", [
-    Budget(), Budget(name="nonsense"), Budget(share=1.5), Budget(seconds=-1), Budget(seconds=float("inf")),
-    Budget(share=0.5, name="fast"), Budget(share="0.5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(),
+        Budget(name="nonsense"),
+        Budget(share=1.5),
+        Budget(seconds=-1),
+        Budget(seconds=float("inf")),
+        Budget(share=0.5, name="fast"),
+        Budget(share="0.5"),
+    ],
+)
 def test_budgets_that_are_none_as_they_are_kept(budget):
     with pytest.raises(PatchScalerError, match=r"^budget Budget\(.*: give a share from 0 to 1"):
         parse_budget(budget)
@@ -229,7 +253,9 @@ def dialled(shipped, request) -> tuple[np.ndarray, list[np.ndarray]]:
         truth = request.param()
     small = truth.resize((truth.width // 4, truth.height // 4), Image.Resampling.BICUBIC)
     everything = replace(shipped.config.groups, thresholds=(1.0, 1.0))
-    return np.asarray(truth), [shipped.upscale(small, fidelity=f, groups=everything).array for f in DIAL]
+    return np.asarray(truth), [
+        shipped.upscale(small, fidelity=f, groups=everything).array for f in DIAL
+    ]
 
 
 def test_the_dial_gives_back_what_inventing_costs(dialled):
@@ -266,7 +292,8 @@ def test_start_times_follow_the_dial():
     assert start_later(PAPER, 0) is PAPER
     assert start_later(PAPER, 0.5).start_times == (300, 525, 750)
     assert start_later(PAPER, 0.5).num_inference_steps == (8, 14, 20)
-    assert start_later(replace(PAPER, start_times=(10, 20, 30)), 0.9).start_times == (8, 14, 20)  # a step each
+    # a step each
+    assert start_later(replace(PAPER, start_times=(10, 20, 30)), 0.9).start_times == (8, 14, 20)
     assert start_later(PAPER, 1).num_inference_steps == (0, 0, 0)
 
 

@@ -23,14 +23,22 @@ def test_patches_of_a_box():
         patches_in((96, 0, 1, 1), grid, 2, (64, 96))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (((-1, 0, 5, 5), "hard"), "give x,y,width,height"), (((0, 0, 0, 5), "hard"), "give x,y,width,height"),
-    (((0, 0, 5, 5),), "a group or a seed"), (((0, 0, 5, 5), "easy"), "unknown group 'easy': choose one of simple"),
-    (((0, 0, 5), "hard"), "box 0,0,5: give x,y,width,height"), (((0, 0, 5, 0.5), "hard"), "give x,y,width,height"),
-    (((0, 2**70, 5, 5), "hard"), "give x,y,width,height"), (((0, 0, 5, "5"), "hard"), "give x,y,width,height"),
-    (((0, 0, 5, 5), 7), "unknown group '7'"), (((0, 0, 5, 5), [0]), "unknown group"),
-    (((0, 0, 5, 5), None, "7"), "seed 7: give a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((-1, 0, 5, 5), "hard"), "give x,y,width,height"),
+        (((0, 0, 0, 5), "hard"), "give x,y,width,height"),
+        (((0, 0, 5, 5),), "a group or a seed"),
+        (((0, 0, 5, 5), "easy"), "unknown group 'easy': choose one of simple"),
+        (((0, 0, 5), "hard"), "box 0,0,5: give x,y,width,height"),
+        (((0, 0, 5, 0.5), "hard"), "give x,y,width,height"),
+        (((0, 2**70, 5, 5), "hard"), "give x,y,width,height"),
+        (((0, 0, 5, "5"), "hard"), "give x,y,width,height"),
+        (((0, 0, 5, 5), 7), "unknown group '7'"),
+        (((0, 0, 5, 5), [0]), "unknown group"),
+        (((0, 0, 5, 5), None, "7"), "seed 7: give a whole number"),
+    ],
+)
 def test_changes_that_cannot_be(arguments, message):
     with pytest.raises(PatchScalerError, match=message):
         make_change(*arguments)
@@ -40,7 +48,11 @@ def test_changes_that_cannot_be(arguments, message):
 def test_changes_that_later_ones_undo_are_left_out():
     grid, size = make_grid(32, 48), (64, 96)
     whole, corner = (0, 0, 96, 64), (0, 0, 9, 9)
-    hard, seed, both = make_change(whole, "hard"), make_change(whole, None, 1), make_change(corner, "simple", 2)
+    hard, seed, both = (
+        make_change(whole, "hard"),
+        make_change(whole, None, 1),
+        make_change(corner, "simple", 2),
+    )
 
     def kept(*changes: Change) -> list[Change]:
         return in_force(changes, grid, 2, size)
@@ -53,18 +65,25 @@ def test_changes_that_later_ones_undo_are_left_out():
 def test_the_last_seed_of_a_patch_counts():
     grid, size = make_grid(32, 48), (64, 96)
     whole, corner, group = (
-        make_change(*a) for a in (((0, 0, 96, 64), None, 1), ((0, 0, 9, 9), None, 2), ((0, 0, 9, 9), 0))
+        make_change(*a)
+        for a in (((0, 0, 96, 64), None, 1), ((0, 0, 9, 9), None, 2), ((0, 0, 9, 9), 0))
     )
-    assert last_seeds([whole, corner, group], grid, 2, size) == {0: 2} | dict.fromkeys(range(1, len(grid)), 1)
+    assert last_seeds([whole, corner, group], grid, 2, size) == {0: 2} | dict.fromkeys(
+        range(1, len(grid)), 1
+    )
     assert last_seeds([corner, whole], grid, 2, size) == dict.fromkeys(range(len(grid)), 1)
     assert last_seeds([group], grid, 2, size) == {}
 
 
 def made(result: Result) -> Made:
     return Made(
-        result.array, read_options(options_record(result.options)), result.groups, result.config, result.textures,
+        result.array,
+        read_options(options_record(result.options)),
+        result.groups,
+        result.config,
+        result.textures,
         result.moments,
-    )  # fmt: skip
+    )
 
 
 CHANGES = {
@@ -72,9 +91,11 @@ CHANGES = {
     "left alone": [make_change((0, 0, 5, 5), "simple")],
     "other noise": [make_change((100, 60, 30, 9), None, 7)],
     "three": [
-        make_change((0, 0, 9, 9), "simple"), make_change((8, 8, 60, 9), "hard", 3), make_change((9, 9, 9, 9), "medium"),
+        make_change((0, 0, 9, 9), "simple"),
+        make_change((8, 8, 60, 9), "hard", 3),
+        make_change((9, 9, 9, 9), "medium"),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
@@ -85,7 +106,9 @@ def test_redo_gives_what_a_whole_run_gives(tiny, picture, changes, options):
     new = redo(tiny, image, made(first), changes)
     groups = {"groups": first.config} if "budget" in options else {}
     others = {k: v for k, v in options.items() if k != "budget"}
-    whole = tiny.upscale(image, changes=changes, assigned=first.groups, invention=True, **groups, **others)
+    whole = tiny.upscale(
+        image, changes=changes, assigned=first.groups, invention=True, **groups, **others
+    )
     # The low band of what a box changes reaches a little beyond its patches; there the redone picture stays.
     away = np.abs(new.array.astype(int) - whole.array).max(-1)
     assert away.max() <= 2 and (away > 1).mean() < 3e-3
@@ -115,9 +138,17 @@ def test_redo_computes_little_more_than_the_box(tiny, picture, monkeypatch):
     image = picture(97, 141)
     first = tiny.upscale(image)
     pixels, real = [], tiny.grm.forward
-    monkeypatch.setattr(tiny.grm, "forward", lambda lr, *args: pixels.append(lr[0, 0].numel()) or real(lr, *args))
+    monkeypatch.setattr(
+        tiny.grm, "forward", lambda lr, *args: pixels.append(lr[0, 0].numel()) or real(lr, *args)
+    )
     told = []
-    redo(tiny, image, made(first), [make_change((0, 0, 4, 4), "hard")], lambda *step: told.append(step))
+    redo(
+        tiny,
+        image,
+        made(first),
+        [make_change((0, 0, 4, 4), "hard")],
+        lambda *step: told.append(step),
+    )
     assert told and told[-1][0] == told[-1][1] > 0
     assert pixels == [pytest.approx(86 * 86, rel=0.1)]  # 97 x 141 for the whole
 
@@ -135,7 +166,9 @@ def test_redo_twice_is_the_last(tiny, picture):
 def test_redo_of_what_does_not_fit(tiny, picture):
     image, first = picture(97, 141), tiny.upscale(picture(97, 141))
     change = [make_change((0, 0, 5, 5), "hard")]
-    with pytest.raises(PatchScalerError, match="the finished picture is 564x388, not 4 times 47x33"):
+    with pytest.raises(
+        PatchScalerError, match="the finished picture is 564x388, not 4 times 47x33"
+    ):
         redo(tiny, picture(33, 47), made(first), change)
     with pytest.raises(PatchScalerError, match="'adain' hang on the whole picture"):
         redo(tiny, image, made(tiny.upscale(image, color="adain")), change)

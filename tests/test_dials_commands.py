@@ -14,7 +14,7 @@ from patchscaler.apps.cli import main
 from patchscaler.config import GROUP_NAMES
 from patchscaler.dials.record import (
     read_provenance,
-)  # fmt: skip
+)
 from patchscaler.dials.report import read_report
 from patchscaler.dials.saved import find_saved, redo_file
 from patchscaler.images.read import load_picture
@@ -38,8 +38,18 @@ def upscale(model_folder, photo):
     """`upscale(*options)` -> exit code; the output is out.png."""
 
     def run(*options: object, out: str = "out.png") -> int:
-        fixed = ["upscale", photo, "-o", photo.parent / out, "--model", model_folder, "--device", "cpu",
-                 "--dtype", "float32"]  # fmt: skip
+        fixed = [
+            "upscale",
+            photo,
+            "-o",
+            photo.parent / out,
+            "--model",
+            model_folder,
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+        ]
         return main([str(a) for a in (*fixed, *options)])
 
     return run
@@ -53,7 +63,12 @@ def pixels(path: Path) -> np.ndarray:
 def test_report_by_command(upscale, photo, window):
     assert upscale("--report", photo.parent / "rep", "--window", window, "-q") == 0
     record = read_report(photo.parent / "rep")
-    assert record["input"] == {"name": "photo.png", "sha256": file_hash(photo), "width": 96, "height": 64}
+    assert record["input"] == {
+        "name": "photo.png",
+        "sha256": file_hash(photo),
+        "width": 96,
+        "height": 64,
+    }
     assert record["output"]["sha256"] == file_hash(photo.with_name("out.png"))
     assert record["output"]["width"] == 384 and sum(record["cost"]["patches"].values()) == 15
     facts = read_provenance(load_picture(photo.with_name("out.png")).metadata.xmp)
@@ -82,8 +97,13 @@ def test_dry_run_by_command(upscale, photo, capsys, window, out):
 
 
 def test_dials_by_command(upscale, photo, capsys):
-    assert upscale("--budget", "0", "-q", out="none.png") == 0 and upscale("--fidelity", "1", "-q", out="one.png") == 0
-    assert np.abs(pixels(photo.with_name("none.png")) - pixels(photo.with_name("one.png"))).max() <= 1
+    assert (
+        upscale("--budget", "0", "-q", out="none.png") == 0
+        and upscale("--fidelity", "1", "-q", out="one.png") == 0
+    )
+    assert (
+        np.abs(pixels(photo.with_name("none.png")) - pixels(photo.with_name("one.png"))).max() <= 1
+    )
     assert upscale("--budget", "best") == 0
     assert "0 simple, 0 medium, 15 hard" in capsys.readouterr().out
 
@@ -102,7 +122,10 @@ def test_redo_by_command(upscale, photo, report, capsys):
     # The boxes' patches are 0 to 48 of both sides, and from column 48 and row 16 on.
     assert not changed[: 4 * 16, 4 * 48 :].any() and not changed[4 * 48 :, : 4 * 48].any()
     facts = read_provenance(load_picture(photo.with_name("out.png")).metadata.xmp)
-    assert [c["box"] for c in json.loads(facts["Options"])["changes"]] == [[8, 8, 10, 10], [70, 40, 9, 9]]
+    assert [c["box"] for c in json.loads(facts["Options"])["changes"]] == [
+        [8, 8, 10, 10],
+        [70, 40, 9, 9],
+    ]
     assert facts["Seed"] == "3"
     if report:
         record = read_report(photo.parent / "rep")
@@ -119,10 +142,13 @@ def test_redo_keeps_the_depth_of_the_run(upscale, photo):
     deep = np.linspace(0, 65535, 64 * 96).reshape(64, 96).astype(np.uint16)
     Image.fromarray(deep).save(photo)
     boxes = ("--redo", "8,8,10,10", "--group", "hard")
-    assert upscale("--bits", 8, *boxes, "-q", out="whole.png") == 0  # no earlier run: boxes of a new one
+    # no earlier run: boxes of a new one
+    assert upscale("--bits", 8, *boxes, "-q", out="whole.png") == 0
     assert upscale("--bits", 8, "-q") == 0 and upscale(*boxes, "-q") == 0
     assert load_picture(photo.with_name("out.png")).bits == 8
-    assert np.abs(pixels(photo.with_name("out.png")) - pixels(photo.with_name("whole.png"))).max() <= 1
+    assert (
+        np.abs(pixels(photo.with_name("out.png")) - pixels(photo.with_name("whole.png"))).max() <= 1
+    )
 
 
 def test_redo_of_a_picture_above_the_limit_of_memory(upscale, photo, monkeypatch):
@@ -134,7 +160,10 @@ def test_redo_of_a_picture_above_the_limit_of_memory(upscale, photo, monkeypatch
 
 def test_windows_cannot_save_difficulty(upscale, photo, capsys):
     assert upscale("--window", 40, "--save-difficulty") == 1
-    assert "--save-difficulty and --save-coarse are not to be had; take --report" in capsys.readouterr().err
+    assert (
+        "--save-difficulty and --save-coarse are not to be had; take --report"
+        in capsys.readouterr().err
+    )
     assert [p.name for p in photo.parent.iterdir()] == ["photo.png"]
 
 
@@ -142,8 +171,12 @@ def test_dry_run_of_a_size_that_takes_two_passes(upscale, capsys):
     assert upscale("--dry-run", "--width", 768) == 0
     told = capsys.readouterr()
     assert "768x512" in told.out
-    bound = re.search(r"that was pass 1 of 2; pass 2: (\d+) patches, (\d+) patch-steps at most", told.err + told.out)
-    assert bound and int(bound[2]) == 2 * int(bound[1])  # the hard group of this model takes two steps
+    bound = re.search(
+        r"that was pass 1 of 2; pass 2: (\d+) patches, (\d+) patch-steps at most",
+        told.err + told.out,
+    )
+    # the hard group of this model takes two steps
+    assert bound and int(bound[2]) == 2 * int(bound[1])
     assert upscale("--width", 768, "--budget", "best") == 0
     made = re.search(r"(\d+) simple, (\d+) medium, (\d+) hard", capsys.readouterr().out)
     assert made and sum(map(int, made.groups())) == int(bound[1])  # of the last pass
@@ -153,7 +186,10 @@ def test_a_dry_run_makes_nothing_again(upscale, photo, capsys):
     assert upscale("-q") == 0
     before = file_hash(photo.with_name("out.png"))
     assert upscale("--redo", "0,0,40,40", "--redo-seed", 9, "--group", "hard", "--dry-run") == 1
-    assert "--redo changes an output that is there, --dry-run writes nothing" in capsys.readouterr().err
+    assert (
+        "--redo changes an output that is there, --dry-run writes nothing"
+        in capsys.readouterr().err
+    )
     assert file_hash(photo.with_name("out.png")) == before
 
 
@@ -193,11 +229,19 @@ def test_redo_refuses_what_does_not_fit(upscale, photo, picture, scaler, capsys)
 
 def test_redo_refuses_the_report_of_another_output(upscale, photo, capsys):
     report, box = ["--report", photo.parent / "rep"], ["--redo", "0,0,9,9", "--redo-seed", 5]
-    assert upscale("--seed", 3, *report, "-q") == 0 and upscale("--seed", 4, "-q", out="four.png") == 0
-    before = {p: p.read_bytes() for p in (photo.with_name("four.png"), photo.parent / "rep" / "run.json")}
+    assert (
+        upscale("--seed", 3, *report, "-q") == 0 and upscale("--seed", 4, "-q", out="four.png") == 0
+    )
+    before = {
+        p: p.read_bytes() for p in (photo.with_name("four.png"), photo.parent / "rep" / "run.json")
+    }
     assert upscale(*box, *report, out="four.png") == 1
     error = capsys.readouterr().err
-    assert "four.png: is not the file that" in error and "leave --report out" in error and error.count("\n") == 1
+    assert (
+        "four.png: is not the file that" in error
+        and "leave --report out" in error
+        and error.count("\n") == 1
+    )
     assert {p: p.read_bytes() for p in before} == before
     assert upscale(*box, "-q", out="four.png") == 0  # from what it says of itself
     assert read_provenance(load_picture(photo.with_name("four.png")).metadata.xmp)["Seed"] == "4"
@@ -226,8 +270,12 @@ def test_a_large_png_is_not_decoded_to_hear_how_it_is_turned(upscale, photo, mon
     photo.write_bytes(data[:-12] + chunk + data[-12:])  # the last chunk takes 12 bytes
     decoded, found, load = [], [], PngImageFile.load_prepare
     monkeypatch.setattr("patchscaler.images.rows.ABOVE", 1000)
-    monkeypatch.setattr(PngImageFile, "load_prepare", lambda image: (decoded.append(image.size), load(image)))
-    monkeypatch.setattr("patchscaler.images.write.check_side", lambda target, *size: found.append(size))
+    monkeypatch.setattr(
+        PngImageFile, "load_prepare", lambda image: (decoded.append(image.size), load(image))
+    )
+    monkeypatch.setattr(
+        "patchscaler.images.write.check_side", lambda target, *size: found.append(size)
+    )
     monkeypatch.setattr("patchscaler.apps.cli.cluster.load", _stop)
     with pytest.raises(Stopped):
         upscale("--window", 40)
@@ -245,16 +293,29 @@ def _stop(*_: object) -> None:
 @pytest.fixture
 def moving(photo, picture) -> Path:
     frames = [picture(32, 40, seed) for seed in range(3)]
-    frames[0].save(photo.with_name("moving.gif"), save_all=True, append_images=frames[1:], duration=40)
+    frames[0].save(
+        photo.with_name("moving.gif"), save_all=True, append_images=frames[1:], duration=40
+    )
     return photo.with_name("moving.gif")
 
 
 def test_animations_keep_to_the_limit_of_memory(moving, model_folder, monkeypatch):
     limits, options = [], PatchScaler.options
     monkeypatch.setattr(
-        PatchScaler, "options", lambda *a, **k: (limits.append(k.get("memory_limit")), options(*a, **k))[1]
+        PatchScaler,
+        "options",
+        lambda *a, **k: (limits.append(k.get("memory_limit")), options(*a, **k))[1],
     )
-    command = ["upscale", moving, "--memory-limit", 77, "--no-provenance", "-q", "--model", model_folder]
+    command = [
+        "upscale",
+        moving,
+        "--memory-limit",
+        77,
+        "--no-provenance",
+        "-q",
+        "--model",
+        model_folder,
+    ]
     assert main([str(a) for a in command]) == 0
     assert set(limits) == {77}
 
@@ -263,27 +324,40 @@ def test_animations_keep_to_the_limit_of_memory(moving, model_folder, monkeypatc
 def test_animations_take_no_budget_in_seconds(moving, model_folder, capsys, budget):
     assert main(["upscale", str(moving), "--budget", budget, "--model", str(model_folder)]) == 1
     error = capsys.readouterr().err
-    assert "--budget in seconds is for one picture; give a share, or fast" in error and error.count("\n") == 1
+    assert (
+        "--budget in seconds is for one picture; give a share, or fast" in error
+        and error.count("\n") == 1
+    )
     assert sorted(p.name for p in moving.parent.iterdir()) == ["moving.gif", "photo.png"]
 
 
 def test_redo_after_seconds_needs_the_report(upscale, photo, capsys):
     assert upscale("--budget", "50s", "-q") == 0
     assert upscale("--redo", "0,0,9,9", "--group", "hard") == 1
-    assert "made with a budget in seconds; to redo it, its --report is needed" in capsys.readouterr().err
+    assert (
+        "made with a budget in seconds; to redo it, its --report is needed"
+        in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--budget", "lots"], "budget lots: give a share"), (["--fidelity", "2"], "fidelity 2: take 0"),
-    (["--budget", ".5", "--shares", "0,0"], "leave --shares and --thresholds out"),
-    (["--group", "hard"], "name it with --redo X,Y,W,H"), (["--redo", "1,2,3"], "--redo 1,2,3: give 4 numbers"),
-    (["--redo", "0,0,9,9"], "say what is to change"), (["--redo", "900,0,9,9", "--group", "hard"], "lies outside of"),
-    (["--window", "-3"], "--window -3: give auto, 0"), (["--window", "big"], "--window big: give auto"),
-    (["--pyramid"], "pyramids are written as .tif"),
-    (["--memory-limit", "inf"], "memory limit inf: give a number of MiB"),
-    (["--cluster", "auto", "--budget", "2m"], "--budget in seconds is of one machine"),
-    (["--cluster", "auto", "--budget", "20s"], "--budget in seconds is of one machine"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "lots"], "budget lots: give a share"),
+        (["--fidelity", "2"], "fidelity 2: take 0"),
+        (["--budget", ".5", "--shares", "0,0"], "leave --shares and --thresholds out"),
+        (["--group", "hard"], "name it with --redo X,Y,W,H"),
+        (["--redo", "1,2,3"], "--redo 1,2,3: give 4 numbers"),
+        (["--redo", "0,0,9,9"], "say what is to change"),
+        (["--redo", "900,0,9,9", "--group", "hard"], "lies outside of"),
+        (["--window", "-3"], "--window -3: give auto, 0"),
+        (["--window", "big"], "--window big: give auto"),
+        (["--pyramid"], "pyramids are written as .tif"),
+        (["--memory-limit", "inf"], "memory limit inf: give a number of MiB"),
+        (["--cluster", "auto", "--budget", "2m"], "--budget in seconds is of one machine"),
+        (["--cluster", "auto", "--budget", "20s"], "--budget in seconds is of one machine"),
+    ],
+)
 def test_options_that_cannot_be(upscale, photo, capsys, options, message):
     assert upscale(*options) == 1
     error = capsys.readouterr().err

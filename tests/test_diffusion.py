@@ -21,11 +21,17 @@ def column(*values: float) -> torch.Tensor:
 
 
 TABLE = [  # schedule, t, alpha-bar, half a unit of its last digit
-    (LINEAR, 100, 0.8970, 5e-5), (LINEAR, 250, 0.5241, 5e-5), (LINEAR, 400, 0.1951, 5e-5),
-    (LINEAR, 700, 0.00697, 5e-6), (LINEAR, 1000, 4.0e-5, 5e-7),
-    (SCALED, 100, 0.8955, 5e-5), (SCALED, 250, 0.6754, 5e-5), (SCALED, 400, 0.4261, 5e-5),
-    (SCALED, 700, 0.0831, 5e-5), (SCALED, 1000, 0.00466, 5e-6),
-]  # fmt: skip
+    (LINEAR, 100, 0.8970, 5e-5),
+    (LINEAR, 250, 0.5241, 5e-5),
+    (LINEAR, 400, 0.1951, 5e-5),
+    (LINEAR, 700, 0.00697, 5e-6),
+    (LINEAR, 1000, 4.0e-5, 5e-7),
+    (SCALED, 100, 0.8955, 5e-5),
+    (SCALED, 250, 0.6754, 5e-5),
+    (SCALED, 400, 0.4261, 5e-5),
+    (SCALED, 700, 0.0831, 5e-5),
+    (SCALED, 1000, 0.00466, 5e-6),
+]
 
 
 @pytest.mark.parametrize(("config", "t", "expected", "tolerance"), TABLE)
@@ -69,7 +75,9 @@ def test_start_approaches_the_true_trajectory_as_the_time_grows():
     d = Diffusion(LINEAR)
     t, noise = torch.tensor([400, 700, 1000]), torch.zeros(3, 1, 1, 1)
     gap = d.q_sample(column(1, 1, 1), t, noise) - d.start_from_coarse(column(0, 0, 0), t, noise)
-    torch.testing.assert_close(gap.flatten(), torch.tensor([0.442, 0.0835, 0.0064]), atol=5e-4, rtol=0)
+    torch.testing.assert_close(
+        gap.flatten(), torch.tensor([0.442, 0.0835, 0.0064]), atol=5e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,14 +86,22 @@ def test_start_approaches_the_true_trajectory_as_the_time_grows():
     [("epsilon", 1.0), ("sample", 2.0), ("v_prediction", -0.4), ("residual", 0.5)],
 )
 def test_targets_by_hand(kind, expected):
-    d = Diffusion(DiffusionConfig(num_train_timesteps=2, beta_start=0.36, beta_end=0.75, prediction_type=kind))
-    assert d.target(column(2), column(1), torch.tensor([1]), column(1.5)).item() == pytest.approx(expected)
+    d = Diffusion(
+        DiffusionConfig(num_train_timesteps=2, beta_start=0.36, beta_end=0.75, prediction_type=kind)
+    )
+    assert d.target(column(2), column(1), torch.tensor([1]), column(1.5)).item() == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("schedule", [LINEAR, SCALED], ids=["linear", "scaled_linear"])
 def test_to_x_0_undoes_target(kind, schedule):
-    d = Diffusion(DiffusionConfig(schedule.schedule, schedule.beta_start, schedule.beta_end, prediction_type=kind))
+    d = Diffusion(
+        DiffusionConfig(
+            schedule.schedule, schedule.beta_start, schedule.beta_end, prediction_type=kind
+        )
+    )
     g = torch.Generator().manual_seed(0)
     x_0, coarse, noise = (torch.randn(5, 4, 8, 8, generator=g) for _ in range(3))
     t = torch.tensor([1, 100, 400, 700, 1000])
@@ -100,7 +116,9 @@ def test_noise_from_undoes_q_sample():
     g = torch.Generator().manual_seed(0)
     x_0, noise = torch.randn(3, 4, 8, 8, generator=g), torch.randn(3, 4, 8, 8, generator=g)
     t = torch.tensor([10, 400, 1000])
-    torch.testing.assert_close(d.noise_from(d.q_sample(x_0, t, noise), x_0, t), noise, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        d.noise_from(d.q_sample(x_0, t, noise), x_0, t), noise, atol=1e-4, rtol=0
+    )
 
 
 def test_clip_bounds_x_0_only_where_asked():
@@ -112,13 +130,19 @@ def test_clip_bounds_x_0_only_where_asked():
 
 
 def test_groups_of_the_paper_share_one_grid():
-    simple, medium, hard = group_timesteps(400, 8), group_timesteps(700, 14), group_timesteps(1000, 20)
+    simple, medium, hard = (
+        group_timesteps(400, 8),
+        group_timesteps(700, 14),
+        group_timesteps(1000, 20),
+    )
     assert simple == [400, 350, 300, 250, 200, 150, 100, 50, 0]
     assert medium == [700, 650, 600, 550, 500, 450, *simple]
     assert hard == [1000, 950, 900, 850, 800, 750, *medium]
 
 
-@pytest.mark.parametrize(("start", "steps"), [(1000, 7), (437, 5), (10, 10), (999, 998), (5, 4), (1, 1)])
+@pytest.mark.parametrize(
+    ("start", "steps"), [(1000, 7), (437, 5), (10, 10), (999, 998), (5, 4), (1, 1)]
+)
 def test_times_fall_strictly_to_zero(start, steps):
     times = group_timesteps(start, steps)
     assert len(times) == steps + 1 and times[0] == start and times[-1] == 0

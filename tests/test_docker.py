@@ -21,12 +21,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 def linter() -> str:
     """hadolint of the `lint` extra, beside this Python."""
-    found = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    found = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which(
+        "hadolint"
+    )
     return found or pytest.skip("hadolint is not installed: pip install '.[lint]'")
 
 
 def lint(file: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([linter(), "--no-color", str(file)], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [linter(), "--no-color", str(file)], capture_output=True, text=True, timeout=60
+    )
 
 
 def test_hadolint_has_nothing_to_say(tmp_path):
@@ -41,7 +45,11 @@ def copied() -> list[str]:
 
 
 def test_what_is_copied_exists_and_passes_the_ignore_file():
-    rules = [r for r in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if r and not r.startswith("#")]
+    rules = [
+        r
+        for r in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        if r and not r.startswith("#")
+    ]
     for name in copied():
         assert (ROOT / name).exists(), name
         ignored = False
@@ -49,7 +57,9 @@ def test_what_is_copied_exists_and_passes_the_ignore_file():
             if fnmatch.fnmatch(name, rule.lstrip("!")):
                 ignored = not rule.startswith("!")
         assert not ignored, name
-    assert not any(fnmatch.fnmatch("runs", rule.lstrip("!")) for rule in rules if rule.startswith("!"))
+    assert not any(
+        fnmatch.fnmatch("runs", rule.lstrip("!")) for rule in rules if rule.startswith("!")
+    )
 
 
 def test_all_that_building_needs_is_copied():

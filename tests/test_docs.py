@@ -37,5 +37,11 @@ def test_files_the_map_names_exist():
 def test_version_is_the_same_everywhere():
     from patchscaler import __version__
 
-    assert re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M).group(1) == __version__
-    assert re.search(r"^version: ([\d.]+)", (ROOT / "CITATION.cff").read_text("utf-8"), re.M).group(1) == __version__
+    assert (
+        re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M).group(1)
+        == __version__
+    )
+    assert (
+        re.search(r"^version: ([\d.]+)", (ROOT / "CITATION.cff").read_text("utf-8"), re.M).group(1)
+        == __version__
+    )

@@ -69,14 +69,17 @@ def test_the_refiner_sees_pixels_as_the_autoencoder_decodes_them(refining):
     assert torch.allclose(pixels[0, 3:], refining.autoencoder.decode(coarse[None])[0], atol=1e-5)
     assert torch.equal(shown[0], small)
     shade = refining.autoencoder.encode(torch.full((1, 3, 32, 40), 0.5))[0]
-    assert torch.allclose(coarse + added, shade, atol=1e-4)  # the drawing stands in place of the coarse picture
+    # the drawing stands in place of the coarse picture
+    assert torch.allclose(coarse + added, shade, atol=1e-4)
 
 
 def test_a_sampled_share_is_what_fusing_gives_each_patch():
     grid = make_grid(30, 41, 16, 4)
     sampled = torch.rand(len(grid), generator=torch.Generator().manual_seed(1)) < 0.5
     whole = torch.from_numpy(blended(sampled.numpy().astype(np.float32), grid))
-    assert torch.allclose(sampled_share(sampled, grid, slice(0, 30), slice(0, 41)), whole, atol=1e-6)
+    assert torch.allclose(
+        sampled_share(sampled, grid, slice(0, 30), slice(0, 41)), whole, atol=1e-6
+    )
     assert torch.equal(
         sampled_share(sampled, grid, slice(7, 23), slice(11, 12)),
         sampled_share(sampled, grid, slice(0, 30), slice(0, 41))[7:23, 11:12],
@@ -90,13 +93,20 @@ def test_only_what_holds_sampled_patches_is_drawn():
     corner = grid.corners().index((24, 36))  # latents 24 to 40, 36 to 52
     sampled[corner] = True
     ((part, share),) = refined_parts(sampled, grid)  # tiles of 48 x 54
-    assert (part.rows.start, part.rows.stop, part.columns.start, part.columns.stop) == (24, 40, 36, 52)
+    assert (part.rows.start, part.rows.stop, part.columns.start, part.columns.stop) == (
+        24,
+        40,
+        36,
+        52,
+    )
     assert (part.rows.low, part.rows.high) == (24 - CONTEXT, 40 + CONTEXT)
     assert share[8, 8] == 1 and 0 < share[0, 0] < 0.5
     sampled[corner + 1] = True  # latents 48 to 64, over the edge of two tiles
     left, right = (part for part, _ in refined_parts(sampled, grid))
     assert (left.columns.stop, right.columns.start) == (54, 54)
-    assert right.columns.low == 54 - CONTEXT and latents_refined(sampled, grid) == looked_at(left) + looked_at(right)
+    assert right.columns.low == 54 - CONTEXT and latents_refined(sampled, grid) == looked_at(
+        left
+    ) + looked_at(right)
     sampled[:] = True
     assert sum(share.numel() for _, share in refined_parts(sampled, grid)) == 96 * 160
 
@@ -110,7 +120,9 @@ def test_a_tile_is_cut_where_that_leaves_less_to_draw():
         total = torch.zeros(64, 64)
         for part, share in parts:
             total[part.rows.start : part.rows.stop, part.columns.start : part.columns.stop] += share
-        assert len(parts) == 2 and torch.equal(total, sampled_share(sampled, grid, slice(0, 64), slice(0, 64)))
+        assert len(parts) == 2 and torch.equal(
+            total, sampled_share(sampled, grid, slice(0, 64), slice(0, 64))
+        )
         assert sum(looked_at(part) for part, _ in parts) < 0.65 * 64**2
     assert len(list(refined_parts(torch.ones(25, dtype=torch.bool), grid))) == 1
 
@@ -150,17 +162,23 @@ def test_simple_patches_are_not_drawn(refining):
     again = refining.upscale(image, groups=replace(config, thresholds=(0.0, 0.0)))
     assert np.array_equal(nothing.array, again.array) and not refining.refiner.shown
     drawn = refining.upscale(image, groups=config)
-    assert drawn.cost["latents_refined"] == 20 * 24 and not np.array_equal(nothing.array, drawn.array)
+    assert drawn.cost["latents_refined"] == 20 * 24 and not np.array_equal(
+        nothing.array, drawn.array
+    )
 
 
 def test_operations_of_the_drawing_are_counted(refining):
-    result = refining.upscale(picture(40, 48), groups=replace(refining.config.groups, thresholds=(1.0, 0.0)))
+    result = refining.upscale(
+        picture(40, 48), groups=replace(refining.config.groups, thresholds=(1.0, 0.0))
+    )
     parts = network_flops(refining, 40, 48).of_picture(result.cost)
     assert set(result.cost["seconds"]) == set(parts) - {"total"}
-    small = 48 * 40  # features; the enlargement works on 4 and 16 times as many, on 68 rows where 64 are counted
+    # features; the enlargement works on 4 and 16 times as many, on 68 rows where 64 are counted
+    small = 48 * 40
     dense = 3 * sum((8 + 32 * i) * o for i, o in enumerate([32] * 4 + [8]))
     features, enlargement = 99 * 8 + dense + 8 * 8, 4 * 8 * 8 + 16 * (2 * 8 * 8 + 8 * 3)
-    correction = 2 * 4 * (12 * 4 + 4 * 4 + 4 * 12)  # of the two decoded pictures, at half of their side
+    # of the two decoded pictures, at half of their side
+    correction = 2 * 4 * (12 * 4 + 4 * 4 + 4 * 12)
     changes_of_basis = 20 * 24 * 3 * 8 * 192  # two pictures decoded, one encoded
     counted = small * 9 * (features + enlargement * 68 / 64 + correction) + changes_of_basis
     assert parts["refining"] == pytest.approx(2 * counted, rel=1e-3)
@@ -174,7 +192,8 @@ def test_progress_counts_the_drawing(refining):
 
 def test_a_picture_in_bands_is_the_picture():
     refiner = Refiner(REFINER)
-    pixels, small = torch.rand(1, 6, 304, 64), torch.rand(1, 3, 76, 16)  # three bands of features, the last one short
+    # three bands of features, the last one short
+    pixels, small = torch.rand(1, 6, 304, 64), torch.rand(1, 3, 76, 16)
     with torch.inference_mode():
         assert torch.allclose(refiner.refine(pixels, small), refiner(pixels, small), atol=1e-5)
 
@@ -185,7 +204,9 @@ def test_windows_draw_what_memory_draws(refining, tmp_path):
     image.save(tmp_path / "in.png")
     scores = refining.upscale(image, groups=refining.config.groups).scores
     groups = replace(
-        refining.config.groups, thresholds=(float(np.quantile(scores, 0.7)), 0.0), num_inference_steps=(0, 1, 1)
+        refining.config.groups,
+        thresholds=(float(np.quantile(scores, 0.7)), 0.0),
+        num_inference_steps=(0, 1, 1),
     )
     whole = refining.upscale(image, groups=groups)
     upscale_file(refining, tmp_path / "in.png", tmp_path / "out.png", window=44, groups=groups)
@@ -223,9 +244,11 @@ def test_a_box_made_again_is_what_a_whole_run_gives(refining):
     whole = refining.upscale(image, groups=refining.config.groups)
     change = Change((20, 30, 40, 50), group=0)
     made = Made(
-        whole.array, {"period": None, "color": "wavelet", "changes": (), "groups": refining.config.groups},
-        whole.groups, whole.config,
-    )  # fmt: skip
+        whole.array,
+        {"period": None, "color": "wavelet", "changes": (), "groups": refining.config.groups},
+        whole.groups,
+        whole.config,
+    )
     told: list[tuple[int, int]] = []
     again = redo(refining, image, made, [change], lambda *step: told.append(step))
     assert told[-1][0] == told[-1][1] > int((whole.groups > 0).sum())  # the drawing, too
@@ -243,7 +266,8 @@ def test_a_refiner_is_saved_and_loaded(refining, tmp_path):
     refining.save_pretrained(tmp_path, half=False)
     again = PatchScaler.from_pretrained(tmp_path, device="cpu")
     image = picture(40, 48)
-    assert np.abs(again.upscale(image).array.astype(int) - refining.upscale(image).array).max() <= 1  # halves in memory
+    # halves in memory
+    assert np.abs(again.upscale(image).array.astype(int) - refining.upscale(image).array).max() <= 1
     assert "refiner.safetensors" in (tmp_path / "README.md").read_text()
 
 

@@ -30,14 +30,26 @@ def test_the_last_stage_takes_gradients_into_patch_dit_and_refiner(tmp_path, tin
     rng = np.random.default_rng(0)
     shards = tmp_path / "data"
     shards.mkdir()
-    for name, shape in (("hr", (2, 160, 160, 3)), ("lr", (2, 1, 40, 40, 3)), ("coarse", (2, 1, 160, 160, 3))):
+    for name, shape in (
+        ("hr", (2, 160, 160, 3)),
+        ("lr", (2, 1, 40, 40, 3)),
+        ("coarse", (2, 1, 160, 160, 3)),
+    ):
         np.save(shards / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
     np.save(shards / "0000_confidence.npy", np.full((2, 1, 20, 20), 0.5, np.float16))
     data = CoarseShards(shards)
     weights = {"lpips": 0.0, "gan": 0.0, "pattern": 0.0}
     stage = FewStepStage(
-        folder.frozen(), network, encoder, refiner, data, data, batch_size=1, side=20, weights=weights
-    )  # fmt: skip
+        folder.frozen(),
+        network,
+        encoder,
+        refiner,
+        data,
+        data,
+        batch_size=1,
+        side=20,
+        weights=weights,
+    )
     batch = stage.batch(np.random.default_rng(0), torch.Generator().manual_seed(0))
     loss, _ = stage.generator(batch)
     loss.backward()
@@ -51,7 +63,11 @@ def test_the_last_stage_takes_gradients_into_patch_dit_and_refiner(tmp_path, tin
 def test_teacher_pictures_are_cut_and_turned_with_their_regions(tmp_path):
     rng = np.random.default_rng(0)
     n, tile = 3, 64
-    for name, shape in (("hr", (n, tile, tile, 3)), ("lr", (n, 2, 16, 16, 3)), ("coarse", (n, 2, tile, tile, 3))):
+    for name, shape in (
+        ("hr", (n, tile, tile, 3)),
+        ("lr", (n, 2, 16, 16, 3)),
+        ("coarse", (n, 2, tile, tile, 3)),
+    ):
         np.save(tmp_path / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
     np.save(tmp_path / "0000_confidence.npy", np.full((n, 2, 8, 8), 0.5, np.float16))
     enlarge = lambda lr: lr.repeat(4, 0).repeat(4, 1)  # noqa: E731
@@ -66,12 +82,18 @@ def test_teacher_pictures_are_cut_and_turned_with_their_regions(tmp_path):
             assert torch.equal(picture, truth)
         else:
             blocks = picture.unflatten(1, (8, 4)).unflatten(3, (8, 4))
-            assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)) and not torch.equal(picture, truth)
+            assert torch.equal(
+                blocks, blocks[:, :, :1, :, :1].expand_as(blocks)
+            ) and not torch.equal(picture, truth)
 
 
 def test_the_refiner_sees_easy_regions_as_often_as_others(tmp_path):
     """Patch-DiT sees them a quarter as often: simple patches never meet it."""
-    for name, shape in (("hr", (8, 64, 64, 3)), ("lr", (8, 1, 16, 16, 3)), ("coarse", (8, 1, 64, 64, 3))):
+    for name, shape in (
+        ("hr", (8, 64, 64, 3)),
+        ("lr", (8, 1, 16, 16, 3)),
+        ("coarse", (8, 1, 64, 64, 3)),
+    ):
         np.save(tmp_path / f"0000_{name}.npy", np.zeros(shape, np.uint8))
     confidence = np.full((8, 1, 8, 8), 0.5, np.float16)
     confidence[0] = 0.9  # an eighth of the tiles
@@ -84,7 +106,14 @@ def test_the_refiner_sees_easy_regions_as_often_as_others(tmp_path):
 
     assert share(True) == pytest.approx(1 / 8, abs=0.02)
     assert share(False) == pytest.approx(1 / 29, abs=0.01)
-    stage = RefiningStage(Refiner(REFINER), shards, shards, batch_size=2000, side=8, weights={"lpips": 0.0, "gan": 0.0})
+    stage = RefiningStage(
+        Refiner(REFINER),
+        shards,
+        shards,
+        batch_size=2000,
+        side=8,
+        weights={"lpips": 0.0, "gan": 0.0},
+    )
     asked = []
     shards.draw = lambda *_, **options: asked.append(options) or []
     with pytest.raises(ValueError, match="need at least one array"):
@@ -95,12 +124,18 @@ def test_the_refiner_sees_easy_regions_as_often_as_others(tmp_path):
 def test_a_teacher_at_hand_is_asked_about_each_degradation(tmp_path):
     """Half of the steps aim at what it draws of the small picture, its wide colours the coarse picture's."""
     rng = np.random.default_rng(0)
-    for name, shape in (("hr", (3, 64, 64, 3)), ("lr", (3, 2, 16, 16, 3)), ("coarse", (3, 2, 64, 64, 3))):
+    for name, shape in (
+        ("hr", (3, 64, 64, 3)),
+        ("lr", (3, 2, 16, 16, 3)),
+        ("coarse", (3, 2, 64, 64, 3)),
+    ):
         np.save(tmp_path / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
     np.save(tmp_path / "0000_confidence.npy", np.full((3, 2, 8, 8), 0.5, np.float16))
     shards, teacher = CoarseShards(tmp_path), Refiner(REFINER)
     weights = {"lpips": 0.0, "gan": 0.0, "teacher": 0.5}
-    stage = RefiningStage(Refiner(REFINER), shards, shards, teacher, batch_size=2, side=8, weights=weights)
+    stage = RefiningStage(
+        Refiner(REFINER), shards, shards, teacher, batch_size=2, side=8, weights=weights
+    )
     batches = [stage.batch(np.random.default_rng(i), torch.Generator()) for i in range(40)]
     taught = [b for b in batches if not torch.equal(b["aim"], b["hr"])]
     assert 10 < len(taught) < 30
@@ -108,7 +143,8 @@ def test_a_teacher_at_hand_is_asked_about_each_degradation(tmp_path):
         coarse = batch["coarse_pixels"]
         with torch.no_grad():
             drawn = teacher(torch.cat([coarse, coarse], 1), batch["small"]).clamp(-1, 1)
-        assert torch.allclose(batch["aim"], drawn + low_band(coarse - drawn), atol=0.03)  # it draws in bfloat16
+        # it draws in bfloat16
+        assert torch.allclose(batch["aim"], drawn + low_band(coarse - drawn), atol=0.03)
         _, terms = stage.loss(coarse, batch)
         assert terms["l1"] == pytest.approx(float((coarse - batch["aim"]).abs().mean()), rel=1e-5)
 
@@ -122,7 +158,10 @@ def esrgan(width: int = 8, blocks: int = 2) -> dict[str, torch.Tensor]:
 
     def conv(name: str, inside: int, outside: int) -> dict[str, torch.Tensor]:
         weight = torch.randn(outside, inside, 3, 3, generator=generator) / (3 * inside**0.5)
-        return {f"{name}.weight": weight, f"{name}.bias": torch.randn(outside, generator=generator) / 9}
+        return {
+            f"{name}.weight": weight,
+            f"{name}.bias": torch.randn(outside, generator=generator) / 9,
+        }
 
     weights = conv("conv_first", 3, width) | conv("conv_last", width, 3)
     for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
@@ -130,15 +169,21 @@ def esrgan(width: int = 8, blocks: int = 2) -> dict[str, torch.Tensor]:
     for b in range(blocks):
         for r in range(1, 4):
             for k in range(1, 6):
-                weights |= conv(f"body.{b}.rdb{r}.conv{k}", width + 32 * (k - 1), width if k == 5 else 32)
+                weights |= conv(
+                    f"body.{b}.rdb{r}.conv{k}", width + 32 * (k - 1), width if k == 5 else 32
+                )
     return weights
 
 
-def reference(weights: dict[str, torch.Tensor], x: torch.Tensor, blocks: tuple[int, ...]) -> torch.Tensor:
+def reference(
+    weights: dict[str, torch.Tensor], x: torch.Tensor, blocks: tuple[int, ...]
+) -> torch.Tensor:
     """ESRGAN by its paper: x (N, 3, h, w) in [0, 1] -> (N, 3, 4h, 4w) in [0, 1]."""
 
     def conv(name: str, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
+        return nn.functional.conv2d(
+            x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1
+        )
 
     def bent(x: torch.Tensor) -> torch.Tensor:
         return nn.functional.leaky_relu(x, 0.2)
@@ -161,7 +206,8 @@ def reference(weights: dict[str, torch.Tensor], x: torch.Tensor, blocks: tuple[i
 def test_a_refiner_from_an_esrgan_is_that_esrgan_on_the_small_picture():
     """Outside of the picture an ESRGAN sees black and the refiner grey: first without blocks, where that stays near."""
     small, weights = torch.rand(2, 3, 8, 8), esrgan()
-    given = torch.rand(2, 6, 32, 32), 2 * small - 1  # what x_0 and y_0 are does not matter at the start
+    # what x_0 and y_0 are does not matter at the start
+    given = torch.rand(2, 6, 32, 32), 2 * small - 1
     shallow = Refiner(RefinerConfig(8, 0))
     shallow.load_esrgan(weights, ())
     drawn, expected = shallow(*given), 2 * reference(weights, small, ()) - 1
@@ -207,13 +253,27 @@ def test_the_refiner_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
     np.save(data / "0000_confidence.npy", np.full((4, 1, 8, 8), 0.5, np.float16))
     common = ["--model", str(folder), "--device", "cpu"]
     network = ["--esrgan", str(tmp_path / "esrgan.safetensors")]
-    shards = ["--shards", str(data), "--validation", str(data), "--side", "8", "--batch-size", "2", "--warmup", "1"]
+    shards = [
+        "--shards",
+        str(data),
+        "--validation",
+        str(data),
+        "--side",
+        "8",
+        "--batch-size",
+        "2",
+        "--warmup",
+        "1",
+    ]
     assert main(["train", "distil", *common, *network, *shards, "--steps", "1"]) == 1
     assert "no refiner; 'patchscaler train graft' puts it there" in capsys.readouterr().err
     assert main(["train", "graft", *common, *network, "--refiner-blocks", "0,2"]) == 0
 
     def figures(stage: str, steps: int, *options: str) -> dict[str, float]:
-        assert main(["train", stage, *common, *shards, "--steps", str(steps), "--no-bf16", *options]) == 0
+        assert (
+            main(["train", stage, *common, *shards, "--steps", str(steps), "--no-bf16", *options])
+            == 0
+        )
         return ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
 
     first = figures("distil", 1, *network, "--lr", "1e-3")["error"]
@@ -238,7 +298,8 @@ def with_refiner(tmp_path, tiny) -> ModelFolder:
 
 def test_training_in_a_copy_of_a_saved_model_renews_its_sums(tmp_path, tiny):
     with_refiner(tmp_path, tiny)
-    with pytest.raises(PatchScalerError, match="not the file that was saved"):  # this test changed it by hand
+    # this test changed it by hand
+    with pytest.raises(PatchScalerError, match="not the file that was saved"):
         PatchScaler.from_pretrained(tmp_path, device="cpu")
     assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--keep", "1"]) == 0
     assert len(PatchScaler.from_pretrained(tmp_path, device="cpu").patch_dit.blocks) == 1
@@ -250,21 +311,34 @@ def test_a_graft_that_keeps_one_block(tmp_path, tiny):
     assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--keep", "1"]) == 0
     new = ModelFolder(tmp_path, "tiny", "cpu").patch_dit()
     assert len(new.blocks) == 1
-    assert torch.allclose(new.blocks[0].attention.qkv.weight, old.blocks[1].attention.qkv.weight, atol=1e-3)
-    assert torch.equal(folder.refiner().conv_hr.weight, ModelFolder(tmp_path, "tiny", "cpu").refiner().conv_hr.weight)
+    assert torch.allclose(
+        new.blocks[0].attention.qkv.weight, old.blocks[1].attention.qkv.weight, atol=1e-3
+    )
+    assert torch.equal(
+        folder.refiner().conv_hr.weight,
+        ModelFolder(tmp_path, "tiny", "cpu").refiner().conv_hr.weight,
+    )
 
 
 def test_a_new_refiner_has_the_esrgans_weights(tmp_path, tiny):
     with_refiner(tmp_path, tiny)
     save_file(esrgan(12, 3), tmp_path / "esrgan.safetensors")
-    options = ["--model", str(tmp_path), "--device", "cpu", "--esrgan", str(tmp_path / "esrgan.safetensors")]
+    options = [
+        "--model",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--esrgan",
+        str(tmp_path / "esrgan.safetensors"),
+    ]
     assert main(["train", "graft", *options, "--refiner-blocks", "0,2"]) == 0
     folder = ModelFolder(tmp_path, "tiny", "cpu")
     assert folder.config.refiner == RefinerConfig(12, 2)
     pixels, small = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
     expected = Refiner(RefinerConfig(12, 2))
     expected.load_esrgan(esrgan(12, 3), (0, 2))
-    assert torch.allclose(folder.refiner()(pixels, small), expected(pixels, small), atol=0.05)  # half precision
+    # half precision
+    assert torch.allclose(folder.refiner()(pixels, small), expected(pixels, small), atol=0.05)
     assert not folder.patch_dit().out.weight.any()  # the transformer says nothing at first
 
 
@@ -273,7 +347,14 @@ def test_more_blocks_change_nothing_until_they_are_trained(tmp_path, tiny):
     given = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
     before, said = folder.refiner()(*given), folder.patch_dit().out.weight
     save_file(esrgan(8, 3), tmp_path / "esrgan.safetensors")
-    options = ["--model", str(tmp_path), "--device", "cpu", "--esrgan", str(tmp_path / "esrgan.safetensors")]
+    options = [
+        "--model",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--esrgan",
+        str(tmp_path / "esrgan.safetensors"),
+    ]
     assert main(["train", "graft", *options, "--refiner-blocks", "1,2", "--more"]) == 0
     grown = ModelFolder(tmp_path, "tiny", "cpu")
     assert grown.config.refiner == RefinerConfig(8, 3)
@@ -287,13 +368,19 @@ def test_a_refiner_in_eight_bits_draws_nearly_the_same(tmp_path, tiny):
     folder = with_refiner(tmp_path, tiny)
     given = torch.rand(1, 6, 32, 32), torch.rand(1, 3, 8, 8) * 2 - 1
     before, size = folder.refiner()(*given), folder.path("refiner").stat().st_size
-    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--refiner-bits", "8"]) == 0
+    assert (
+        main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--refiner-bits", "8"])
+        == 0
+    )
     after = PatchScaler.from_pretrained(tmp_path, device="cpu", dtype="float32")
     assert after.config.refiner.bits == 8 and folder.path("refiner").stat().st_size < size / 3
     error = (after.refiner(*given) - before).square().mean() / before.var()
     assert 0 < error < 1e-3
-    after.save_pretrained(tmp_path / "again")  # what was rounded once is not rounded to anything else
-    assert (tmp_path / "again" / "refiner.safetensors").read_bytes() == folder.path("refiner").read_bytes()
+    # what was rounded once is not rounded to anything else
+    after.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "refiner.safetensors").read_bytes() == folder.path(
+        "refiner"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -302,7 +389,10 @@ def test_a_refiner_in_eight_bits_draws_nearly_the_same(tmp_path, tiny):
         (["--more"], "--more: give --esrgan, whose blocks are put behind the refiner's own"),
         (["--keep", "7"], "--keep 7: Patch-DiT has the blocks 0 to 1"),
         (["--keep", "a"], "--keep a: give numbers separated by commas"),
-        (["--esrgan", "other"], "--esrgan: give --refiner-blocks, and weights that have 'conv_first.weight'"),
+        (
+            ["--esrgan", "other"],
+            "--esrgan: give --refiner-blocks, and weights that have 'conv_first.weight'",
+        ),
     ],
 )
 def test_grafts_that_cannot_be(tmp_path, tiny, capsys, monkeypatch, options, message):
@@ -317,5 +407,8 @@ def test_grafts_that_cannot_be(tmp_path, tiny, capsys, monkeypatch, options, mes
 
 def test_bits_of_a_refiner_that_is_not_there(tmp_path, tiny, capsys):
     tiny.save_pretrained(tmp_path)
-    assert main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--refiner-bits", "8"]) == 1
+    assert (
+        main(["train", "graft", "--model", str(tmp_path), "--device", "cpu", "--refiner-bits", "8"])
+        == 1
+    )
     assert f"--refiner-bits: {tmp_path} has no refiner; give --esrgan" in capsys.readouterr().err

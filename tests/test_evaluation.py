@@ -63,7 +63,10 @@ def test_degraded_pictures_depend_on_name_degradation_and_seed_alone(hr, tmp_pat
     # 67 pixels are cut to 64
     assert pairs[1].hr.shape == (64, 64, 3) and pairs[1].lr.shape == (16, 16, 3)
     assert np.array_equal(pairs[1].hr, made(67, 2)[:64, :64])
-    for other in (load_pairs(hr=hr, degradation="real", seed=1), load_pairs(hr=hr, degradation="mild")):
+    for other in (
+        load_pairs(hr=hr, degradation="real", seed=1),
+        load_pairs(hr=hr, degradation="mild"),
+    ):
         assert not np.array_equal(other[0][0].lr, pairs[0].lr)
     renamed, _ = load_pairs(hr=save(tmp_path / "renamed", z=made(64, 1)), degradation="real")
     assert not np.array_equal(renamed[0].lr, pairs[0].lr)
@@ -80,18 +83,35 @@ def test_pairs_are_matched_by_name(tmp_path):
     lr = save(tmp_path / "lr", **{"0001x4": made(16), "Canon_002_LR4": made(8), "fox4": made(12)})
     pairs, failures = load_pairs(lr=lr, hr=hr)
     assert [(p.name, p.lr_file.stem) for p in pairs] == [
-        ("0001", "0001x4"), ("Canon_002_HR", "Canon_002_LR4"), ("fox4", "fox4"),
-    ]  # fmt: skip
+        ("0001", "0001x4"),
+        ("Canon_002_HR", "Canon_002_LR4"),
+        ("fox4", "fox4"),
+    ]
     assert not failures
     assert pairs[0].lr.shape == (16, 16, 3) and pairs[0].hr.shape == (64, 64, 3)
     assert load_pairs(lr=lr)[0][0].hr is None
-    files = {"a": hr / "a.png", "a_x4": hr / "a_x4.png", "b-x4": hr / "b-x4.png", "b_sr": hr / "b_sr.png"}
-    assert find_partner("a", files) == files["a"] and find_partner("b", files) is None  # two could be meant
+    files = {
+        "a": hr / "a.png",
+        "a_x4": hr / "a_x4.png",
+        "b-x4": hr / "b-x4.png",
+        "b_sr": hr / "b_sr.png",
+    }
+    # two could be meant
+    assert find_partner("a", files) == files["a"] and find_partner("b", files) is None
 
 
 def test_what_cannot_be_used_is_named_and_the_rest_goes_on(tmp_path):
-    hr = save(tmp_path / "hr", good=made(64), small=made(60), whole=made(64), broken=made(64), cut=made(66))
-    lr = save(tmp_path / "lr", good=made(16), small=made(16), part=made(16), broken=made(16), cut=made(16))
+    hr = save(
+        tmp_path / "hr",
+        good=made(64),
+        small=made(60),
+        whole=made(64),
+        broken=made(64),
+        cut=made(66),
+    )
+    lr = save(
+        tmp_path / "lr", good=made(16), small=made(16), part=made(16), broken=made(16), cut=made(16)
+    )
     save(lr, good_x4=made(16))
     (lr / "broken.png").write_bytes((lr / "broken.png").read_bytes()[:300])
     (lr / "notes.txt").write_text("not a picture")
@@ -116,7 +136,7 @@ def test_two_formats_of_one_name_and_tiny_originals_are_failures(hr):
     assert sorted(map(str, failures)) == [
         "a.png: another picture of this name is there (a.bmp); rename one",
         "tiny: 28x28 is too small to be degraded; 32 or more a side",
-    ]  # fmt: skip
+    ]
 
 
 def test_nothing_to_measure_is_an_error(tmp_path, hr):
@@ -125,7 +145,10 @@ def test_nothing_to_measure_is_an_error(tmp_path, hr):
         ({}, "give a folder of small pictures"),
         ({"lr": tmp_path / "empty"}, "empty: holds no pictures"),
         ({"lr": tmp_path / "none"}, "none: no such folder"),
-        ({"hr": hr, "degradation": "foul"}, "unknown degradation 'foul': choose from bicubic, mild"),
+        (
+            {"hr": hr, "degradation": "foul"},
+            "unknown degradation 'foul': choose from bicubic, mild",
+        ),
         ({"lr": hr, "hr": hr, "degradation": "mild"}, "leave --lr out"),
     ):
         with pytest.raises(PatchScalerError, match=message):
@@ -139,8 +162,12 @@ def test_pictures_of_every_kind_become_8_bit_colour(tmp_path):
     Image.fromarray(np.dstack([made(32), grey])).save(tmp_path / "alpha.png")
     pairs, failures = load_pairs(lr=tmp_path)
     by_name = {p.name: p.lr for p in pairs}
-    assert not failures and all(x.shape == (32, 32, 3) and x.dtype == np.uint8 for x in by_name.values())
-    assert np.array_equal(by_name["grey"], np.dstack([grey] * 3)) and np.array_equal(by_name["deep"], by_name["grey"])
+    assert not failures and all(
+        x.shape == (32, 32, 3) and x.dtype == np.uint8 for x in by_name.values()
+    )
+    assert np.array_equal(by_name["grey"], np.dstack([grey] * 3)) and np.array_equal(
+        by_name["deep"], by_name["grey"]
+    )
     assert np.array_equal(by_name["alpha"], made(32))
 
 
@@ -155,8 +182,14 @@ def test_scores_are_those_of_the_saved_results(hr, tmp_path):
         stored = np.asarray(Image.open(tmp_path / "out" / "repeat" / f"{row.name}.png"))
         assert np.array_equal(stored, pair.lr.repeat(4, 0).repeat(4, 1))
         assert row.scores == {name: get_metric(name)(stored, pair.hr) for name in QUICK}
-        assert row.size == stored.shape[1::-1] and row.seconds >= 0 and row.cost == {"pixels": pair.lr.size}
-    assert evaluation.means["psnr-y"] == pytest.approx(np.mean([r.scores["psnr-y"] for r in evaluation.rows]))
+        assert (
+            row.size == stored.shape[1::-1]
+            and row.seconds >= 0
+            and row.cost == {"pixels": pair.lr.size}
+        )
+    assert evaluation.means["psnr-y"] == pytest.approx(
+        np.mean([r.scores["psnr-y"] for r in evaluation.rows])
+    )
     assert evaluation.counts == dict.fromkeys(QUICK, 3)
     assert evaluation.data["pictures"] == 3
     assert evaluation.data["degradation"] == ["bicubic"] and evaluation.data["seed"] == [0]
@@ -180,7 +213,10 @@ def test_a_run_goes_on_where_it_stopped(hr, tmp_path):
     before = records.read_text()
     evaluate(method, pairs, ["psnr-y", "ssim-y"], out)
     assert method.asked == 3 and records.read_text() == before
-    assert sum(line.startswith("{") and line.endswith("}") for line in before.splitlines()) == 3 + 3 + 3
+    assert (
+        sum(line.startswith("{") and line.endswith("}") for line in before.splitlines())
+        == 3 + 3 + 3
+    )
 
 
 def test_what_changed_is_made_anew(hr, tmp_path, monkeypatch):
@@ -200,7 +236,9 @@ def test_what_changed_is_made_anew(hr, tmp_path, monkeypatch):
     evaluate(method, pairs, QUICK, out)
     assert method.asked == 9
     called = []
-    monkeypatch.setattr(running.Metric, "__call__", lambda self, *a: called.append(self.name) or 1.0)
+    monkeypatch.setattr(
+        running.Metric, "__call__", lambda self, *a: called.append(self.name) or 1.0
+    )
     evaluate(method, pairs, QUICK, out)
     assert called == []
     evaluate(method, pairs, QUICK, out, crop_border=2)  # another protocol
@@ -224,12 +262,16 @@ def test_a_picture_that_fails_does_not_stop_the_others(hr, tmp_path):
     save(hr, c=made(96, 3))
     pairs, _ = load_pairs(hr=hr, degradation="bicubic")
     (hr / "c.png").unlink()  # after it was listed
-    evaluation = evaluate(Poor(), pairs, QUICK, tmp_path / "out", failures=[running.Failure("z", "was unreadable")])
+    evaluation = evaluate(
+        Poor(), pairs, QUICK, tmp_path / "out", failures=[running.Failure("z", "was unreadable")]
+    )
     assert [r.name for r in evaluation.rows] == ["d"]
     told = [str(f) for f in evaluation.failures]
     assert told[:3] == [
-        "z: was unreadable", "a: repeat failed (RuntimeError: no such kernel)", "b: the result is 64x60, not 64x64",
-    ]  # fmt: skip
+        "z: was unreadable",
+        "a: repeat failed (RuntimeError: no such kernel)",
+        "b: the result is 64x60, not 64x64",
+    ]
     assert told[3].startswith("c: ") and told[3].endswith("no such file") and len(told) == 4
 
 
@@ -239,7 +281,8 @@ def test_a_score_that_fails_leaves_the_others(hr, tmp_path):
     assert evaluation.counts == {"psnr-y": 3, "niqe": 0} and "niqe" not in evaluation.means
     told = [str(f) for f in evaluation.failures]
     assert told[0] == "a: niqe: the picture is 64x64; it takes 96 or more a side"
-    assert told[2] == "c: niqe: has no value for this picture (too flat?)"  # one block has no covariance
+    # one block has no covariance
+    assert told[2] == "c: niqe: has no value for this picture (too flat?)"
 
 
 def test_a_network_that_breaks_costs_one_score(hr, tmp_path):
@@ -250,7 +293,9 @@ def test_a_network_that_breaks_costs_one_score(hr, tmp_path):
     heavy = Metric("heavy", True, False, "of nothing", score)
     evaluation = evaluate(Repeat(), pairs, [heavy, "psnr-y"], tmp_path / "out")
     assert list(evaluation.rows[0].scores) == ["psnr-y"]
-    assert [str(f) for f in evaluation.failures] == ["a: heavy failed (OutOfMemoryError: no memory left)"]
+    assert [str(f) for f in evaluation.failures] == [
+        "a: heavy failed (OutOfMemoryError: no memory left)"
+    ]
 
 
 def test_without_originals_only_no_reference_scores(tmp_path):
@@ -266,12 +311,19 @@ def test_finished_pictures_are_scored_where_they_lie(hr, tmp_path):
     pairs, _ = load_pairs(hr=hr)
     evaluation = evaluate(ResultFolder(results), pairs, QUICK, tmp_path / "out")
     assert evaluation.method == "theirs"
-    assert [r.name for r in evaluation.rows] == ["a", "b"]  # b's original has 67 pixels, the result those of 64
-    assert evaluation.rows[1].scores["psnr-y"] == get_metric("psnr-y")(made(64, 6), made(67, 2)[:64, :64])
-    assert [str(f) for f in evaluation.failures] == [f"c: no finished picture of this name in {results}"]
+    # b's original has 67 pixels, the result those of 64
+    assert [r.name for r in evaluation.rows] == ["a", "b"]
+    assert evaluation.rows[1].scores["psnr-y"] == get_metric("psnr-y")(
+        made(64, 6), made(67, 2)[:64, :64]
+    )
+    assert [str(f) for f in evaluation.failures] == [
+        f"c: no finished picture of this name in {results}"
+    ]
     assert evaluation.seconds is None and not list((tmp_path / "out").rglob("*.png"))
     alone = evaluate(ResultFolder(results), [Pair("extra")], ["niqe"], tmp_path / "out")
-    assert [str(f) for f in alone.failures] == ["extra: niqe: the picture is 64x64; it takes 96 or more a side"]
+    assert [str(f) for f in alone.failures] == [
+        "extra: niqe: the picture is 64x64; it takes 96 or more a side"
+    ]
 
 
 def test_ours_is_a_method(tiny, hr, tmp_path):
@@ -282,10 +334,15 @@ def test_ours_is_a_method(tiny, hr, tmp_path):
     pairs, _ = load_pairs(hr=hr, degradation="mild", limit=1)
     evaluation = evaluate(method, pairs, ["psnr-y"], tmp_path / "out")
     wanted = tiny.upscale(pairs[0].lr, seed=3)
-    assert np.array_equal(np.asarray(Image.open(evaluation.rows[0].file)), np.asarray(wanted.image.convert("RGB")))
+    assert np.array_equal(
+        np.asarray(Image.open(evaluation.rows[0].file)), np.asarray(wanted.image.convert("RGB"))
+    )
     assert evaluation.rows[0].cost["evaluations"] == wanted.cost["evaluations"]
     described = evaluation.description
-    assert described["options"]["seed"] == 3 and len(described["configuration"]) == len(described["code"]) == 64
+    assert (
+        described["options"]["seed"] == 3
+        and len(described["configuration"]) == len(described["code"]) == 64
+    )
     assert described["weights"] == weights_id(weights_of(tiny))
     json.dumps(described)
 
@@ -311,11 +368,16 @@ def test_a_folder_that_cannot_be_written_to_is_named(hr, tmp_path):
     pairs, _ = load_pairs(hr=hr, degradation="bicubic", limit=1)
     (tmp_path / "out").write_text("a file")
     evaluation = evaluate(Repeat(), pairs, QUICK, tmp_path / "out")
-    assert not evaluation.rows and "out/repeat/a.png: cannot be written" in str(evaluation.failures[0])
+    assert not evaluation.rows and "out/repeat/a.png: cannot be written" in str(
+        evaluation.failures[0]
+    )
 
 
 def test_the_environment_says_what_a_figure_was_measured_with():
     found = environment()
-    assert found["packages"]["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
+    assert (
+        found["packages"]["torch"] == torch.__version__
+        and found["threads"] == torch.get_num_threads()
+    )
     assert found["commit"] is None or len(found["commit"].removesuffix("-dirty")) == 40
     assert found["processor"].endswith("cores")

@@ -13,7 +13,13 @@ from patchscaler.config import AutoencoderConfig
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import round_trip as module
 from patchscaler.evaluation.pairs import Pair, load_pairs
-from patchscaler.evaluation.round_trip import edge_sums, flat_blocks, noise_of, round_trip, round_trip_lines
+from patchscaler.evaluation.round_trip import (
+    edge_sums,
+    flat_blocks,
+    noise_of,
+    round_trip,
+    round_trip_lines,
+)
 from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder
 
 
@@ -42,7 +48,9 @@ def small(monkeypatch):
 def noisy(tmp_path):
     """A picture whose grey deviates by 20 levels everywhere, of sides that are no multiples of 8."""
     rng = np.random.default_rng(0)
-    picture = np.repeat(rng.normal(128, 20, (43, 50, 1)).round().clip(60, 200).astype(np.uint8), 3, 2)
+    picture = np.repeat(
+        rng.normal(128, 20, (43, 50, 1)).round().clip(60, 200).astype(np.uint8), 3, 2
+    )
     save(tmp_path / "hr", noisy=picture)
     return load_pairs(hr=tmp_path / "hr")[0]
 
@@ -50,10 +58,14 @@ def noisy(tmp_path):
 def test_nothing_is_lost_by_an_autoencoder_that_loses_nothing(noisy):
     found = round_trip(Blocks(), noisy)
     assert found.psnr == [float("inf")] and found.shifts == [0] and found.names == ["noisy"]
-    assert found.edge_ratio(True, False) == found.edge_ratio(False, False) == pytest.approx(1, abs=0.1)
+    assert (
+        found.edge_ratio(True, False) == found.edge_ratio(False, False) == pytest.approx(1, abs=0.1)
+    )
     assert found.noise_psnr == [pytest.approx(26, abs=0.002)]
     assert found.noisy_psnr == [pytest.approx(26, abs=0.1)]
-    assert (found.flat_blocks, found.blocks) == (0, 5 * 6) and np.isnan(found.edge_ratio(True, True))
+    assert (found.flat_blocks, found.blocks) == (0, 5 * 6) and np.isnan(
+        found.edge_ratio(True, True)
+    )
     lines = round_trip_lines(found)
     assert "there are no such gradients" in lines[3] and "mean 0.00 dB, most 0.00 dB" in lines[5]
 
@@ -63,7 +75,8 @@ def test_a_shifted_colour_and_its_psnr(noisy):
     found = round_trip(Blocks(lambda x: x + shift), noisy)
     assert found.shifts == [pytest.approx(5, abs=0.01)]
     assert found.psnr == [pytest.approx(10 * np.log10(255**2 / ((4 + 25 + 0) / 3)), abs=0.01)]
-    assert found.noise_psnr == [pytest.approx(26, abs=0.002)]  # the same shift with noise and without
+    # the same shift with noise and without
+    assert found.noise_psnr == [pytest.approx(26, abs=0.002)]
 
 
 def test_a_decoder_that_doubles_errors_loses_six_decibels(tmp_path):
@@ -89,9 +102,11 @@ def test_noise_is_26_decibels_whatever_the_scale_of_latents(tiny):
 
 
 def test_edges_of_blocks_count_where_they_are():
-    ramp = np.repeat(np.arange(24, dtype=np.uint8)[None, :, None], 16, 0).repeat(3, 2)  # steps of 1, sideways
+    # steps of 1, sideways
+    ramp = np.repeat(np.arange(24, dtype=np.uint8)[None, :, None], 16, 0).repeat(3, 2)
     sums = edge_sums(ramp, 8)
-    assert sums[:, 0].tolist() == [2 * 16, 21 * 16]  # two borders, 21 steps elsewhere; downwards nothing
+    # two borders, 21 steps elsewhere; downwards nothing
+    assert sums[:, 0].tolist() == [2 * 16, 21 * 16]
     assert sums[:, 1].tolist() == [2 * 16 + 1 * 24, 21 * 16 + 14 * 24]
     stairs = ramp // 8 * 30
     assert edge_sums(stairs, 8)[:, 0].tolist() == [2 * 16 * 30, 0]
@@ -99,7 +114,8 @@ def test_edges_of_blocks_count_where_they_are():
     assert not flat_blocks(ramp, 8).any() and flat_blocks(ramp // 2, 8).all()
     flat = np.array([[True, True, False]] * 2)
     assert edge_sums(stairs, 8, flat).tolist() == [[16 * 30, 16 + 16], [0, 14 * 16 + 14 * 16]]
-    one = np.array([[True, False, True]] * 2)  # no border between blocks that are both flat, but for those downwards
+    # no border between blocks that are both flat, but for those downwards
+    one = np.array([[True, False, True]] * 2)
     assert edge_sums(stairs, 8, one)[0].tolist() == [0, 16]
 
 
@@ -107,7 +123,12 @@ def test_seams_of_blocks_are_seen_in_flat_areas_first(tmp_path):
     """Decoding adds four levels to every other block: much where a picture is flat, little where it is not."""
     rng = np.random.default_rng(0)
     left = rng.normal(100, 1, (64, 64, 1))
-    picture = np.concatenate([left, rng.normal(100, 30, (64, 64, 1))], 1).round().clip(1, 250).astype(np.uint8)
+    picture = (
+        np.concatenate([left, rng.normal(100, 30, (64, 64, 1))], 1)
+        .round()
+        .clip(1, 250)
+        .astype(np.uint8)
+    )
     save(tmp_path, half=np.repeat(picture, 3, 2))
 
     def seams(x):
@@ -118,7 +139,8 @@ def test_seams_of_blocks_are_seen_in_flat_areas_first(tmp_path):
     assert (found.flat_blocks, found.blocks) == (64, 128)
     whole, flat = (found.edge_ratio(True, f) / found.edge_ratio(False, f) for f in (False, True))
     assert found.edge_ratio(False, True) == pytest.approx(1, abs=0.1)
-    assert 1 < whole < 1.3 and flat == pytest.approx(4 / 1.13, abs=0.3)  # |difference| of two such pixels is 1.13
+    # |difference| of two such pixels is 1.13
+    assert 1 < whole < 1.3 and flat == pytest.approx(4 / 1.13, abs=0.3)
 
 
 def test_the_mean_of_blocks_alone(tmp_path, picture):
@@ -143,7 +165,9 @@ def test_the_command(model_folder, tmp_path, picture, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("2 pictures, encoded and decoded") and len(lines) == 7
     assert re.fullmatch(r"PSNR of RGB: mean [\d.]+ dB, worst [\d.]+ dB \([ab]\)", lines[1])
-    assert re.search(r"grey levels \([ab]\)$", lines[4]) and re.search(r"in [\d.]+ s \(median of 5; cpu, ", lines[6])
+    assert re.search(r"grey levels \([ab]\)$", lines[4]) and re.search(
+        r"in [\d.]+ s \(median of 5; cpu, ", lines[6]
+    )
     (tmp_path / "hr" / "c.png").write_bytes(b"no picture")
     assert main([*base, "--hr", str(tmp_path / "hr")]) == 1
     assert "patchscaler: c: " in capsys.readouterr().err

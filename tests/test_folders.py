@@ -43,7 +43,17 @@ def upscale(model, source, capsys):
     """`upscale(*options)` -> exit code, what was said as JSON; results go to out."""
 
     def run(*options: object) -> tuple[int, dict]:
-        fixed = ["upscale", source, "-o", source.parent / "out", "--model", model, "--dtype", "float32", "--json"]
+        fixed = [
+            "upscale",
+            source,
+            "-o",
+            source.parent / "out",
+            "--model",
+            model,
+            "--dtype",
+            "float32",
+            "--json",
+        ]
         code = main([str(a) for a in (*fixed, *options)])
         return code, json.loads(capsys.readouterr().out)
 
@@ -65,7 +75,9 @@ def test_pictures_are_found_by_name(source):
         "broken.png",
         "sub dir/a.jpg",
     ]
-    assert [(p.name, reason) for p, reason in found.passed_over] == [("notes.txt", "not named like a picture")]
+    assert [(p.name, reason) for p, reason in found.passed_over] == [
+        ("notes.txt", "not named like a picture")
+    ]
     flat = find_pictures(source, recursive=False)
     assert len(flat.pictures) == 3 and ("sub dir", "a folder; --recursive goes into it") in [
         (p.name, reason) for p, reason in flat.passed_over
@@ -82,7 +94,10 @@ def test_links_out_of_the_folder_and_in_circles(source, tmp_path, picture):
     found = find_pictures(source, recursive=True)
     assert "in.png" in [p.name for p in found.pictures] and len(found.pictures) == 5
     reasons = {p.name: reason for p, reason in found.passed_over}
-    assert reasons["out.png"] == "a link that leads out of the folder" and reasons["loop"] == "a link to a folder"
+    assert (
+        reasons["out.png"] == "a link that leads out of the folder"
+        and reasons["loop"] == "a link to a folder"
+    )
     assert reasons["gone.png"] == reasons["pipe.png"] == "not a file"
 
 
@@ -104,7 +119,11 @@ def test_lots_keep_their_limits():
 def test_what_lies_beside_a_picture_counts_as_not_done(upscale, source):
     first = upscale("-q")[1]
     again, report = upscale("-q")[1], upscale("-q", "--report", source.parent / "rep")[1]
-    assert first["done"] and len(again["done_before"]) == len(first["done"]) and not report["done_before"]
+    assert (
+        first["done"]
+        and len(again["done_before"]) == len(first["done"])
+        and not report["done_before"]
+    )
     assert (source.parent / "rep" / "a.png" / "run.json").exists()
 
 
@@ -126,7 +145,9 @@ def test_a_folder(upscale, source, model):
 
 def test_patches_of_many_pictures_share_batches(upscale, source, monkeypatch):
     seen, real = [], PatchScaler.upscale_many
-    monkeypatch.setattr(PatchScaler, "upscale_many", lambda self, p, **o: seen.append(len(p)) or real(self, p, **o))
+    monkeypatch.setattr(
+        PatchScaler, "upscale_many", lambda self, p, **o: seen.append(len(p)) or real(self, p, **o)
+    )
     upscale("--recursive")
     assert seen == [3]
     seen.clear()
@@ -138,7 +159,9 @@ def test_what_is_done_is_done_once(upscale, source, monkeypatch):
     (source / "broken.png").unlink()
     assert upscale()[0] == 0
     out = source.parent / "out"
-    before = {name: (out / name).stat().st_mtime_ns for name in names(out) if name.endswith("x4.png")}
+    before = {
+        name: (out / name).stat().st_mtime_ns for name in names(out) if name.endswith("x4.png")
+    }
     code, said = upscale()
     assert code == 0 and not said["done"] and len(said["done_before"]) == 2
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
@@ -169,7 +192,8 @@ def test_interrupted_and_gone_on(upscale, source, monkeypatch):
     monkeypatch.setattr(command, "write", stop)
     code, said = upscale("--recursive")
     assert code == 130 and said["interrupted"] and len(said["done"]) == 1
-    assert names(source.parent / "out") == ["-ü b_x4.png", ".patchscaler.jsonl"]  # the picture at hand was dropped
+    # the picture at hand was dropped
+    assert names(source.parent / "out") == ["-ü b_x4.png", ".patchscaler.jsonl"]
     monkeypatch.setattr(command, "write", real)
     code, said = upscale("--recursive")
     assert code == 0 and len(said["done_before"]) == 1 and len(said["done"]) == 2
@@ -253,15 +277,30 @@ def test_names_that_no_terminal_shows(model, tmp_path, picture):
             picture(16, 16).save(source / os.fsdecode(name), "PNG")
         except OSError:
             pytest.skip("names are Unicode here")
-    command = [sys.executable, "-m", "patchscaler", "upscale", source, "-o", tmp_path / "out", "--model", model]
-    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "patchscaler",
+        "upscale",
+        source,
+        "-o",
+        tmp_path / "out",
+        "--model",
+        model,
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}, capture_output=True
+    )
     assert done.returncode == 0, done.stderr
     assert b"caf\\udce9_x4.png" in done.stdout and b"n_x4.png" in done.stdout
 
 
 def test_reports_of_a_folder(upscale, source):
     upscale("--recursive", "--report", source.parent / "rep")
-    found = [str(p.parent.relative_to(source.parent / "rep")) for p in (source.parent / "rep").rglob("run.json")]
+    found = [
+        str(p.parent.relative_to(source.parent / "rep"))
+        for p in (source.parent / "rep").rglob("run.json")
+    ]
     assert sorted(found) == ["-ü b.png", "a.png", "sub dir/a.jpg"]
 
 
@@ -298,21 +337,28 @@ def test_a_torn_line_is_a_picture_to_make_again(tmp_path):
     torn = Status(tmp_path, "key")
     assert not torn.is_done(tmp_path / "a.png", "a.png")
     torn.add(tmp_path / "a.png", "a.png", tmp_path / "out.png")
-    assert Status(tmp_path, "key").is_done(tmp_path / "a.png", "a.png")  # not one line with the torn one
+    # not one line with the torn one
+    assert Status(tmp_path, "key").is_done(tmp_path / "a.png", "a.png")
     (tmp_path / STATUS).write_bytes(b"\xff\xfe[]\n")
     assert not Status(tmp_path, "key").entries
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["{in}"], "is a folder; say where its pictures go with -o OUT"),
-    (["{in}", "{in}/a.png", "-o", "{out}"], "give one folder alone, or pictures"),
-    (["{in}", "-o", "{in}"], "that is where the pictures come from"),
-    (["{in}", "-o", "{in}/a.png"], "is a file; a folder of pictures goes to a folder"),
-    (["{in}", "-o", "{out}", "--redo", "0,0,9,9", "--group", "hard"], "--redo is for one picture"),
-    (["{in}/a.png", "--recursive"], "are for a folder of pictures"),
-    (["{in}/a.png", "--json"], "are for a folder of pictures"),
-    (["{in}", "-o", "{in}/a.png/out"], "cannot write there"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{in}"], "is a folder; say where its pictures go with -o OUT"),
+        (["{in}", "{in}/a.png", "-o", "{out}"], "give one folder alone, or pictures"),
+        (["{in}", "-o", "{in}"], "that is where the pictures come from"),
+        (["{in}", "-o", "{in}/a.png"], "is a file; a folder of pictures goes to a folder"),
+        (
+            ["{in}", "-o", "{out}", "--redo", "0,0,9,9", "--group", "hard"],
+            "--redo is for one picture",
+        ),
+        (["{in}/a.png", "--recursive"], "are for a folder of pictures"),
+        (["{in}/a.png", "--json"], "are for a folder of pictures"),
+        (["{in}", "-o", "{in}/a.png/out"], "cannot write there"),
+    ],
+)
 def test_folders_that_cannot_be(model, source, capsys, arguments, message):
     before = names(source.parent)
     filled = [a.format_map({"in": source, "out": source.parent / "out"}) for a in arguments]
@@ -324,5 +370,8 @@ def test_folders_that_cannot_be(model, source, capsys, arguments, message):
 
 def test_an_empty_folder(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    assert main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(model)]) == 0
+    assert (
+        main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(model)])
+        == 0
+    )
     assert "0 enlarged, 0 done before" in capsys.readouterr().out

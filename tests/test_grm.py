@@ -10,7 +10,15 @@ from torch import nn
 from patchscaler.config import AutoencoderConfig, GRMConfig, preset
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.autoencoder import PCAAutoencoder
-from patchscaler.models.grm import PixelGRM, ResBlock, UNetGRM, bounded_confidence, build_grm, grm_loss, mirror_pad
+from patchscaler.models.grm import (
+    PixelGRM,
+    ResBlock,
+    UNetGRM,
+    bounded_confidence,
+    build_grm,
+    grm_loss,
+    mirror_pad,
+)
 
 UNET = GRMConfig(kind="unet", width=8)
 PIXELS = GRMConfig(kind="pixels", width=8, num_plain_convs=1, num_res_blocks=1)
@@ -41,7 +49,9 @@ def test_loss_by_hand():
 
 def test_squared_loss_by_hand():
     coarse, target = torch.full((1, 1, 2, 2), 3.0), torch.zeros(1, 1, 2, 2)
-    assert grm_loss(coarse, target, torch.ones(1, 1, 2, 2), squared=True)[0].item() == pytest.approx(9)
+    assert grm_loss(coarse, target, torch.ones(1, 1, 2, 2), squared=True)[
+        0
+    ].item() == pytest.approx(9)
 
 
 def test_confidence_is_bounded():
@@ -54,18 +64,23 @@ def test_confidence_reaches_eta_over_squared_error():
     # A free map of logits under the loss alone: it must find min(1, eta / e^2) place by place.
     g = torch.Generator().manual_seed(0)
     e = torch.rand(1, 1, 12, 12, generator=g) * 0.9 + 0.2  # e^2 from .04 to 1.21
-    coarse = e * torch.tensor([0.5, 1.0, 1.0, (4 - 2.25) ** 0.5])[None, :, None, None]  # mean of squares: e^2
+    # mean of squares: e^2
+    coarse = e * torch.tensor([0.5, 1.0, 1.0, (4 - 2.25) ** 0.5])[None, :, None, None]
     eta = 0.1
     logits = torch.zeros(1, 1, 12, 12, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.2)
     for _ in range(300):
-        _, certainty = grm_loss(coarse, torch.zeros_like(coarse), bounded_confidence(logits, 1e-3), eta=eta)
+        _, certainty = grm_loss(
+            coarse, torch.zeros_like(coarse), bounded_confidence(logits, 1e-3), eta=eta
+        )
         optimizer.zero_grad()
         certainty.backward()
         optimizer.step()
     expected = (eta / e.square()).clamp(max=1)
     assert (expected == 1).any() and (expected < 0.15).any()
-    torch.testing.assert_close(bounded_confidence(logits, 1e-3).detach(), expected, rtol=0.03, atol=0)
+    torch.testing.assert_close(
+        bounded_confidence(logits, 1e-3).detach(), expected, rtol=0.03, atol=0
+    )
 
 
 @pytest.mark.parametrize("config", [UNET, PIXELS], ids=["unet", "pixels"])
@@ -97,7 +112,9 @@ def test_unet_has_the_layout_of_the_paper():
 
 def test_unet_narrows_to_a_sixteenth():
     grm, sizes = random_grm(UNET), []
-    grm.down_blocks[-1].register_forward_hook(lambda module, args, out: sizes.append(out.shape[-2:]))
+    grm.down_blocks[-1].register_forward_hook(
+        lambda module, args, out: sizes.append(out.shape[-2:])
+    )
     grm.restore(torch.randn(1, 4, 48, 32))
     assert sizes == [(3, 2)]
 
@@ -149,7 +166,9 @@ def test_pixel_network_gives_latents_of_its_picture():
     assert 1e-3 <= confidence.min() < confidence.max() <= 1
     # `forward` mirrors the picture at its border, where `restore` sees zeros: equal out of the network's reach.
     inside = (..., slice(grm.reach // 2, -grm.reach // 2), slice(grm.reach // 2, -grm.reach // 2))
-    torch.testing.assert_close(coarse[inside], autoencoder.encode(image)[inside], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        coarse[inside], autoencoder.encode(image)[inside], atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(same[inside], confidence[inside])
     mirrored, around = grm.restore(mirror_pad(lr, 4))
     torch.testing.assert_close(coarse, autoencoder.encode(mirrored[..., 16:-16, 16:-16]))

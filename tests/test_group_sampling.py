@@ -39,13 +39,17 @@ def denoise(x_t: torch.Tensor, t: torch.Tensor, index: torch.Tensor) -> torch.Te
 def one_by_one(config: GroupConfig) -> torch.Tensor:
     """The definition: each group alone, from its start in its number of steps."""
     out = COARSE.clone()
-    for group, (tau, steps) in enumerate(zip(config.start_times, config.num_inference_steps, strict=True)):
+    for group, (tau, steps) in enumerate(
+        zip(config.start_times, config.num_inference_steps, strict=True)
+    ):
         rows = torch.eq(GROUPS, group)
         if steps:
             coarse = COARSE[rows]
             x = DIFFUSION.start_from_coarse(coarse, torch.full((len(coarse),), tau), NOISE[rows])
             times = group_timesteps(tau, steps)
-            out[rows] = sample(lambda x, t, y=coarse: answer(x, t, y), x, times, DIFFUSION, config.sampler)
+            out[rows] = sample(
+                lambda x, t, y=coarse: answer(x, t, y), x, times, DIFFUSION, config.sampler
+            )
     return out
 
 

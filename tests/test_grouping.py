@@ -15,7 +15,7 @@ from patchscaler.diffusion.groups import (
     patch_confidence,
     thresholds_for,
     thresholds_from_table,
-)  # fmt: skip
+)
 from patchscaler.errors import PatchScalerError
 from patchscaler.patching import make_grid
 
@@ -50,7 +50,8 @@ def test_groups_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "expected"), [((0, 0), SIMPLE), ((1, 0), MEDIUM), ((1, 1), HARD), ((0.5, 0.5), SIMPLE)]
+    ("thresholds", "expected"),
+    [((0, 0), SIMPLE), ((1, 0), MEDIUM), ((1, 1), HARD), ((0.5, 0.5), SIMPLE)],
 )
 def test_extreme_thresholds_put_all_into_one_group(thresholds, expected):
     assert assign_groups(torch.tensor([0.6, 0.8, 1.0]), thresholds).tolist() == [expected] * 3
@@ -106,7 +107,8 @@ def test_a_least_confidence_that_cannot_be(least):
 def test_thresholds_from_the_stored_table():
     table = (0.1, 0.3, 0.4, 0.8, 1.0)  # confidences of 0, 25, 50, 75, 100 % of held-out patches
     assert thresholds_from_table(table, (0.25, 0.5)) == pytest.approx((0.8, 0.4))
-    assert thresholds_from_table(table, (0.125, 0.875)) == pytest.approx((0.9, 0.2))  # between the entries
+    # between the entries
+    assert thresholds_from_table(table, (0.125, 0.875)) == pytest.approx((0.9, 0.2))
     assert thresholds_from_table(table, (0.0, 1.0)) == (1.0, 0.0)  # nobody, everybody
     with pytest.raises(PatchScalerError, match="stores no calibration"):
         thresholds_from_table((), (0.2, 0.5))

@@ -38,18 +38,24 @@ def load(source, **options) -> PatchScaler:
 
 def test_sums_are_those_of_sha256sum(folder):
     lines = (folder / "SHA256SUMS").read_text().splitlines()
-    assert {line.split("  ")[1] for line in lines} == {f"{name}.safetensors" for name in FILES} | {"config.json"}
+    assert {line.split("  ")[1] for line in lines} == {f"{name}.safetensors" for name in FILES} | {
+        "config.json"
+    }
     for line in lines:
         digest, name = line.split("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
 
-@pytest.mark.parametrize("name", ["config.json", *(f"{name}.safetensors" for name in sorted(FILES))])
+@pytest.mark.parametrize(
+    "name", ["config.json", *(f"{name}.safetensors" for name in sorted(FILES))]
+)
 def test_a_changed_file_is_named(folder, name):
     data = bytearray((folder / name).read_bytes())
     data[-2] ^= 1
     (folder / name).write_bytes(data)
-    with pytest.raises(PatchScalerError, match=rf"{name}: not the file that was saved .* --write-sums") as caught:
+    with pytest.raises(
+        PatchScalerError, match=rf"{name}: not the file that was saved .* --write-sums"
+    ) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
 
@@ -72,12 +78,16 @@ def test_a_folder_without_sums_loads(folder):
 
 def test_files_that_are_not_listed(folder):
     sums = folder / "SHA256SUMS"
-    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "grm" not in line))
+    sums.write_text(
+        "".join(line for line in sums.read_text().splitlines(True) if "grm" not in line)
+    )
     with pytest.raises(PatchScalerError, match=r"grm\.safetensors: not in SHA256SUMS"):
         load(folder)
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("<html>\n", "not a list of SHA-256 sums")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "empty"), ("<html>\n", "not a list of SHA-256 sums")]
+)
 def test_spoilt_sums(folder, text, message):
     (folder / "SHA256SUMS").write_text(text)
     with pytest.raises(PatchScalerError, match=message):
@@ -131,7 +141,11 @@ def test_shipped_weights_are_as_they_were_saved():
 def test_model_card(folder, tiny):
     card = (folder / "README.md").read_text()
     data = hub.ModelCard(card).data  # as the hub reads its header
-    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "patchscaler", "image-to-image")
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "apache-2.0",
+        "patchscaler",
+        "image-to-image",
+    )
     count = sum(x.numel() for x in tiny.patch_dit.parameters())
     assert f"| `patch_dit.safetensors` | Patch-DiT, the diffusion transformer | {count:,} |" in card
     assert "crops: CC0-1.0 (10)" in card and "simple patches 0 from t = 0" in card
@@ -153,7 +167,9 @@ def test_export_writes_the_folder(folder, tmp_path, capsys):
     assert "tiny; upload it with" in capsys.readouterr().out
     assert {f.name for f in out.iterdir()} == {f.name for f in folder.iterdir()}
     assert "license: mit" in (out / "README.md").read_text()
-    assert (out / "patch_dit.safetensors").stat().st_size < (folder / "patch_dit.safetensors").stat().st_size
+    assert (out / "patch_dit.safetensors").stat().st_size < (
+        folder / "patch_dit.safetensors"
+    ).stat().st_size
     assert main(["export", "--model", str(folder)]) == 1
     assert "say what to write" in capsys.readouterr().err
 
@@ -162,8 +178,12 @@ def test_export_writes_the_folder(folder, tmp_path, capsys):
 
 
 def test_ids():
-    assert all(map(is_hub_id, ("me/it", "me/it-v1.0", "me/it@v1", "me/it@31f26fde", "me/it@refs/pr/1")))
-    assert not any(map(is_hub_id, ("it", "./it", "/me/it", "a/b/c", "../it", "me/it@", "-me/it", "C:/x/y")))
+    assert all(
+        map(is_hub_id, ("me/it", "me/it-v1.0", "me/it@v1", "me/it@31f26fde", "me/it@refs/pr/1"))
+    )
+    assert not any(
+        map(is_hub_id, ("it", "./it", "/me/it", "a/b/c", "../it", "me/it@", "-me/it", "C:/x/y"))
+    )
 
 
 def test_the_folder_of_a_hub_is_the_folder_on_disk(folder, tiny, picture, monkeypatch):
@@ -191,26 +211,37 @@ def test_what_is_fetched(folder, monkeypatch):
     from huggingface_hub.utils import filter_repo_objects
 
     monkeypatch.setattr(
-        hub, "snapshot_download", lambda name, allow_patterns, **_: patterns.extend(allow_patterns) or folder
+        hub,
+        "snapshot_download",
+        lambda name, allow_patterns, **_: patterns.extend(allow_patterns) or folder,
     )
     patterns = []
     load("me/tiny")
-    names = [f.name for f in folder.iterdir()] + ["autoencoder/config.json", "autoencoder/x.safetensors"]
+    names = [f.name for f in folder.iterdir()] + [
+        "autoencoder/config.json",
+        "autoencoder/x.safetensors",
+    ]
     assert list(filter_repo_objects(names, allow_patterns=patterns)) == names
-    assert not list(filter_repo_objects(["model.py", "weights.bin", "w.pt", "w.pkl"], allow_patterns=patterns))
+    assert not list(
+        filter_repo_objects(["model.py", "weights.bin", "w.pt", "w.pkl"], allow_patterns=patterns)
+    )
 
 
 def test_a_damaged_download_is_named(folder, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **_: folder)
     (folder / "grm.safetensors").write_bytes((folder / "grm.safetensors").read_bytes()[:-1])
-    with pytest.raises(PatchScalerError, match=r"grm\.safetensors: not the file .*; download it again"):
+    with pytest.raises(
+        PatchScalerError, match=r"grm\.safetensors: not the file .*; download it again"
+    ):
         load("me/tiny")
 
 
 def test_offline_and_not_in_the_cache(tmp_path, monkeypatch, capsys):
     """The hub's real code, which reaches no network here."""
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(PatchScalerError, match="'me/it' is not in the local cache, and offline nothing is fetched"):
+    with pytest.raises(
+        PatchScalerError, match="'me/it' is not in the local cache, and offline nothing is fetched"
+    ):
         load("me/it", offline=True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert main(["info", "--model", "me/it", "--offline"]) == 1
@@ -223,7 +254,9 @@ def test_a_model_that_vanished(monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", gone)
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    with pytest.raises(PatchScalerError, match=r"cannot be fetched \(ConnectionError\); download its folder"):
+    with pytest.raises(
+        PatchScalerError, match=r"cannot be fetched \(ConnectionError\); download its folder"
+    ):
         load("me/it")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(PatchScalerError, match=r"pip install 'patchscaler\[hub\]'"):
@@ -239,10 +272,14 @@ def borrowed(tiny, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
-        num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
-    ).save_pretrained(tmp_path / "vae")  # fmt: skip
-    autoencoder = replace(tiny.config.autoencoder, kind="tiny", channels=4, model_id=str(tmp_path / "vae"))
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    ).save_pretrained(tmp_path / "vae")
+    autoencoder = replace(
+        tiny.config.autoencoder, kind="tiny", channels=4, model_id=str(tmp_path / "vae")
+    )
     config = replace(tiny.config, autoencoder=autoencoder)
     return PatchScaler(config, build_networks(config), None), tmp_path / "vae"
 
@@ -253,14 +290,20 @@ def test_a_saved_model_needs_nobody_elses(borrowed, picture, tmp_path):
     shutil.rmtree(vae)
     again = load(tmp_path / "whole")
     assert again.config.autoencoder == model.config.autoencoder  # still says where it came from
-    assert np.array_equal(again.upscale(picture(32, 32)).array, model.upscale(picture(32, 32)).array)
+    assert np.array_equal(
+        again.upscale(picture(32, 32)).array, model.upscale(picture(32, 32)).array
+    )
     again.save_pretrained(tmp_path / "copy", half=False)
     assert verify(tmp_path / "copy") == verify(tmp_path / "whole")
     card = (tmp_path / "whole" / "README.md").read_text()
     assert "`autoencoder/`" in card and "The autoencoder is " in card and str(tmp_path) not in card
-    text = re.sub("0.1", "0.2", (tmp_path / "whole" / "autoencoder" / "config.json").read_text(), count=1)
+    text = re.sub(
+        "0.1", "0.2", (tmp_path / "whole" / "autoencoder" / "config.json").read_text(), count=1
+    )
     (tmp_path / "whole" / "autoencoder" / "config.json").write_text(text + " ")
-    with pytest.raises(PatchScalerError, match=r"autoencoder/config\.json: not the file that was saved"):
+    with pytest.raises(
+        PatchScalerError, match=r"autoencoder/config\.json: not the file that was saved"
+    ):
         load(tmp_path / "whole")
 
 
@@ -270,7 +313,9 @@ def test_a_model_that_only_names_it(borrowed, tmp_path):
     assert not (tmp_path / "part" / "autoencoder").exists()
     load(tmp_path / "part")
     vae.rename(tmp_path / "moved")
-    with pytest.raises(PatchScalerError, match=r"vae' cannot be loaded .* local copy with --autoencoder"):
+    with pytest.raises(
+        PatchScalerError, match=r"vae' cannot be loaded .* local copy with --autoencoder"
+    ):
         load(tmp_path / "part")
     load(tmp_path / "part", autoencoder=tmp_path / "moved")
 

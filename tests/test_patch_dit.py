@@ -13,7 +13,14 @@ from patchscaler.models.patch_dit import CHUNKS, DiTBlock, PatchDiT, TextureEnco
 
 TINY = PATCH_DIT_SIZES["tiny"]
 # As the paper's: a modulation of its own in each block, no convolution, full width; only smaller.
-PLAIN = replace(TINY, shared_modulation=False, depthwise_mlp=False, cross_size=0, context_patch_size=2, mlp_ratio=4.0)
+PLAIN = replace(
+    TINY,
+    shared_modulation=False,
+    depthwise_mlp=False,
+    cross_size=0,
+    context_patch_size=2,
+    mlp_ratio=4.0,
+)
 BOTH = pytest.mark.parametrize("config", [TINY, PLAIN], ids=["tiny", "plain"])
 
 
@@ -21,7 +28,9 @@ def random_dit(config=TINY) -> PatchDiT:
     """With random weights where training starts from zero."""
     torch.manual_seed(0)
     dit = PatchDiT(config, 4, 16).eval()
-    for layer in [m for m in dit.modules() if isinstance(m, nn.Linear | nn.Conv2d) and not m.weight.any()]:
+    for layer in [
+        m for m in dit.modules() if isinstance(m, nn.Linear | nn.Conv2d) and not m.weight.any()
+    ]:
         nn.init.normal_(layer.weight, std=0.1)
     return dit
 
@@ -30,7 +39,12 @@ def inputs(n: int = 2):
     """x_t, t, coarse, context."""
     g = torch.Generator().manual_seed(1)
     x_t, coarse = torch.randn(n, 4, 16, 16, generator=g), torch.randn(n, 4, 16, 16, generator=g)
-    return x_t, torch.tensor([400, 950, 1][:n]), coarse, torch.randn(n, 10, TINY.hidden_size, generator=g)
+    return (
+        x_t,
+        torch.tensor([400, 950, 1][:n]),
+        coarse,
+        torch.randn(n, 10, TINY.hidden_size, generator=g),
+    )
 
 
 # --- the network of Eq. 8 -------------------------------------------------------------------------
@@ -61,7 +75,9 @@ def test_block_by_hand():
     block, d = DiTBlock(TINY), TINY.hidden_size
     nn.init.normal_(block.table)
     x, m, context = torch.randn(2, 64, d), torch.randn(2, CHUNKS, d), torch.randn(2, 10, d)
-    shift1, scale1, gate1, cross, shift2, scale2, gate2 = (m + block.table.view(CHUNKS, d)).unbind(1)
+    shift1, scale1, gate1, cross, shift2, scale2, gate2 = (m + block.table.view(CHUNKS, d)).unbind(
+        1
+    )
     norm = lambda h: F.layer_norm(h, (d,), eps=1e-6)  # noqa: E731
     h = x + gate1[:, None] * block.attention(norm(x) * (1 + scale1[:, None]) + shift1[:, None])
     h = h + (1 + cross[:, None]) * block.cross(norm(h), block.cross.keys_values(context))
@@ -104,7 +120,9 @@ def test_positions_matter_within_a_patch():
     x_t, t, coarse, _ = inputs()
     roll = lambda x: x.roll(2, -1)  # noqa: E731  one token to the right
     with torch.no_grad():
-        assert (dit(roll(x_t), t, roll(coarse), None) - roll(dit(x_t, t, coarse, None))).abs().max() > 1e-3
+        assert (
+            dit(roll(x_t), t, roll(coarse), None) - roll(dit(x_t, t, coarse, None))
+        ).abs().max() > 1e-3
 
 
 # Millions of parameters on 16x16 latents of 4 channels. The plain sum for DiT with cross-attention is 39.6,
@@ -173,7 +191,9 @@ def test_scale_of_cross_attention_is_per_dimension():
     scale = torch.linspace(-1, 2, d)
     modulation = torch.zeros(1, CHUNKS, d)  # gates of zero: nothing but cross-attention is left
     modulation[:, 3] = scale
-    torch.testing.assert_close(block(x, modulation.flatten(1), keys_values) - x, (1 + scale) * added)
+    torch.testing.assert_close(
+        block(x, modulation.flatten(1), keys_values) - x, (1 + scale) * added
+    )
 
 
 @BOTH
@@ -189,7 +209,9 @@ def test_scale_of_cross_attention_depends_on_the_time(config):
     for time in (50, 1000):
         c = dit.time(torch.tensor([time]))
         scale = linear(F.silu(c))[:, 3 * d : 4 * d]
-        got = dit.blocks[0](x, linear(F.silu(c)) if config.shared_modulation else c, keys_values) - x
+        got = (
+            dit.blocks[0](x, linear(F.silu(c)) if config.shared_modulation else c, keys_values) - x
+        )
         torch.testing.assert_close(got, (1 + scale) * added, atol=1e-5, rtol=1e-4)
         assert scale.std() > 1e-3
     early, late = (linear(F.silu(dit.time(torch.tensor([time])))) for time in (50, 1000))
@@ -215,7 +237,8 @@ def test_scores_and_values_matter():
     with torch.no_grad():
         base = net(values, scores)
         assert (net(values, torch.tensor([[0.9, 0.4]])) - base).abs().max() > 1e-3
-        assert (net(values, scores.flip(1)) - base).abs().max() > 1e-3  # which value has which score
+        # which value has which score
+        assert (net(values, scores.flip(1)) - base).abs().max() > 1e-3
         assert (net(-values, scores) - base).abs().max() > 1e-3
 
 
@@ -230,7 +253,9 @@ def test_places_within_a_value_matter():
 def test_prompts_are_independent():
     net, values, scores = encoder(), torch.randn(2, 2, 4, 16, 16), torch.rand(2, 2)
     with torch.no_grad():
-        torch.testing.assert_close(net(values, scores)[1:], net(values[1:], scores[1:]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            net(values, scores)[1:], net(values[1:], scores[1:]), atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(1, 1), (2, 1), (6, 3), (12, 6)])
@@ -239,4 +264,8 @@ def test_encoder_is_the_front_half(depth, blocks):
 
 
 def test_encoder_knows_no_time():
-    assert list(inspect.signature(TextureEncoder.forward).parameters) == ["self", "values", "scores"]
+    assert list(inspect.signature(TextureEncoder.forward).parameters) == [
+        "self",
+        "values",
+        "scores",
+    ]

@@ -62,7 +62,9 @@ def test_patches_run_row_by_row():
     assert partition(x, grid)[:, 0, 0, 0].tolist() == [0, 8, 16, 256, 264, 272]
 
 
-@pytest.mark.parametrize(("side", "overlap", "count"), [(128, 8, 225), (256, 8, 961), (128, 0, 64), (256, 0, 256)])
+@pytest.mark.parametrize(
+    ("side", "overlap", "count"), [(128, 8, 225), (256, 8, 961), (128, 0, 64), (256, 0, 256)]
+)
 def test_number_of_patches(side, overlap, count):
     assert len(make_grid(side, side, overlap=overlap)) == count
 

@@ -20,7 +20,8 @@ def network(request):
 
 
 def batch(*pictures):
-    return torch.stack([torch.from_numpy(p).movedim(-1, 0).float() / 255 for p in pictures])  # (B, 3, H, W)
+    # (B, 3, H, W)
+    return torch.stack([torch.from_numpy(p).movedim(-1, 0).float() / 255 for p in pictures])
 
 
 def test_a_batch_is_its_pictures_one_by_one(network):

@@ -34,10 +34,13 @@ def test_numbers_agree_with_littlecms(profile):
     colors = noise((40, 40, 3))
     ours = color_space(profile).to_srgb(np.moveaxis(colors / 255, -1, 0)).clip(0, 1) * 255
     theirs = ImageCms.profileToProfile(
-        Image.fromarray(colors), ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"),
+        Image.fromarray(colors),
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-    )  # fmt: skip
-    assert np.abs(np.moveaxis(np.asarray(theirs, float), -1, 0) - ours).max() < 1  # it rounds to 8 bits
+    )
+    # it rounds to 8 bits
+    assert np.abs(np.moveaxis(np.asarray(theirs, float), -1, 0) - ours).max() < 1
 
 
 @pytest.mark.parametrize("profile", [ADOBE_RGB, DISPLAY_P3], ids=["Adobe RGB", "Display P3"])
@@ -70,16 +73,19 @@ def test_grey_profiles():
     assert profile_kind(profile) == "GRAY"
     grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16, 1)
     planes = array_planes(grey, profile)
-    assert planes.grey and planes.rgb[0, 8, 0] > grey[8, 0, 0] / 32767.5 - 1  # gamma 1.8 is lighter than sRGB
+    # gamma 1.8 is lighter than sRGB
+    assert planes.grey and planes.rgb[0, 8, 0] > grey[8, 0, 0] / 32767.5 - 1
     assert np.abs(finish(planes.rgb, planes).astype(int) - grey).max() <= 16
 
 
 def test_curves_of_all_kinds():
     x = np.linspace(0, 1, 65536)
-    table = b"curv\0\0\0\0" + struct.pack(">I5H", 5, 0, 4096, 16384, 36864, 65535)  # about x squared
+    # about x squared
+    table = b"curv\0\0\0\0" + struct.pack(">I5H", 5, 0, 4096, 16384, 36864, 65535)
     space = color_space(make_profile(ADOBE, table))
     assert space.curves[0][32768] == pytest.approx(0.25, abs=1e-3)
-    assert color_space(make_profile(ADOBE, b"curv" + bytes(8))).curves[0] == pytest.approx(x)  # no entry: linear
+    # no entry: linear
+    assert color_space(make_profile(ADOBE, b"curv" + bytes(8))).curves[0] == pytest.approx(x)
     kinds = {
         0: ((2.0,), x**2),
         1: ((2.0, 1.1, -0.1), np.maximum(1.1 * x - 0.1, 0) ** 2),
@@ -88,24 +94,32 @@ def test_curves_of_all_kinds():
     }
     for kind, (numbers, expected) in kinds.items():
         curve = b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + fixed(*numbers)
-        assert color_space(make_profile(ADOBE, curve)).curves[1] == pytest.approx(expected, abs=1e-4)
+        assert color_space(make_profile(ADOBE, curve)).curves[1] == pytest.approx(
+            expected, abs=1e-4
+        )
 
 
 HOSTILE = {
-    "empty": b"", "cut": ADOBE_RGB[:200], "no tags": ADOBE_RGB[:128] + struct.pack(">I", 0),
+    "empty": b"",
+    "cut": ADOBE_RGB[:200],
+    "no tags": ADOBE_RGB[:128] + struct.pack(">I", 0),
     "a million tags": ADOBE_RGB[:128] + struct.pack(">I", 2**20) + ADOBE_RGB[132:],
-    "far offsets": ADOBE_RGB[:132] + b"".join(
-        ADOBE_RGB[p : p + 4] + b"\xff" * 8 for p in range(132, 132 + 12 * 9, 12)
-    ),
+    "far offsets": ADOBE_RGB[:132]
+    + b"".join(ADOBE_RGB[p : p + 4] + b"\xff" * 8 for p in range(132, 132 + 12 * 9, 12)),
     "falling curve": make_profile(ADOBE, b"curv\0\0\0\0" + struct.pack(">I3H", 3, 65535, 9, 0)),
     "huge curve": make_profile(ADOBE, b"curv\0\0\0\0" + struct.pack(">I", 2**31)),
-    "flat": make_profile(np.zeros((3, 3)), gamma(2.2)), "gamma 0": make_profile(ADOBE, gamma(0)),
+    "flat": make_profile(np.zeros((3, 3)), gamma(2.2)),
+    "gamma 0": make_profile(ADOBE, gamma(0)),
     "tables": make_profile(ADOBE, gamma(2.2), {b"A2B0": b"mft2" + bytes(64)}),
     "other function": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 9, 0)),
-    "slope 0, kind 1": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 1, 0) + fixed(2.2, 0, 0.5)),
-    "slope 0, kind 2": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 2, 0) + fixed(2.2, 0, 0.5, 0.1)),
+    "slope 0, kind 1": make_profile(
+        ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 1, 0) + fixed(2.2, 0, 0.5)
+    ),
+    "slope 0, kind 2": make_profile(
+        ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 2, 0) + fixed(2.2, 0, 0.5, 0.1)
+    ),
     "gamma -1": make_profile(ADOBE, b"para\0\0\0\0" + struct.pack(">HH", 0, 0) + fixed(-1)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("error")
@@ -118,7 +132,9 @@ def test_profiles_that_cannot_be_used_leave_the_numbers_as_they_are(name):
 
 
 def test_white_point():
-    assert color_space(DISPLAY_P3).to_srgb(np.ones((3, 1, 1))).ravel() == pytest.approx([1, 1, 1], abs=2e-3)
+    assert color_space(DISPLAY_P3).to_srgb(np.ones((3, 1, 1))).ravel() == pytest.approx(
+        [1, 1, 1], abs=2e-3
+    )
     assert len(D50) == 12
 
 
@@ -131,11 +147,17 @@ def test_profiles_go_through_files(tmp_path, suffix):
     assert picture.metadata.icc_profile == DISPLAY_P3
     planes = picture.planes
     assert planes.excess is not None
-    assert np.abs(finish(planes.rgb, planes).astype(int) - colors).max() <= (0 if suffix in (".png", ".tif") else 6)
+    assert np.abs(finish(planes.rgb, planes).astype(int) - colors).max() <= (
+        0 if suffix in (".png", ".tif") else 6
+    )
 
 
 def test_formats_without_profile_get_srgb(tmp_path):
-    save_picture(np.full((8, 8, 3), 64, np.uint8), tmp_path / "a.png", Metadata((8, 8), icc_profile=ADOBE_RGB))
+    save_picture(
+        np.full((8, 8, 3), 64, np.uint8),
+        tmp_path / "a.png",
+        Metadata((8, 8), icc_profile=ADOBE_RGB),
+    )
     picture = load_picture(tmp_path / "a.png")
     fit_picture(picture, "JXL")
     assert picture.metadata.icc_profile is None and "without colour profile" in picture.notes[0]
@@ -149,15 +171,28 @@ def table_profile() -> bytes:
         lab = LAB[g, r, b]
         corners[r, g, b] = round(lab[0] * 2.55), lab[1] + 128, lab[2] + 128
     ramps = bytes(range(256)) * 3
-    table = b"mft1\0\0\0\0" + bytes((3, 3, 2, 0)) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + ramps + corners.tobytes() + ramps
+    table = (
+        b"mft1\0\0\0\0"
+        + bytes((3, 3, 2, 0))
+        + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+        + ramps
+        + corners.tobytes()
+        + ramps
+    )
     profile = make_profile(ADOBE, gamma(2.2), {b"A2B0": table})
     return profile[:20] + b"Lab " + profile[24:]
 
 
 LAB = {
-    (0, 0, 0): (0, 0, 0), (1, 0, 0): (54.3, 81, 70), (0, 1, 0): (87.8, -79, 81), (0, 0, 1): (29.6, 68, -112),
-    (1, 1, 0): (97.6, -16, 93), (1, 0, 1): (60.2, 94, -60), (0, 1, 1): (90.7, -51, -15), (1, 1, 1): (100, 0, 0),
-}  # fmt: skip
+    (0, 0, 0): (0, 0, 0),
+    (1, 0, 0): (54.3, 81, 70),
+    (0, 1, 0): (87.8, -79, 81),
+    (0, 0, 1): (29.6, 68, -112),
+    (1, 1, 0): (97.6, -16, 93),
+    (1, 0, 1): (60.2, 94, -60),
+    (0, 1, 1): (90.7, -51, -15),
+    (1, 1, 1): (100, 0, 0),
+}
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "JXL"])
@@ -167,14 +202,22 @@ def test_a_profile_of_tables_is_not_lost_without_a_word(tmp_path, kind, deep):
     save_picture(red, tmp_path / "a.png", Metadata((8, 8), icc_profile=table_profile()))
     picture = load_picture(tmp_path / "a.png")
     fit_picture(picture, kind)
-    assert picture.metadata.icc_profile is None and picture.planes.icc_profile is None and picture.bits == 8
+    assert (
+        picture.metadata.icc_profile is None
+        and picture.planes.icc_profile is None
+        and picture.bits == 8
+    )
     assert picture.notes[-1] == f"{kind} is written without colour profile: colours become sRGB's"
-    assert (picture.planes.rgb[:, 0, 0] + 1).mul(127.5).tolist() == pytest.approx([0, 255, 0], abs=12)
+    assert (picture.planes.rgb[:, 0, 0] + 1).mul(127.5).tolist() == pytest.approx(
+        [0, 255, 0], abs=12
+    )
 
 
 def test_transparency_goes_around_tables(tmp_path):
     colors = np.full((8, 8, 4), [255, 0, 0, 100], np.uint8)
-    notes = save_picture(colors, tmp_path / "a.jxl", Metadata((8, 8), icc_profile=table_profile()), lossless=True)
+    notes = save_picture(
+        colors, tmp_path / "a.jxl", Metadata((8, 8), icc_profile=table_profile()), lossless=True
+    )
     assert notes == ["JXL is written without colour profile: colours become sRGB's"]
     back = load_picture(tmp_path / "a.jxl")
     assert np.abs(np.asarray(back.pixels)[0, 0].astype(int) - [0, 255, 0, 100]).max() <= 12
@@ -187,10 +230,15 @@ def test_whatever_is_saved_without_profile_is_in_srgb(tmp_path, suffix):
     grey = np.full((8, 8, 3), 64, np.uint8)
     path = tmp_path / f"a{suffix}"
     notes = save_picture(grey, path, Metadata((8, 8), icc_profile=ADOBE_RGB), lossless=True)
-    assert notes == [f"{suffix[1:].upper()} is written without colour profile: colours become sRGB's"]
+    assert notes == [
+        f"{suffix[1:].upper()} is written without colour profile: colours become sRGB's"
+    ]
     assert np.asarray(load_picture(path).pixels)[0, 0].tolist() == [62, 62, 62]
     assert save_picture(grey, path, Metadata((8, 8), icc_profile=SRGB), lossless=True) == []
-    assert save_picture(grey, path, Metadata((8, 8), icc_profile=make_profile(None, gamma(1.8)))) == []  # not its own
+    # not its own
+    assert (
+        save_picture(grey, path, Metadata((8, 8), icc_profile=make_profile(None, gamma(1.8)))) == []
+    )
 
 
 def test_a_damaged_profile_is_told_where_it_is_lost(tmp_path):
@@ -270,7 +318,9 @@ def test_adain_matches_mean_and_contrast(shifted):
 def test_none_and_unknown(shifted):
     result, reference = shifted
     assert match_color(result, reference, "none") is result
-    with pytest.raises(PatchScalerError, match="unknown color 'sepia': choose one of wavelet, adain, none"):
+    with pytest.raises(
+        PatchScalerError, match="unknown color 'sepia': choose one of wavelet, adain, none"
+    ):
         match_color(result, reference, "sepia")
 
 
@@ -281,16 +331,21 @@ def test_low_band_by_hand():
     out = low_band(impulse)[0]
     assert out.sum() == pytest.approx(1, abs=1e-5)
     seen = out.nonzero()
-    assert seen.min() == 75 - REACH and seen.max() == 75 + REACH  # what windows have to read around them
+    # what windows have to read around them
+    assert seen.min() == 75 - REACH and seen.max() == 75 + REACH
     assert torch.equal(low_band(torch.ones(3, 7, 5)), torch.ones(3, 7, 5))
 
 
 def test_colours_stay_in_the_mean(tiny, picture):
     image = picture(64, 96)
     wanted = np.asarray(image).mean((0, 1))
-    shift = {c: np.abs(tiny.upscale(image, color=c).array.mean((0, 1)) - wanted).max() for c in ("none", "wavelet")}
+    shift = {
+        c: np.abs(tiny.upscale(image, color=c).array.mean((0, 1)) - wanted).max()
+        for c in ("none", "wavelet")
+    }
     assert shift["wavelet"] < 0.5 < shift["none"]
-    assert np.abs(tiny.upscale(image).array.mean((0, 1)) - wanted).max() == shift["wavelet"]  # the default
+    # the default
+    assert np.abs(tiny.upscale(image).array.mean((0, 1)) - wanted).max() == shift["wavelet"]
 
 
 # --- ramps ----------------------------------------------------------------------------------------
@@ -301,10 +356,14 @@ def ramp() -> tuple[np.ndarray, np.ndarray]:
     """A slow slope of colours as a sky has it: (64, 96, 3) of 16 bits, and the true one at x4 in 0..1."""
 
     def color(y, x):
-        return np.stack([0.30 + 0.03 * x / 96 + 0.02 * y / 64, 0.45 + 0.02 * y / 64, 0.70 - 0.03 * x / 96], -1)
+        return np.stack(
+            [0.30 + 0.03 * x / 96 + 0.02 * y / 64, 0.45 + 0.02 * y / 64, 0.70 - 0.03 * x / 96], -1
+        )
 
     small = color(*np.mgrid[0:64, 0:96].astype(float))
-    return (small * 65535).round().astype(np.uint16), color(*((np.mgrid[0:256, 0:384] + 0.5) / 4 - 0.5))
+    return (small * 65535).round().astype(np.uint16), color(
+        *((np.mgrid[0:256, 0:384] + 0.5) / 4 - 0.5)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +376,8 @@ def test_sixteen_bits_come_out_without_steps(ramp, enlarged):
     assert enlarged.dtype == np.uint16
     for channel in range(3):
         assert len(np.unique(enlarged[..., channel])) > len(np.unique(ramp[0][..., channel]))
-        assert len(np.unique(enlarged[..., channel] >> 8)) < 20  # so many are all that 8 bits would have
+        # so many are all that 8 bits would have
+        assert len(np.unique(enlarged[..., channel] >> 8)) < 20
 
 
 def test_no_patches_and_no_borders_on_a_ramp(ramp, enlarged):

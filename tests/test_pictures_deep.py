@@ -23,13 +23,27 @@ GREY_WHITE_IS_ZERO, GREY, RGB, CMYK = 0, 1, 2, 5  # tag 262
 
 
 def tiff(
-    path: Path, array: np.ndarray, photometric: int, bits: int = 0, extra: tuple[int, ...] = (), profile: bytes = b""
+    path: Path,
+    array: np.ndarray,
+    photometric: int,
+    bits: int = 0,
+    extra: tuple[int, ...] = (),
+    profile: bytes = b"",
 ) -> Path:
     """(h, w, c) -> one strip, not packed. bits: 12, or those of the array; extra: meanings of samples behind."""
     h, w, c = array.shape
     ifd = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     kind = {"u": 1, "i": 2, "f": 3}[array.dtype.kind]
-    tags = {256: w, 257: h, 258: (bits or 8 * array.itemsize,) * c, 259: 1, 262: photometric, 273: 0, 277: c, 278: h}
+    tags = {
+        256: w,
+        257: h,
+        258: (bits or 8 * array.itemsize,) * c,
+        259: 1,
+        262: photometric,
+        273: 0,
+        277: c,
+        278: h,
+    }
     data = twelve_bits(array) if bits == 12 else array.tobytes()
     tags |= {279: len(data), 284: 1, 339: (kind,) * c}
     tags |= {338: extra} if extra else {}
@@ -46,7 +60,10 @@ def tiff(
 def twelve_bits(array: np.ndarray) -> bytes:
     """Rows of 12 bits, each padded to whole bytes."""
     rows = ["".join(f"{value:012b}" for value in row.ravel()) for row in array]
-    return b"".join(int(row.ljust(-len(row) // 8 * -8, "0"), 2).to_bytes(-(-len(row) // 8), "big") for row in rows)
+    return b"".join(
+        int(row.ljust(-len(row) // 8 * -8, "0"), 2).to_bytes(-(-len(row) // 8), "big")
+        for row in rows
+    )
 
 
 def flat(*values: int, kind: type = np.uint16) -> np.ndarray:
@@ -72,13 +89,19 @@ def color_of(picture: Picture) -> list[float]:
 @pytest.mark.parametrize(
     ("ink", "expected"),
     [
-        ((65535, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 65535), (0, 0, 0)), ((0, 0, 0, 0), (255, 255, 255)),
+        ((65535, 0, 0, 0), (0, 255, 255)),
+        ((0, 0, 0, 65535), (0, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
         ((0, 32768, 65535, 16384), (191.25, 95.6, 0)),
     ],
-)  # fmt: skip
+)
 def test_cmyk_of_sixteen_bits(tmp_path, ink, expected):
     picture = load_picture(tiff(tmp_path / "a.tif", flat(*ink), CMYK))
-    assert picture.bits == 16 and not picture.has_alpha and picture.notes == ["CMYK becomes RGB (sRGB)"]
+    assert (
+        picture.bits == 16
+        and not picture.has_alpha
+        and picture.notes == ["CMYK becomes RGB (sRGB)"]
+    )
     assert color_of(picture) == pytest.approx(expected, abs=0.05)
     assert color_of(load_picture(tmp_path / "a.tif", bits=8)) == pytest.approx(expected, abs=1.5)
 
@@ -86,11 +109,15 @@ def test_cmyk_of_sixteen_bits(tmp_path, ink, expected):
 def test_cmyk_of_sixteen_bits_by_its_profile(tmp_path):
     profile = bytes(pyvips.Operation.call("profile_load", "cmyk"))
     inks = np.random.default_rng(0).integers(0, 256, (30, 40, 4)).astype(np.uint8)
-    picture = load_picture(tiff(tmp_path / "a.tif", inks.astype(np.uint16) * 257, CMYK, profile=profile))
+    picture = load_picture(
+        tiff(tmp_path / "a.tif", inks.astype(np.uint16) * 257, CMYK, profile=profile)
+    )
     theirs = ImageCms.profileToProfile(
-        Image.fromarray(inks, "CMYK"), ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"),
+        Image.fromarray(inks, "CMYK"),
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
         outputMode="RGB",
-    )  # fmt: skip
+    )
     ours = ((picture.planes.rgb + 1) * 127.5).movedim(0, -1).numpy()
     assert picture.metadata.icc_profile is None
     assert np.abs(ours - np.asarray(theirs, float)).max() < 0.6  # it rounds to 8 bits
@@ -100,8 +127,12 @@ def test_cmyk_of_sixteen_bits_by_its_profile(tmp_path):
 @pytest.mark.parametrize("bits", [None, 8])
 def test_cmyk_with_a_profile_of_another_kind(tmp_path, bits):
     profile = make_profile(ADOBE, gamma(2.2))
-    picture = load_picture(tiff(tmp_path / "a.tif", flat(65535, 0, 0, 0), CMYK, profile=profile), bits=bits)
-    assert picture.metadata.icc_profile is None and color_of(picture) == pytest.approx((0, 255, 255), abs=0.05)
+    picture = load_picture(
+        tiff(tmp_path / "a.tif", flat(65535, 0, 0, 0), CMYK, profile=profile), bits=bits
+    )
+    assert picture.metadata.icc_profile is None and color_of(picture) == pytest.approx(
+        (0, 255, 255), abs=0.05
+    )
 
 
 # --- samples behind the colours -------------------------------------------------------------------
@@ -113,7 +144,12 @@ def test_samples_behind_the_colours_are_what_the_file_says(tmp_path, kind, extra
     """0: of no meaning; 1: transparency, multiplied in; 2: not multiplied."""
     top = np.iinfo(kind).max
     picture = load_picture(
-        tiff(tmp_path / "a.tif", flat(top // 2, top // 4, 0, top // 2, kind=kind), RGB, extra=(extra,))
+        tiff(
+            tmp_path / "a.tif",
+            flat(top // 2, top // 4, 0, top // 2, kind=kind),
+            RGB,
+            extra=(extra,),
+        )
     )
     planes, color = picture.planes, (255, 127.5, 0) if extra == 1 else (127.5, 63.75, 0)
     assert picture.has_alpha == (extra > 0) and picture.bits == 8 * np.dtype(kind).itemsize
@@ -130,7 +166,9 @@ def test_samples_behind_the_colours_are_what_the_file_says(tmp_path, kind, extra
 @pytest.mark.parametrize("bits", [None, 8])
 def test_grey_whose_zero_is_white(tmp_path, bits):
     values = np.array([[0, 60000, 65535]], np.uint16)
-    picture = load_picture(tiff(tmp_path / "a.tif", values[..., None], GREY_WHITE_IS_ZERO), bits=bits)
+    picture = load_picture(
+        tiff(tmp_path / "a.tif", values[..., None], GREY_WHITE_IS_ZERO), bits=bits
+    )
     assert picture.bits == (bits or 16)
     assert grey_of(picture)[0] == pytest.approx([65535, 5535, 0], abs=0.01)
     assert np.asarray(load_image(tmp_path / "a.tif")).tolist() == [[65535, 5535, 0]]
@@ -159,13 +197,19 @@ def test_grey_of_thirty_two_bits_within_sixteen(tmp_path, kind):
     assert grey_of(load_picture(path))[0] == pytest.approx([0, 1000, 65535], abs=0.01)
 
 
-@pytest.mark.parametrize(("value", "kind"), [(2**31, np.uint32), (65536, np.int32), (-1, np.int32), (-1, np.int16)])
+@pytest.mark.parametrize(
+    ("value", "kind"), [(2**31, np.uint32), (65536, np.int32), (-1, np.int32), (-1, np.int16)]
+)
 def test_numbers_whose_white_is_not_told(tmp_path, value, kind):
     path = tiff(tmp_path / "a.tif", flat(value, kind=kind), GREY)
     for load in (load_picture, load_image):
-        with pytest.raises(PatchScalerError, match=r"a\.tif: holds numbers below 0 or above 65535") as caught:
+        with pytest.raises(
+            PatchScalerError, match=r"a\.tif: holds numbers below 0 or above 65535"
+        ) as caught:
             load(path)
-        assert "save it with 8 or 16 bits a channel" in str(caught.value) and "\n" not in str(caught.value)
+        assert "save it with 8 or 16 bits a channel" in str(caught.value) and "\n" not in str(
+            caught.value
+        )
 
 
 def test_images_whose_white_is_not_told():
@@ -181,11 +225,16 @@ def test_images_whose_white_is_not_told():
 def png16(path: Path, array: np.ndarray, clear: tuple[int, ...], turn: int = 1) -> Path:
     """(h, w, 1 or 3) uint16, with a transparent colour, turned as EXIF has it."""
     exif = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 274, 3, 1, turn, 0, 0)
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, 0 if array.shape[2] == 1 else 2, 0, 0, 0)
+    header = struct.pack(
+        ">IIBBBBB", array.shape[1], array.shape[0], 16, 0 if array.shape[2] == 1 else 2, 0, 0, 0
+    )
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     chunks = {b"IHDR": header, b"tRNS": struct.pack(f">{len(clear)}H", *clear), b"eXIf": exif}
     chunks |= {b"IDAT": zlib.compress(lines), b"IEND": b""}
-    out = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks.items()]
+    out = [
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
+        for n, d in chunks.items()
+    ]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(out))
     return path
 
@@ -202,13 +251,16 @@ def test_a_transparent_colour_of_sixteen_bits(tmp_path, channels, bits):
     clear = np.zeros((4, 6), bool)
     clear[1, 2] = True
     assert np.array_equal(planes.alpha.numpy(), np.where(clear, 0, 1))
-    assert color_of(picture) == pytest.approx([40_000 / 257] * 3, abs=0.01 if bits != 8 or channels == 1 else 0.5)
+    assert color_of(picture) == pytest.approx(
+        [40_000 / 257] * 3, abs=0.01 if bits != 8 or channels == 1 else 0.5
+    )
 
 
 def test_a_transparent_grey_is_turned_with_its_picture(tmp_path):
     array = np.full((4, 6, 1), 40_000, np.uint16)
     array[0, 0] = 1000
-    picture = load_picture(png16(tmp_path / "a.png", array, (1000,), turn=6))  # a quarter turn clockwise
+    # a quarter turn clockwise
+    picture = load_picture(png16(tmp_path / "a.png", array, (1000,), turn=6))
     assert picture.planes.alpha.shape == (6, 4)
     assert picture.planes.alpha[0, 3] == 0 and picture.planes.alpha.sum() == 23
 
@@ -220,7 +272,10 @@ def test_a_transparent_grey_is_turned_with_its_picture(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_sixteen_bits_cut_short(tmp_path, share, packed, capfd, monkeypatch):
     """libvips gives what is missing of a TIFF as black unless it is told to mind."""
-    noise, path = np.random.default_rng(0).integers(0, 65536, (64, 64, 3)).astype(np.uint16), tmp_path / "a.tif"
+    noise, path = (
+        np.random.default_rng(0).integers(0, 65536, (64, 64, 3)).astype(np.uint16),
+        tmp_path / "a.tif",
+    )
     if packed:
         save_picture(noise, path)
     else:

@@ -76,7 +76,9 @@ def test_decompression_bomb(picture, tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     save_image(picture(10, 20), path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    with pytest.raises(PatchScalerError, match=r"20x10 is more than the limit of 0\.0001 megapixels"):
+    with pytest.raises(
+        PatchScalerError, match=r"20x10 is more than the limit of 0\.0001 megapixels"
+    ):
         load_image(path, max_pixels=100)
     assert load_image(path, max_pixels=200).size == (20, 10)
     assert Image.MAX_IMAGE_PIXELS == 50
@@ -89,9 +91,15 @@ def test_limit_is_checked_before_decoding(tmp_path):
     data = bytearray(path.read_bytes())
     data[18:26] = (100_000).to_bytes(4, "little") + (1_000).to_bytes(4, "little")
     path.write_bytes(data)
-    with pytest.raises(TooManyPixelsError, match="100000x1000 is more than the limit of 4 megapixels") as caught:
+    with pytest.raises(
+        TooManyPixelsError, match="100000x1000 is more than the limit of 4 megapixels"
+    ) as caught:
         load_image(path)
-    assert (caught.value.width, caught.value.height, caught.value.limit) == (100_000, 1_000, 4_000_000)
+    assert (caught.value.width, caught.value.height, caught.value.limit) == (
+        100_000,
+        1_000,
+        4_000_000,
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -103,16 +111,23 @@ def test_pictures_are_turned_upright(picture, tmp_path, orientation):
     array = np.asarray(image)
     # What EXIF says of row 0 and column 0 of the stored picture.
     upright = {
-        1: array, 2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1],
-        5: array.transpose(1, 0, 2), 6: np.rot90(array, -1), 7: array[::-1, ::-1].transpose(1, 0, 2),
+        1: array,
+        2: array[:, ::-1],
+        3: array[::-1, ::-1],
+        4: array[::-1],
+        5: array.transpose(1, 0, 2),
+        6: np.rot90(array, -1),
+        7: array[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(array),
-    }[orientation]  # fmt: skip
+    }[orientation]
     assert np.array_equal(np.asarray(load_image(path)), upright)
 
 
 def test_check_pixels():
     check_pixels(4000, 4000, 16_000_000, "a")
-    with pytest.raises(PatchScalerError, match="a: 4001x4000 is more than the limit of 16 megapixels"):
+    with pytest.raises(
+        PatchScalerError, match="a: 4001x4000 is more than the limit of 16 megapixels"
+    ):
         check_pixels(4001, 4000, 16_000_000, "a")
 
 
@@ -134,7 +149,10 @@ def test_sixteen_bits_of_grey_are_scaled_not_cut_off(tmp_path):
     assert np.asarray(load_image(tmp_path / "a.png")).tolist() == [[0, 4, 117, 255]] * 2
     image.info["transparency"] = 1000
     save_image(image, tmp_path / "b.webp")
-    assert np.asarray(load_image(tmp_path / "b.webp").getchannel("A")).tolist() == [[255, 0, 255, 255]] * 2
+    assert (
+        np.asarray(load_image(tmp_path / "b.webp").getchannel("A")).tolist()
+        == [[255, 0, 255, 255]] * 2
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -172,7 +190,9 @@ def test_quality_matters(picture, tmp_path):
     for suffix in (".jpg", ".webp"):
         save_image(picture(64, 64), tmp_path / f"low{suffix}", quality=20)
         save_image(picture(64, 64), tmp_path / f"high{suffix}", quality=95)
-        assert (tmp_path / f"low{suffix}").stat().st_size < (tmp_path / f"high{suffix}").stat().st_size / 2
+        assert (tmp_path / f"low{suffix}").stat().st_size < (
+            tmp_path / f"high{suffix}"
+        ).stat().st_size / 2
 
 
 @pytest.mark.parametrize("name", ["a.psd", "a", "a.png.txt"])
@@ -241,7 +261,9 @@ def test_a_full_disk_is_said_before_any_work(tmp_path, monkeypatch):
     usage = SimpleNamespace(total=10**9, used=10**9, free=50_000)
     monkeypatch.setattr("patchscaler.images.write.shutil.disk_usage", lambda place: usage)
     check_room(tmp_path / "not" / "yet" / "small.jpg", 700, 700)
-    with pytest.raises(PatchScalerError, match=r"0\.1 MB of disk are free, and 800x800 pixels take 0\.1 MB or more"):
+    with pytest.raises(
+        PatchScalerError, match=r"0\.1 MB of disk are free, and 800x800 pixels take 0\.1 MB or more"
+    ):
         check_room(tmp_path / "large.jpg", 800, 800)
     with pytest.raises(PatchScalerError, match=r"take 0\.5 MB or more; free some"):
         check_room(tmp_path / "raw.bmp", 400, 400)

@@ -32,7 +32,12 @@ def exif() -> bytes:
 def metadata() -> Metadata:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return Metadata(
-        (13, 9), exif().removeprefix(b"Exif\0\0"), b"<x:xmpmeta/>", profile, b"\x1c\x02\x78\0\x03cap", (72, 72)
+        (13, 9),
+        exif().removeprefix(b"Exif\0\0"),
+        b"<x:xmpmeta/>",
+        profile,
+        b"\x1c\x02\x78\0\x03cap",
+        (72, 72),
     )
 
 
@@ -58,7 +63,9 @@ def by_pillow(kind: str, mode: str = "RGB", **options: object) -> bytes:
 def moving(kind: str) -> bytes:
     frames = [Image.fromarray(PIXELS[:, :, [i, 1, 2]]) for i in (0, 3, 2)]
     buffer = io.BytesIO()
-    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=[40, 80, 120], loop=0)
+    frames[0].save(
+        buffer, kind, save_all=True, append_images=frames[1:], duration=[40, 80, 120], loop=0
+    )
     return buffer.getvalue()
 
 
@@ -66,15 +73,27 @@ def moving(kind: str) -> bytes:
 def seeds(tmp_path_factory) -> dict[str, list[bytes]]:
     folder = tmp_path_factory.mktemp("seeds")
     return {
-        "jpeg": [written(".jpg", folder), by_pillow("JPEG", "CMYK"), by_pillow("JPEG", progressive=True, exif=exif())],
+        "jpeg": [
+            written(".jpg", folder),
+            by_pillow("JPEG", "CMYK"),
+            by_pillow("JPEG", progressive=True, exif=exif()),
+        ],
         "png": [written(".png", folder, 4), by_pillow("PNG", "P", transparency=0), moving("PNG")],
         "png16": [written(".png", folder, c, np.uint16) for c in (1, 2, 3, 4)],
         "webp": [written(".webp", folder, 4), by_pillow("WEBP", lossless=True), moving("WEBP")],
-        "tiff": [written(".tif", folder, 4), by_pillow("TIFF", compression="tiff_lzw"), by_pillow("TIFF", "CMYK")],
+        "tiff": [
+            written(".tif", folder, 4),
+            by_pillow("TIFF", compression="tiff_lzw"),
+            by_pillow("TIFF", "CMYK"),
+        ],
         "tiff16": [written(".tif", folder, c, np.uint16) for c in (1, 2, 3, 4)],
         "bmp": [written(".bmp", folder), by_pillow("BMP", "P")],
         "gif": [written(".gif", folder, 4), moving("GIF")],
-        "avif": [written(".avif", folder, 4), written(".avif", folder, 3, np.uint16), moving("AVIF")],
+        "avif": [
+            written(".avif", folder, 4),
+            written(".avif", folder, 3, np.uint16),
+            moving("AVIF"),
+        ],
         "heic": [written(".heic", folder, 4), written(".heic", folder, 3, np.uint16)],
         "jxl": [written(".jxl", folder, 4)],
     }
@@ -84,10 +103,13 @@ FORMATS = ("jpeg", "png", "png16", "webp", "tiff", "tiff16", "bmp", "gif", "avif
 CHANGES = st.lists(
     st.tuples(
         st.sampled_from(("set", "set", "set", "cut", "drop", "twice", "big")),
-        st.floats(0, 1, exclude_max=True), st.integers(0, 255), st.integers(1, 40),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(0, 255),
+        st.integers(1, 40),
     ),
-    min_size=1, max_size=6,
-)  # fmt: skip
+    min_size=1,
+    max_size=6,
+)
 
 
 def spoil(data: bytes, changes: list[tuple[str, float, int, int]]) -> bytes:
@@ -126,9 +148,12 @@ def test_spoilt_files_end_in_a_picture_or_in_one_line(kind, seeds, tmp_path, tmp
     path, out = tmp_path / "spoilt.bin", tmp_path_factory.mktemp("out")
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(st.integers(0, 3), CHANGES)
     def check(number: int, changes: list[tuple[str, float, int, int]]) -> None:
         before = spoil(seeds[kind][number % len(seeds[kind])], changes)

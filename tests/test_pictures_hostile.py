@@ -40,13 +40,21 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def png(*chunks: bytes, size: tuple[int, int] = (8, 8)) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0))
     rows = zlib.compress(bytes((size[0] + 1) * min(size[1], 100)))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + b"".join(chunks)
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
 
 
 # --- cut, mislabelled -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [s for s in FORMATS if s not in (".apng", ".jpeg", ".tiff", ".heif")])
+@pytest.mark.parametrize(
+    "suffix", [s for s in FORMATS if s not in (".apng", ".jpeg", ".tiff", ".heif")]
+)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_every_format_cut_short(picture, tmp_path, suffix, share, capfd):
     path = tmp_path / f"a{suffix}"
@@ -66,7 +74,14 @@ def test_the_content_counts_and_not_the_name(picture, tmp_path, kind):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".heic", ".jxl", ".tif"])
 @pytest.mark.parametrize(
-    "data", [b"GIF", b"MZ" + bytes(500), b"%PDF-1.4\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>"]
+    "data",
+    [
+        b"GIF",
+        b"MZ" + bytes(500),
+        b"%PDF-1.4\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"<svg/>",
+    ],
 )
 def test_other_files_of_these_names(tmp_path, suffix, data):
     (tmp_path / f"a{suffix}").write_bytes(data)
@@ -88,7 +103,9 @@ def test_bombs_in_jpeg_xl_are_seen_before_they_are_decoded(tmp_path):
     (tmp_path / "a.jxl").write_bytes(stream)
     fails(tmp_path / "a.jxl", "200000x100000 is more than the limit")
     boxes = b"\0\0\0\x0cJXL \r\n\x87\n" + struct.pack(">I4s", 20, b"ftyp") + bytes(12)
-    (tmp_path / "b.jxl").write_bytes(boxes + struct.pack(">I4sQ", 1, b"jxlp", 80) + bytes(4) + stream)
+    (tmp_path / "b.jxl").write_bytes(
+        boxes + struct.pack(">I4sQ", 1, b"jxlp", 80) + bytes(4) + stream
+    )
     fails(tmp_path / "b.jxl", "200000x100000 is more than the limit")
     (tmp_path / "c.jxl").write_bytes(boxes + struct.pack(">I4s", 8, b"none") * 5000)
     fails(tmp_path / "c.jxl", "without a picture")
@@ -114,7 +131,9 @@ def test_metadata_larger_than_any_camera_writes(tmp_path):
     path = tmp_path / "a.webp"
     Image.new("RGB", (8, 8)).save(path, xmp=b"<x/>" + bytes(MAX_BLOCK))
     picture = load_picture(path)
-    assert picture.metadata.xmp is None and picture.notes == ["its xmp is larger than 16 MB and was left out"]
+    assert picture.metadata.xmp is None and picture.notes == [
+        "its xmp is larger than 16 MB and was left out"
+    ]
 
 
 def test_hostile_numbers(tmp_path):
@@ -122,12 +141,18 @@ def test_hostile_numbers(tmp_path):
         (tmp_path / "a.png").write_bytes(png(chunk(b"pHYs", value)))
         dpi = load_picture(tmp_path / "a.png").metadata.dpi
         assert dpi is None or all(1 <= v < 1e6 for v in dpi)
-        save_picture(np.zeros((32, 32, 1), np.uint8), tmp_path / "o.jpg", load_picture(tmp_path / "a.png").metadata)
+        save_picture(
+            np.zeros((32, 32, 1), np.uint8),
+            tmp_path / "o.jpg",
+            load_picture(tmp_path / "a.png").metadata,
+        )
 
 
 def test_floats_in_colour_are_refused_with_the_mend(tmp_path):
     pyvips = pytest.importorskip("pyvips")
-    image = pyvips.Image.new_from_array(np.zeros((8, 8, 3), np.float32)).copy(interpretation="scrgb")
+    image = pyvips.Image.new_from_array(np.zeros((8, 8, 3), np.float32)).copy(
+        interpretation="scrgb"
+    )
     image.tiffsave(str(tmp_path / "a.tif"))
     fails(tmp_path / "a.tif", "not a picture|save it with 8 or 16 bits")
 
@@ -137,7 +162,16 @@ def test_floats_in_colour_are_refused_with_the_mend(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["with space.png", "Zoë ネコ.png", "-dash.png", "a[1].png", "quote'\".png", "%s%d.png", "new\nline.png", "..png"],
+    [
+        "with space.png",
+        "Zoë ネコ.png",
+        "-dash.png",
+        "a[1].png",
+        "quote'\".png",
+        "%s%d.png",
+        "new\nline.png",
+        "..png",
+    ],
 )
 def test_names(model, picture, tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -163,7 +197,12 @@ def test_links(model, picture, tmp_path, capsys):
     (tmp_path / "loop.png").symlink_to("loop.png")
     before = (tmp_path / "a.png").read_bytes()
     assert main(["upscale", str(tmp_path / "link.png"), "--model", model, "-q"]) == 0
-    assert main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "link.png"), "--model", model]) == 1
+    assert (
+        main(
+            ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "link.png"), "--model", model]
+        )
+        == 1
+    )
     for name in ("nowhere.png", "loop.png"):
         assert main(["upscale", str(tmp_path / name), "--model", model]) == 1
     errors = capsys.readouterr().err.splitlines()
@@ -173,7 +212,20 @@ def test_links(model, picture, tmp_path, capsys):
     victim = tmp_path / "victim.png"
     victim.write_bytes(b"precious")
     (tmp_path / "out.png").symlink_to(victim)
-    assert main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "out.png"), "--model", model, "-q"]) == 0
+    assert (
+        main(
+            [
+                "upscale",
+                str(tmp_path / "a.png"),
+                "-o",
+                str(tmp_path / "out.png"),
+                "--model",
+                model,
+                "-q",
+            ]
+        )
+        == 0
+    )
     assert victim.read_bytes() == b"precious" and not (tmp_path / "out.png").is_symlink()
 
 
@@ -222,10 +274,14 @@ def test_a_full_disk_leaves_what_was_there(model, picture, tmp_path, monkeypatch
 
 def test_libvips_on_a_full_disk_ends_in_one_line(tmp_path):
     pytest.importorskip("pyvips")
-    path, noise = tmp_path / "a.avif", np.random.default_rng(0).integers(0, 65536, (64, 64, 3), np.uint16)
+    path, noise = (
+        tmp_path / "a.avif",
+        np.random.default_rng(0).integers(0, 65536, (64, 64, 3), np.uint16),
+    )
     path.write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as a full disk does it: no file takes more
+    # as a full disk does it: no file takes more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         with pytest.raises(PatchScalerError) as caught:
             save_picture(noise, path)
@@ -238,7 +294,10 @@ def test_libvips_on_a_full_disk_ends_in_one_line(tmp_path):
 def test_errors_of_libvips_and_of_others(tmp_path):
     pyvips = pytest.importorskip("pyvips")
     path = tmp_path / "a.tif"
-    with pytest.raises(PatchScalerError, match=r"a\.tif: cannot be written \(no room no memory\)$"), vips_errors(path):
+    with (
+        pytest.raises(PatchScalerError, match=r"a\.tif: cannot be written \(no room no memory\)$"),
+        vips_errors(path),
+    ):
         raise pyvips.Error("no room\n", "no memory\n")
     with pytest.raises(ValueError, match="another"), vips_errors(path):
         raise ValueError("another")

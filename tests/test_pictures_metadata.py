@@ -24,12 +24,19 @@ WITH_EXIF = (".jpg", ".png", ".webp", ".tif", ".avif", ".heic", ".jxl")
 def make_exif(turn: int = 6, order: str = "<") -> bytes:
     block = Image.Exif()
     block.endian = order
-    block[ExifTags.Base.Orientation], block[ExifTags.Base.Make], block[ExifTags.Base.Artist] = turn, "Maker", "Ada"
+    block[ExifTags.Base.Orientation], block[ExifTags.Base.Make], block[ExifTags.Base.Artist] = (
+        turn,
+        "Maker",
+        "Ada",
+    )
     block[ExifTags.Base.XResolution] = block[ExifTags.Base.YResolution] = 300.0
     block[ExifTags.Base.ResolutionUnit] = 2
     camera = block.get_ifd(ExifTags.IFD.Exif)
     camera[ExifTags.Base.ExifImageWidth], camera[ExifTags.Base.ExifImageHeight] = 24, 16
-    camera[ExifTags.Base.FNumber], camera[ExifTags.Base.MakerNote] = 2.8, b"secret bytes of the maker"
+    camera[ExifTags.Base.FNumber], camera[ExifTags.Base.MakerNote] = (
+        2.8,
+        b"secret bytes of the maker",
+    )
     block.get_ifd(ExifTags.IFD.GPSInfo)[1] = "N"
     return block.tobytes()
 
@@ -39,7 +46,13 @@ def photo(tmp_path, picture):
     """A JPEG of 24x16 that is to be turned, with everything in it."""
     path = tmp_path / "photo.jpg"
     picture(16, 24).save(
-        path, exif=make_exif(), dpi=(300, 300), xmp=XMP, comment=b"hello", quality=95, extra=iptc_segment(IPTC)
+        path,
+        exif=make_exif(),
+        dpi=(300, 300),
+        xmp=XMP,
+        comment=b"hello",
+        quality=95,
+        extra=iptc_segment(IPTC),
     )
     return path
 
@@ -56,7 +69,8 @@ def test_everything_that_a_format_holds_comes_out(photo, tmp_path, suffix):
     back = load_picture(tmp_path / f"o{suffix}")
     assert (back.width, back.height) == (64, 96)
     if suffix != ".gif":
-        assert back.metadata.dpi == pytest.approx((1200, 1200), abs=0.1)  # prints as large as before
+        # prints as large as before
+        assert back.metadata.dpi == pytest.approx((1200, 1200), abs=0.1)
     if suffix not in WITH_EXIF:
         assert "holds no EXIF" in notes[0]
         return
@@ -67,12 +81,19 @@ def test_everything_that_a_format_holds_comes_out(photo, tmp_path, suffix):
     camera = exif.get_ifd(ExifTags.IFD.Exif)
     assert (camera[ExifTags.Base.ExifImageWidth], camera[ExifTags.Base.ExifImageHeight]) == (64, 96)
     assert (
-        camera[ExifTags.Base.MakerNote] == b"secret bytes of the maker" and float(camera[ExifTags.Base.FNumber]) == 2.8
+        camera[ExifTags.Base.MakerNote] == b"secret bytes of the maker"
+        and float(camera[ExifTags.Base.FNumber]) == 2.8
     )
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
     if suffix != ".jxl":  # its plugin does not give XMP back
-        assert b'tiff:Orientation="1"' in back.metadata.xmp and b'exif:PixelXDimension="64"' in back.metadata.xmp
-        assert b"<tiff:ImageWidth>64<" in back.metadata.xmp and b'dc:creator="Ada"' in back.metadata.xmp
+        assert (
+            b'tiff:Orientation="1"' in back.metadata.xmp
+            and b'exif:PixelXDimension="64"' in back.metadata.xmp
+        )
+        assert (
+            b"<tiff:ImageWidth>64<" in back.metadata.xmp
+            and b'dc:creator="Ada"' in back.metadata.xmp
+        )
     assert back.metadata.iptc == (IPTC if suffix in (".jpg", ".tif") else None)
     assert back.metadata.comment == (b"hello" if suffix == ".jpg" else None)
 
@@ -80,10 +101,16 @@ def test_everything_that_a_format_holds_comes_out(photo, tmp_path, suffix):
 def test_by_the_command(tiny, photo, tmp_path, monkeypatch):
     tiny.save_pretrained(tmp_path / "model")
     before = photo.read_bytes()
-    assert main(["upscale", str(photo), "--model", str(tmp_path / "model"), "-q", "--scale", "2"]) == 0
+    assert (
+        main(["upscale", str(photo), "--model", str(tmp_path / "model"), "-q", "--scale", "2"]) == 0
+    )
     made = load_picture(tmp_path / "photo_x2.jpg")
     assert (made.width, made.height) == (32, 48)
-    assert made.metadata.dpi == (600, 600) and made.metadata.comment == b"hello" and b"Ada" in made.metadata.xmp
+    assert (
+        made.metadata.dpi == (600, 600)
+        and made.metadata.comment == b"hello"
+        and b"Ada" in made.metadata.xmp
+    )
     assert b'ps:Seed="0"' in made.metadata.xmp
     assert photo.read_bytes() == before
 
@@ -113,7 +140,9 @@ def test_a_tiff_without_density_stays_without(tmp_path):
 
 def test_tiffs_own_directory(tmp_path):
     Image.new("RGB", (8, 8)).save(
-        tmp_path / "a.tif", tiffinfo={270: "What it shows", 306: "2024:01:02 03:04:05"}, dpi=(600, 600)
+        tmp_path / "a.tif",
+        tiffinfo={270: "What it shows", 306: "2024:01:02 03:04:05"},
+        dpi=(600, 600),
     )
     metadata = load_picture(tmp_path / "a.tif").metadata
     assert metadata.dpi == (600, 600)
@@ -167,13 +196,17 @@ def _loaded(data: bytes) -> Image.Exif:
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_arrays_turn_as_pillow_images_do(turn):
     array = np.random.default_rng(0).integers(0, 255, (5, 7, 3)).astype(np.uint8)
-    assert np.array_equal(turn_array(array, turn), np.asarray(upright(Image.fromarray(array), turn)))
+    assert np.array_equal(
+        turn_array(array, turn), np.asarray(upright(Image.fromarray(array), turn))
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bits_are_turned_too(tmp_path, suffix):
     array = np.random.default_rng(0).integers(0, 65536, (6, 9, 3)).astype(np.uint16)
-    save_picture(array, tmp_path / f"a{suffix}", Metadata((9, 6), make_exif().removeprefix(b"Exif\0\0")))
+    save_picture(
+        array, tmp_path / f"a{suffix}", Metadata((9, 6), make_exif().removeprefix(b"Exif\0\0"))
+    )
     data = bytearray((tmp_path / f"a{suffix}").read_bytes())
     plain = load_picture(tmp_path / f"a{suffix}")
     assert np.array_equal(plain.pixels, array)  # the tag was reset when it was written
@@ -188,7 +221,10 @@ def test_sixteen_bits_are_turned_too(tmp_path, suffix):
         data[end : end + 4] = struct.pack(">I", zlib.crc32(data[start:end]))
         (tmp_path / "b.png").write_bytes(data)
         turned = load_picture(tmp_path / "b.png")
-        assert np.array_equal(turned.pixels, np.rot90(array, -1)) and (turned.width, turned.height) == (6, 9)
+        assert np.array_equal(turned.pixels, np.rot90(array, -1)) and (
+            turned.width,
+            turned.height,
+        ) == (6, 9)
 
 
 # --- the block, byte by byte ----------------------------------------------------------------------
@@ -199,7 +235,8 @@ def test_only_what_must_change_changes(order):
     exif = make_exif(order=order).removeprefix(b"Exif\0\0")
     new = exif_block.enlarged(exif, (96, 64), (4, 4))
     assert len(new) == len(exif)
-    assert sum(a != b for a, b in zip(exif, new, strict=True)) < 24  # orientation, two sides, two densities
+    # orientation, two sides, two densities
+    assert sum(a != b for a, b in zip(exif, new, strict=True)) < 24
     assert exif_block.Block(new).density() == (1200, 1200)
     wide = exif_block.enlarged(exif, (96_000, 64), (4, 4))  # more than two bytes hold
     assert _loaded(wide).get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] == 96_000
@@ -210,7 +247,9 @@ def test_thumbnails_of_the_small_picture_go():
     (count,) = struct.unpack_from("<H", block, 8)
     struct.pack_into("<I", block, 10 + 12 * count, len(block))
     block += struct.pack("<H", 0) + bytes(4)
-    assert struct.unpack_from("<I", exif_block.enlarged(bytes(block), (8, 8), (1, 1)), 10 + 12 * count) == (0,)
+    assert struct.unpack_from(
+        "<I", exif_block.enlarged(bytes(block), (8, 8), (1, 1)), 10 + 12 * count
+    ) == (0,)
 
 
 def test_without_orientation():
@@ -218,18 +257,24 @@ def test_without_orientation():
     shorter = exif_block.without_orientation(exif)
     loaded = _loaded(shorter)
     assert ExifTags.Base.Orientation not in loaded and loaded[ExifTags.Base.Artist] == "Ada"
-    assert loaded.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] == b"secret bytes of the maker"
+    assert (
+        loaded.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] == b"secret bytes of the maker"
+    )
     assert exif_block.without_orientation(shorter) == shorter
 
 
-@pytest.mark.parametrize("data", [b"", b"II", b"XX*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"II", b"XX*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"]
+)
 def test_damaged_blocks_are_left_out_with_a_word(tmp_path, data):
     with pytest.raises((ValueError, struct.error)):
         exif_block.enlarged(data, (8, 8), (1, 1))
     if data:
         Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", exif=b"Exif\0\0" + data)
         picture = load_picture(tmp_path / "a.webp")
-        assert picture.metadata.exif is None and picture.notes == ["its EXIF data is damaged and was left out"]
+        assert picture.metadata.exif is None and picture.notes == [
+            "its EXIF data is damaged and was left out"
+        ]
 
 
 def test_too_long_for_a_jpeg(tmp_path):
@@ -270,7 +315,8 @@ def test_twelve_bits_of_sixteen(tmp_path, suffix):
     ramp = np.linspace(0, 65535, 512).astype(np.uint16)[None, :, None].repeat(16, 0).repeat(3, 2)
     save_picture(ramp, tmp_path / f"a{suffix}", quality=100)
     picture = load_picture(tmp_path / f"a{suffix}")
-    assert picture.bits == 16 and len(np.unique(picture.pixels[8, :, 1])) > 400  # 8 bits would have 256
+    # 8 bits would have 256
+    assert picture.bits == 16 and len(np.unique(picture.pixels[8, :, 1])) > 400
     assert np.abs(picture.pixels.astype(int) - ramp).max() < 700 and picture.pixels.max() > 65000
 
 
@@ -279,7 +325,15 @@ def test_formats_of_eight_bits_say_so(tmp_path, suffix):
     notes = save_picture(np.full((8, 8, 3), 32896, np.uint16), tmp_path / f"a{suffix}")
     assert any("holds 8 bits a channel; 16 came in" in note for note in notes)
     assert (
-        abs(int(np.asarray(load_picture(tmp_path / f"a{suffix}").planes.rgb.mul(127.5).add(127.5))[0, 4, 4]) - 128) <= 2
+        abs(
+            int(
+                np.asarray(load_picture(tmp_path / f"a{suffix}").planes.rgb.mul(127.5).add(127.5))[
+                    0, 4, 4
+                ]
+            )
+            - 128
+        )
+        <= 2
     )
 
 
@@ -288,7 +342,11 @@ def test_without_pyvips(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "pyvips", None)
     assert main(["upscale", str(tmp_path / "a.png")]) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "pip install 'patchscaler[formats]'" in error and "--bits 8" in error
+    assert (
+        error.count("\n") == 1
+        and "pip install 'patchscaler[formats]'" in error
+        and "--bits 8" in error
+    )
     assert load_picture(tmp_path / "a.png", bits=8).bits == 8
     save_picture(np.zeros((8, 8, 1), np.uint16), tmp_path / "grey.png")
     assert load_picture(tmp_path / "grey.png").bits == 16  # grey needs no library

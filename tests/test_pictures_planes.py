@@ -104,7 +104,9 @@ def test_one_transparent_colour(mode):
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX"])
 def test_other_colours(rgb, mode):
-    image = Image.frombytes(mode, (6, 3), rgb.tobytes()[: 18 * len(Image.new(mode, (1, 1)).getbands())])
+    image = Image.frombytes(
+        mode, (6, 3), rgb.tobytes()[: 18 * len(Image.new(mode, (1, 1)).getbands())]
+    )
     assert np.array_equal(levels(to_planes(image)), np.asarray(image.convert("RGB")))
 
 
@@ -114,7 +116,9 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert image.mode == "I;16"
     planes = to_planes(image)
     assert planes.grey
-    torch.testing.assert_close((planes.rgb[0] + 1) / 2, torch.from_numpy(values / 65535).float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (planes.rgb[0] + 1) / 2, torch.from_numpy(values / 65535).float(), atol=1e-6, rtol=0
+    )
     wide = to_planes(Image.fromarray(values.astype(np.int32)))
     assert torch.equal(wide.rgb, planes.rgb)
 
@@ -137,9 +141,14 @@ def test_arrays(rgb):
     expected = to_planes(rgb).rgb
     assert torch.equal(to_planes(array).rgb, expected)
     torch.testing.assert_close(to_planes(array / 255).rgb, expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(to_planes(array[::-1, ::-1]).rgb, expected.flip(1, 2))  # negative strides
+    # negative strides
+    torch.testing.assert_close(to_planes(array[::-1, ::-1]).rgb, expected.flip(1, 2))
     grey = to_planes(array[..., 0])
-    assert grey.grey and torch.equal(grey.rgb, to_planes(array[..., :1]).rgb) and grey.rgb.shape == (3, 9, 13)
+    assert (
+        grey.grey
+        and torch.equal(grey.rgb, to_planes(array[..., :1]).rgb)
+        and grey.rgb.shape == (3, 9, 13)
+    )
     four = to_planes(np.dstack([array, np.full((9, 13), 51, np.uint8)]))
     assert four.alpha.unique().tolist() == pytest.approx([0.2])
 
@@ -153,7 +162,13 @@ def test_tensors(rgb):
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((4, 4, 5)), np.zeros(4), np.zeros((1, 3, 4, 4)), np.zeros((0, 4, 3)), np.zeros((4, 4), np.int32)],
+    [
+        np.zeros((4, 4, 5)),
+        np.zeros(4),
+        np.zeros((1, 3, 4, 4)),
+        np.zeros((0, 4, 3)),
+        np.zeros((4, 4), np.int32),
+    ],
     ids=["5 channels", "1-D", "4-D", "empty", "int32"],
 )
 def test_arrays_that_cannot_be(array):
@@ -176,7 +191,8 @@ def test_integer_tensors_are_not_taken_for_white():
 def test_numbers_that_are_none(make):
     with pytest.raises(PatchScalerError):
         to_planes(make((3, 3, 3), float("nan")))
-    assert to_planes(make((3, 3, 3), float("inf"))).rgb.min() == 1  # cut off like everything above one
+    # cut off like everything above one
+    assert to_planes(make((3, 3, 3), float("inf"))).rgb.min() == 1
 
 
 @pytest.mark.parametrize("thing", ["photo.png", None, 3])
@@ -262,7 +278,8 @@ def test_finish_enlarges_alpha(rgb, alpha):
     big = to_pil(finish(torch.zeros(3, 36, 52), to_planes(image)))
     assert big.size == (52, 36)
     a = np.asarray(big)[..., 3]
-    assert (a[:, :8] == 0).all() and (a[:, -16:] == 255).all()  # two pixels away from an edge nothing changes
+    # two pixels away from an edge nothing changes
+    assert (a[:, :8] == 0).all() and (a[:, -16:] == 255).all()
     assert 110 < a[18, 22] < 145
 
 

@@ -29,10 +29,14 @@ def noise():
 @pytest.mark.parametrize(
     ("name", "mode", "tolerance"),
     [
-        ("a.png", "RGB", 0), ("a.png", "L", 0), ("a.png", "RGBA", 0), ("a.tif", "RGB", 0), ("a.jpg", "RGB", 2),
+        ("a.png", "RGB", 0),
+        ("a.png", "L", 0),
+        ("a.png", "RGBA", 0),
+        ("a.tif", "RGB", 0),
+        ("a.jpg", "RGB", 2),
         ("a.jpg", "L", 2),
     ],
-)  # fmt: skip
+)
 def test_rows_are_those_of_the_whole(tmp_path, noise, name, mode, tolerance):
     whole = Image.fromarray(noise, "RGBA").convert(mode)
     save_image(whole, tmp_path / name)
@@ -47,7 +51,9 @@ def test_rows_are_those_of_the_whole(tmp_path, noise, name, mode, tolerance):
 
 def test_sixteen_bits_stay(tmp_path):
     deep = np.random.default_rng(1).integers(0, 65536, (64, 48, 3), np.uint16)
-    pyvips.Image.new_from_array(deep).copy(interpretation="rgb16").write_to_file(str(tmp_path / "deep.png"))
+    pyvips.Image.new_from_array(deep).copy(interpretation="rgb16").write_to_file(
+        str(tmp_path / "deep.png")
+    )
     picture = load_picture(tmp_path / "deep.png", by_rows=True)
     assert isinstance(picture.pixels, Rows) and picture.bits == 16
     assert np.array_equal(picture.pixels[:], deep)
@@ -85,10 +91,16 @@ def test_a_png_tells_of_itself_without_its_pixels(tmp_path, noise, monkeypatch):
     image = Image.fromarray(noise, "RGBA").convert("RGB")
     image.save(tmp_path / "a.png", pnginfo=info, exif=exif, dpi=(300, 300), icc_profile=profile)
     whole = load_picture(tmp_path / "a.png").metadata
-    monkeypatch.setattr(PngImageFile, "load_prepare", _not_of(image.size, PngImageFile.load_prepare))
+    monkeypatch.setattr(
+        PngImageFile, "load_prepare", _not_of(image.size, PngImageFile.load_prepare)
+    )
     found = load_picture(tmp_path / "a.png", by_rows=True).metadata
     assert found == whole
-    assert found.texts == {"Title": "before", "Author": "behind"} and found.exif and found.size == (40, 300)
+    assert (
+        found.texts == {"Title": "before", "Author": "behind"}
+        and found.exif
+        and found.size == (40, 300)
+    )
 
 
 def _not_of(size, load):

@@ -30,12 +30,16 @@ def model(tiny, tmp_path_factory):
 @pytest.mark.parametrize(
     ("target_size", "size", "label"),
     [
-        (TargetSize(), (1804, 1200), "x4"), (TargetSize(scale=1.5), (676, 450), "x1.5"), (TargetSize(scale=1), (451, 300), "x1"),
-        (TargetSize(width=1920), (1920, 1277), "w1920"), (TargetSize(height=1000), (1503, 1000), "h1000"),
-        (TargetSize(width=1000, height=500), (752, 500), "1000x500"), (TargetSize(megapixels=12), (4247, 2825), "12mp"),
+        (TargetSize(), (1804, 1200), "x4"),
+        (TargetSize(scale=1.5), (676, 450), "x1.5"),
+        (TargetSize(scale=1), (451, 300), "x1"),
+        (TargetSize(width=1920), (1920, 1277), "w1920"),
+        (TargetSize(height=1000), (1503, 1000), "h1000"),
+        (TargetSize(width=1000, height=500), (752, 500), "1000x500"),
+        (TargetSize(megapixels=12), (4247, 2825), "12mp"),
         (TargetSize(scale=0.5), (226, 150), "x0.5"),
     ],
-)  # fmt: skip
+)
 def test_sizes(target_size, size, label):
     assert target_size.size(451, 300) == size and target_size.label() == label
 
@@ -43,17 +47,21 @@ def test_sizes(target_size, size, label):
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        ({"scale": 2, "width": 100}, "give one kind"), ({"width": 9, "megapixels": 1}, "give one kind"),
-        ({"scale": 0}, "scale 0: take more than 0"), ({"width": -5}, "width -5"),
+        ({"scale": 2, "width": 100}, "give one kind"),
+        ({"width": 9, "megapixels": 1}, "give one kind"),
+        ({"scale": 0}, "scale 0: take more than 0"),
+        ({"width": -5}, "width -5"),
         ({"megapixels": float("nan")}, "take more"),
     ],
-)  # fmt: skip
+)
 def test_sizes_that_cannot_be(kinds, message):
     with pytest.raises(PatchScalerError, match=message):
         TargetSize(**kinds)
 
 
-@pytest.mark.parametrize("target_size", [TargetSize(scale=65), TargetSize(width=1), TargetSize(megapixels=1e9)])
+@pytest.mark.parametrize(
+    "target_size", [TargetSize(scale=65), TargetSize(width=1), TargetSize(megapixels=1e9)]
+)
 def test_sizes_out_of_reach(target_size):
     with pytest.raises(PatchScalerError, match=r"100x100 would become .* times as large"):
         target_size.size(100, 100)
@@ -90,7 +98,9 @@ def test_resized_by_rows_is_resized_at_once(monkeypatch, kind):
     array = np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, (150, 80, 3)).astype(kind)
     whole = resized(array, (110, 61))
     monkeypatch.setattr(sizes, "ROWS", 16)
-    assert np.abs(resized(array, (110, 61)).astype(int) - whole).max() <= (1 if kind is np.uint8 else 2)
+    assert np.abs(resized(array, (110, 61)).astype(int) - whole).max() <= (
+        1 if kind is np.uint8 else 2
+    )
     out = np.zeros((110, 61, 3), kind)
     assert resized(array, (110, 61), out) is out and out.any()
     flat = resized(np.full((40, 40, 1), np.iinfo(kind).max, kind), (30, 33))
@@ -106,7 +116,8 @@ def test_finished_strips_are_the_whole(picture):
         planes.bits = bits
         whole = finish(rgb, planes)
         strips = [finish(rgb[:, a:b], planes, (a, b)) for a, b in ((0, 8), (8, 41), (41, 96))]
-        assert np.abs(np.concatenate(strips).astype(int) - whole).max() <= (bits == 16)  # rounding of the last bit
+        # rounding of the last bit
+        assert np.abs(np.concatenate(strips).astype(int) - whole).max() <= (bits == 16)
 
 
 # --- any size -------------------------------------------------------------------------------------
@@ -134,12 +145,17 @@ def test_repeated_passes_keep_alpha_grey_and_depth(tiny):
 @pytest.mark.parametrize(
     ("options", "name", "size"),
     [
-        (["--scale", "1.5"], "a_x1.5.png", (60, 36)), (["--width", "100"], "a_w100.png", (100, 60)),
+        (["--scale", "1.5"], "a_x1.5.png", (60, 36)),
+        (["--width", "100"], "a_w100.png", (100, 60)),
         (["--megapixels", ".01", "--format", "webp"], "a_0.01mp.webp", (129, 77)),
-        (["--scale", "1", "--suffix=-clean", "--format", "jpeg", "--quality", "50"], "a-clean.jpg", (40, 24)),
+        (
+            ["--scale", "1", "--suffix=-clean", "--format", "jpeg", "--quality", "50"],
+            "a-clean.jpg",
+            (40, 24),
+        ),
         (["--height", "48", "--width", "1000", "--format", "tif"], "a_1000x48.tif", (80, 48)),
     ],
-)  # fmt: skip
+)
 def test_by_the_command(model, picture, tmp_path, options, name, size):
     picture(24, 40).save(tmp_path / "a.png")
     assert main(["upscale", str(tmp_path / "a.png"), "--model", model, "-q", *options]) == 0
@@ -150,13 +166,17 @@ def test_by_the_command(model, picture, tmp_path, options, name, size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scale", "2", "--width", "9"], "give one kind of size"), (["--scale", "0"], "take more than 0"),
-        (["--format", "psd"], "cannot write '.psd'"), (["--suffix", "../x"], "a piece of a file's name"),
-        (["--tileable", "--report", "r"], "--tileable goes with none of"), (["--scale", "100"], "times as large"),
-        (["--lossless", "--format", "jpg"], "not lossless"), (["--format", "jpg", "-o", "x.png"], "leave --format out"),
+        (["--scale", "2", "--width", "9"], "give one kind of size"),
+        (["--scale", "0"], "take more than 0"),
+        (["--format", "psd"], "cannot write '.psd'"),
+        (["--suffix", "../x"], "a piece of a file's name"),
+        (["--tileable", "--report", "r"], "--tileable goes with none of"),
+        (["--scale", "100"], "times as large"),
+        (["--lossless", "--format", "jpg"], "not lossless"),
+        (["--format", "jpg", "-o", "x.png"], "leave --format out"),
         (["--max-frames", "-1"], "--max-frames takes"),
     ],
-)  # fmt: skip
+)
 def test_options_that_cannot_be(model, picture, tmp_path, options, message, capsys):
     picture(24, 40).save(tmp_path / "a.png")
     assert main(["upscale", str(tmp_path / "a.png"), "--model", model, *options]) == 1
@@ -171,15 +191,25 @@ def test_options_that_cannot_be(model, picture, tmp_path, options, message, caps
 def periodic(height: int, width: int) -> np.ndarray:
     """A texture whose opposite borders meet."""
     y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(2 * np.pi * (a * y / height + b * x / width) + p) for a, b, p in ((1, 2, 0), (3, 1, 1), (5, 4, 2))]
-    return (np.stack([waves[0] + waves[1], waves[1] - waves[2], waves[2]], -1) * 40 + 128).round().astype(np.uint8)
+    waves = [
+        np.sin(2 * np.pi * (a * y / height + b * x / width) + p)
+        for a, b, p in ((1, 2, 0), (3, 1, 1), (5, 4, 2))
+    ]
+    return (
+        (np.stack([waves[0] + waves[1], waves[1] - waves[2], waves[2]], -1) * 40 + 128)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def test_wrap_pad_and_unwrap():
     x = torch.arange(12.0).reshape(3, 4)
     padded = wrap_pad(x, 5)
     assert padded.shape == (13, 14) and torch.equal(padded[5:8, 5:9], x) and padded[4, 5] == x[2, 0]
-    wave = np.sin(np.arange(-20, 60) * 2 * np.pi / 40)[:, None, None] * 100 + np.linspace(0, 8, 80)[:, None, None]
+    wave = (
+        np.sin(np.arange(-20, 60) * 2 * np.pi / 40)[:, None, None] * 100
+        + np.linspace(0, 8, 80)[:, None, None]
+    )
     core = unwrap(wave.round().astype(np.int64), 0, 20, 40, 8)
     assert abs(core[0] - core[-1]) <= 17 and np.abs(np.diff(core[:, 0, 0])).max() <= 17
 
@@ -202,7 +232,9 @@ def test_borders_of_tiles_meet(tiny, size):
 def test_a_shifted_tile_is_the_result_shifted(tiny):
     tile, stride = periodic(64, 64), 16  # the patches' stride: the grid falls on itself
     made = upscale_to_size(tiny, tile, tileable=True, fidelity=1.0).array.astype(int)
-    moved = upscale_to_size(tiny, np.roll(tile, (stride, 2 * stride), (0, 1)), tileable=True, fidelity=1.0).array.astype(int)
+    moved = upscale_to_size(
+        tiny, np.roll(tile, (stride, 2 * stride), (0, 1)), tileable=True, fidelity=1.0
+    ).array.astype(int)
     assert np.abs(np.roll(made, (4 * stride, 8 * stride), (0, 1)) - moved).max() <= 1
     assert tile_margin(tiny) % stride == 0
 
@@ -223,7 +255,8 @@ def test_a_logo_has_no_fringe():
     disc = Image.new("L", (256, 256))
     ImageDraw.Draw(disc).ellipse((32, 32, 224, 224), fill=255)
     alpha = np.asarray(disc.resize((64, 64), Image.Resampling.LANCZOS))
-    logo = np.where(alpha[..., None] > 0, 255, 0).astype(np.uint8).repeat(3, -1)  # black where nothing is seen
+    # black where nothing is seen
+    logo = np.where(alpha[..., None] > 0, 255, 0).astype(np.uint8).repeat(3, -1)
     made = PatchScaler.from_pretrained().upscale(np.dstack([logo, alpha]), prompt=False).array
     on_white = made[..., :3] / 255 * (made[..., 3:] / 255) + (1 - made[..., 3:] / 255)
     assert on_white.min() > 0.97  # white on white: any dark rim would show
@@ -249,14 +282,18 @@ def frames(clear: bool) -> list[Image.Image]:
 
 def write_moving(path, clear=True, **options):
     first, *others = frames(clear)
-    first.save(path, save_all=True, append_images=others, duration=DURATIONS, **({"loop": 2} | options))
+    first.save(
+        path, save_all=True, append_images=others, duration=DURATIONS, **({"loop": 2} | options)
+    )
     return path
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif"])
 @pytest.mark.parametrize("clear", [True, False])
 def test_frames_times_and_loops(tiny, tmp_path, suffix, clear):
-    source = write_moving(tmp_path / f"a{suffix}", clear, **({"disposal": 2} if suffix == ".gif" else {}))
+    source = write_moving(
+        tmp_path / f"a{suffix}", clear, **({"disposal": 2} if suffix == ".gif" else {})
+    )
     moving = open_animation(source)
     made = [upscale_to_size(tiny, planes, 2).array for planes in moving.frames()]
     assert moving.count == len(made) == 4 and moving.durations == DURATIONS
@@ -269,12 +306,19 @@ def test_frames_times_and_loops(tiny, tmp_path, suffix, clear):
     for i, planes in enumerate(seen):  # each frame shows its own disc and no one before it
         solid = planes.alpha > 0.5 if clear else (planes.rgb[2] < 0.2)
         columns = solid.any(0).nonzero()
-        assert abs(int(columns.min()) - 2 * (2 + 7 * i)) <= 3 and abs(int(columns.max()) - 2 * (16 + 7 * i)) <= 4
+        assert (
+            abs(int(columns.min()) - 2 * (2 + 7 * i)) <= 3
+            and abs(int(columns.max()) - 2 * (16 + 7 * i)) <= 4
+        )
 
 
 def test_one_noise_for_all_frames(tiny, picture, tmp_path):
     still = picture(32, 32)
-    still.save(tmp_path / "a.png", save_all=True, append_images=[still.rotate(0), picture(32, 32, 1), still])
+    still.save(
+        tmp_path / "a.png",
+        save_all=True,
+        append_images=[still.rotate(0), picture(32, 32, 1), still],
+    )
     moving = open_animation(tmp_path / "a.png")
     made = [tiny.upscale(planes).array for planes in moving.frames()]
     assert np.array_equal(made[0], made[-1])
@@ -290,10 +334,15 @@ def test_animations_by_the_command(model, tmp_path, capsys):
     assert open_animation(tmp_path / "a_x4.webp").count == 4
     before = sorted(tmp_path.iterdir())
     for options, message in (
-        (["-o", str(tmp_path / "b.jpg")], "no transparency"), (["--report", "r"], "animations go with none of"),
-        (["--max-frames", "3"], "4 frames are more than the limit of 3; allow them with --max-frames 4"),
-        (["-o", str(tmp_path / "b.tif")], "this format cannot; use .gif"), (["--dry-run"], "animations go with"),
-    ):  # fmt: skip
+        (["-o", str(tmp_path / "b.jpg")], "no transparency"),
+        (["--report", "r"], "animations go with none of"),
+        (
+            ["--max-frames", "3"],
+            "4 frames are more than the limit of 3; allow them with --max-frames 4",
+        ),
+        (["-o", str(tmp_path / "b.tif")], "this format cannot; use .gif"),
+        (["--dry-run"], "animations go with"),
+    ):
         assert main([*run, *options]) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
@@ -312,10 +361,13 @@ def test_bombs_of_frames(tmp_path, monkeypatch):
 def test_a_frame_that_outgrows_the_picture(tmp_path):
     source = write_moving(tmp_path / "a.gif", clear=False)
     data = bytearray(source.read_bytes())
-    second = data.index(b"\x2c", data.index(b"\x2c") + 100)  # an image descriptor: left, top, width, height
+    # an image descriptor: left, top, width, height
+    second = data.index(b"\x2c", data.index(b"\x2c") + 100)
     data[second + 5 : second + 9] = b"\xff\xff\xff\xff"
     source.write_bytes(data)
-    with pytest.raises(PatchScalerError, match=r"a\.gif: (damaged or cut off|.*more than the limit)"):
+    with pytest.raises(
+        PatchScalerError, match=r"a\.gif: (damaged or cut off|.*more than the limit)"
+    ):
         for _ in open_animation(source).frames():
             pass
 
@@ -346,7 +398,13 @@ def test_palettes_of_greys_are_grey():
 def test_progress_counts_all_passes(tiny, picture):
     """Two passes, of 16x16 and of 24x24 pixels: the first is 256 parts of 832."""
     seen: list[tuple[int, int]] = []
-    upscale_to_size(tiny, picture(16, 16), 6.0, budget="best", progress=lambda done, total: seen.append((done, total)))
+    upscale_to_size(
+        tiny,
+        picture(16, 16),
+        6.0,
+        budget="best",
+        progress=lambda done, total: seen.append((done, total)),
+    )
     shares = [done / total for done, total in seen]
     assert shares == sorted(shares) and shares[-1] == 1
     assert any(abs(share - 256 / 832) < 0.03 for share in shares)

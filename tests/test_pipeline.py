@@ -66,7 +66,9 @@ def test_cost_is_patches_times_steps(tiny, picture):
 @pytest.mark.parametrize("max_patches", [1, 4, 64])
 def test_progress_counts_to_the_total(tiny, picture, max_patches):
     calls = []
-    result = tiny.upscale(picture(64, 64), max_patches=max_patches, progress=lambda *call: calls.append(call))
+    result = tiny.upscale(
+        picture(64, 64), max_patches=max_patches, progress=lambda *call: calls.append(call)
+    )
     total = result.cost["evaluations_total"]
     done = [d for d, _ in calls]
     assert calls[-1] == (total, total) and {t for _, t in calls} == {total}
@@ -78,7 +80,8 @@ def test_only_what_is_needed_is_evaluated(tiny, picture, monkeypatch):
 
     def counting(x_t, t, coarse, prompt):
         rows.append(len(x_t))
-        assert all(len(k) == len(v) == len(x_t) for k, v in prompt.keys_values)  # a prompt in every call
+        # a prompt in every call
+        assert all(len(k) == len(v) == len(x_t) for k, v in prompt.keys_values)
         return real(x_t, t, coarse, prompt)
 
     monkeypatch.setattr(tiny.patch_dit, "forward", counting)
@@ -114,7 +117,9 @@ def test_a_list_equals_one_by_one(tiny, picture):
     for image, result in zip(images, together, strict=True):
         alone = tiny.upscale(image, seed=3)
         assert difference(result.image, alone.image) <= 1
-        assert np.array_equal(result.groups, alone.groups) and np.array_equal(result.textures, alone.textures)
+        assert np.array_equal(result.groups, alone.groups) and np.array_equal(
+            result.textures, alone.textures
+        )
         assert result.cost["evaluations"] == alone.cost["evaluations"]
 
 
@@ -148,7 +153,9 @@ def test_a_crop_sees_the_noise_of_the_whole(tiny, picture, monkeypatch):
     assert torch.equal(crop, whole[:, 8:28, 16:40])
 
 
-@pytest.mark.parametrize("make", [np.asarray, lambda i: torch.from_numpy(np.array(i)).movedim(-1, 0) / 255])
+@pytest.mark.parametrize(
+    "make", [np.asarray, lambda i: torch.from_numpy(np.array(i)).movedim(-1, 0) / 255]
+)
 def test_arrays_and_tensors_give_the_same_picture(tiny, picture, make):
     image = picture(33, 47)
     assert difference(tiny.upscale(make(image)).image, tiny.upscale(image).image) <= 1
@@ -159,7 +166,9 @@ def test_arrays_and_tensors_give_the_same_picture(tiny, picture, make):
 
 def test_prompt_changes_the_picture(tiny, picture):
     image = picture(64, 64)
-    with_prompt, without = (tiny.upscale(image, prompt=prompt, coarse=True) for prompt in (True, False))
+    with_prompt, without = (
+        tiny.upscale(image, prompt=prompt, coarse=True) for prompt in (True, False)
+    )
     assert difference(with_prompt.image, without.image) > 1
     assert (without.textures == -1).all()
     assert difference(with_prompt.coarse, without.coarse) == 0
@@ -167,7 +176,9 @@ def test_prompt_changes_the_picture(tiny, picture):
 
 def test_nothing_retrieved_is_no_prompt(tiny, picture, monkeypatch):
     expected = tiny.upscale(picture(33, 47), prompt=False)
-    monkeypatch.setattr(tiny, "config", replace(tiny.config, texture=replace(tiny.config.texture, top_k=0)))
+    monkeypatch.setattr(
+        tiny, "config", replace(tiny.config, texture=replace(tiny.config.texture, top_k=0))
+    )
     assert difference(tiny.upscale(picture(33, 47)).image, expected.image) == 0
 
 
@@ -200,7 +211,9 @@ def test_coarse_picture_comes_only_when_asked_for(tiny, picture):
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
 @pytest.mark.parametrize("overlap", [0, 4, 12])
 def test_other_samplers_and_overlaps(tiny, picture, sampler, overlap):
-    groups = replace(preset("paper").groups, sampler=sampler, overlap=overlap, num_inference_steps=(1, 2, 3))
+    groups = replace(
+        preset("paper").groups, sampler=sampler, overlap=overlap, num_inference_steps=(1, 2, 3)
+    )
     result = tiny.upscale(picture(33, 47), groups=groups, coarse=True)
     assert result.image.size == (188, 132) and result.grid.overlap == overlap
     assert difference(result.image, result.coarse) > 1
@@ -214,7 +227,10 @@ def test_other_samplers_and_overlaps(tiny, picture, sampler, overlap):
         ({"num_inference_steps": (0, -1, 2)}, "-1 steps from time 400"),
         ({"overlap": 16}, "overlap 16"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
-        ({"latent_patch_size": 8, "overlap": 4}, "patches of 8 latents: this model was trained for 16"),
+        (
+            {"latent_patch_size": 8, "overlap": 4},
+            "patches of 8 latents: this model was trained for 16",
+        ),
     ],
 )
 def test_settings_that_cannot_be(tiny, picture, change, message):
@@ -230,7 +246,9 @@ def test_batches_of_nothing(tiny, picture, max_patches):
 
 def test_batches_follow_the_memory_limit(tiny, picture, monkeypatch):
     expected, real, rows = tiny.upscale(picture(64, 64)), tiny.patch_dit.forward, []
-    monkeypatch.setattr(tiny.patch_dit, "forward", lambda x, *args: rows.append(len(x)) or real(x, *args))
+    monkeypatch.setattr(
+        tiny.patch_dit, "forward", lambda x, *args: rows.append(len(x)) or real(x, *args)
+    )
     numbers = [patches_within(tiny, mebibytes) for mebibytes in (0, 1, 10, 20, 512)]
     assert numbers[0] == 1 and numbers == sorted(numbers)
     assert numbers[3] == pytest.approx(2 * numbers[2], abs=1)
@@ -248,7 +266,8 @@ def test_limit_of_pixels(tiny, picture):
 
 
 @pytest.mark.parametrize(
-    ("mode", "expected"), [("L", "L"), ("LA", "LA"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("CMYK", "RGB"), ("1", "L")]
+    ("mode", "expected"),
+    [("L", "L"), ("LA", "LA"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("CMYK", "RGB"), ("1", "L")],
 )
 def test_modes(tiny, picture, mode, expected):
     assert tiny.upscale(picture(20, 20).convert(mode)).image.mode == expected

@@ -59,14 +59,20 @@ def test_half_precision_is_half_the_size_and_nearly_the_picture(tiny, saved, pic
     assert (tmp_path / name).stat().st_size < 0.6 * (saved / name).stat().st_size
     loaded = load(tmp_path)
     assert next(loaded.patch_dit.parameters()).dtype == torch.float32
-    a, b = (np.asarray(s.upscale(picture(33, 47), groups=preset("tiny").groups).image, int) for s in (tiny, loaded))
+    a, b = (
+        np.asarray(s.upscale(picture(33, 47), groups=preset("tiny").groups).image, int)
+        for s in (tiny, loaded)
+    )
     assert np.abs(a - b).mean() < 1
 
 
 def test_bfloat16_gives_nearly_the_picture(tiny, saved, picture):
     low = PatchScaler.from_pretrained(saved, device="cpu", dtype="bfloat16")
-    everything = replace(preset("tiny").groups, thresholds=(1.0, 1.0))  # no patch may change its group
-    a, b = (np.asarray(s.upscale(picture(33, 47), groups=everything).image, int) for s in (tiny, low))
+    # no patch may change its group
+    everything = replace(preset("tiny").groups, thresholds=(1.0, 1.0))
+    a, b = (
+        np.asarray(s.upscale(picture(33, 47), groups=everything).image, int) for s in (tiny, low)
+    )
     assert 0 < np.abs(a - b).mean() < 4
 
 
@@ -98,10 +104,14 @@ def test_stable_diffusions_autoencoder_is_loaded_from_its_own_folder(tiny, pictu
     torch.manual_seed(0)
     for name in ("vae", "moved"):
         diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
-            num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
-        ).save_pretrained(tmp_path / name)  # fmt: skip
-    autoencoder = replace(tiny.config.autoencoder, kind="tiny", channels=4, model_id=str(tmp_path / "vae"))
+            encoder_block_out_channels=(8,) * 4,
+            decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(1,) * 4,
+            num_decoder_blocks=(1,) * 4,
+        ).save_pretrained(tmp_path / name)
+    autoencoder = replace(
+        tiny.config.autoencoder, kind="tiny", channels=4, model_id=str(tmp_path / "vae")
+    )
     config = replace(tiny.config, autoencoder=autoencoder)
     networks = build_networks(config)
     model = PatchScaler(config, networks, None)
@@ -142,14 +152,18 @@ def test_weights_of_another_program(folder):
 
 def test_weights_of_another_network(folder):
     shutil.copy(folder / "classifier.safetensors", folder / "grm.safetensors")
-    with pytest.raises(PatchScalerError, match=r"grm\.safetensors: weights do not fit .* and \d+ more"):
+    with pytest.raises(
+        PatchScalerError, match=r"grm\.safetensors: weights do not fit .* and \d+ more"
+    ):
         load(folder)
 
 
 def test_weights_of_another_size(folder, tiny):
     config = replace(tiny.config, patch_dit=replace(tiny.config.patch_dit, hidden_size=64))
     (folder / "config.json").write_text(config.to_json())
-    with pytest.raises(PatchScalerError, match=r"safetensors: weights do not fit the configuration"):
+    with pytest.raises(
+        PatchScalerError, match=r"safetensors: weights do not fit the configuration"
+    ):
         load(folder)
 
 
@@ -205,7 +219,11 @@ def hungry(tiny, monkeypatch, limit: int, error: Exception) -> list[int]:
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        RuntimeError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
     ids=["text", "MemoryError", "allocator"],
 )
 def test_halving_when_memory_runs_out(tiny, picture, monkeypatch, error):
@@ -215,7 +233,8 @@ def test_halving_when_memory_runs_out(tiny, picture, monkeypatch, error):
     assert np.abs(np.asarray(result.image, int) - np.asarray(expected.image, int)).max() <= 1
     assert np.array_equal(result.textures, expected.textures)
     too_large = [n for n in asked if n > 2]
-    assert too_large and too_large == sorted(too_large, reverse=True)  # halved, never tried at full size again
+    # halved, never tried at full size again
+    assert too_large and too_large == sorted(too_large, reverse=True)
     total = expected.cost["evaluations_total"]
     assert calls[-1] == (total, total) and max(done for done, _ in calls) == total
 

@@ -46,7 +46,12 @@ def made(tmp_path, parser):
 
     def make(text: str, **options) -> Recipe:
         (tmp_path / "mine.txt").write_text(text)
-        places = {"model": tmp_path / "model", "data": tmp_path / "data", "images": images, "textures": textures}
+        places = {
+            "model": tmp_path / "model",
+            "data": tmp_path / "data",
+            "images": images,
+            "textures": textures,
+        }
         places |= options.pop("places", {})
         given = {name: str(path) for name, path in places.items() if path}
         return Recipe(str(tmp_path / "mine.txt"), given, parser, {"device": "cpu"}, **options)
@@ -57,12 +62,24 @@ def made(tmp_path, parser):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train grm --model {models}", r"line 3: unknown placeholder \{models\}: choose from \{model\}"),
-        ("train graft --model {model} --esrgan {esrgan}", r"line 3: \{esrgan\} is wanted: add --esrgan"),
+        (
+            "train grm --model {models}",
+            r"line 3: unknown placeholder \{models\}: choose from \{model\}",
+        ),
+        (
+            "train graft --model {model} --esrgan {esrgan}",
+            r"line 3: \{esrgan\} is wanted: add --esrgan",
+        ),
         ("train grm --model {model}", "line 3: the following arguments are required: --shards"),
         ("train blur --model {model}", "line 3: .*invalid choice: 'blur'"),
-        ("train grm --model {model} --shards a --validation b --lr fast", "line 3: .*invalid float value: 'fast'"),
-        ("upscale photo.jpg", "line 3: 'upscale photo.jpg': a line is 'train STAGE ...' or 'memory build ...'"),
+        (
+            "train grm --model {model} --shards a --validation b --lr fast",
+            "line 3: .*invalid float value: 'fast'",
+        ),
+        (
+            "upscale photo.jpg",
+            "line 3: 'upscale photo.jpg': a line is 'train STAGE ...' or 'memory build ...'",
+        ),
         ("memory info x", "line 3: 'memory info'"),
         ("train recipe paper", "line 3: 'train recipe'"),
         ("train", "line 3: 'train': a line is"),
@@ -85,16 +102,21 @@ def test_conditions_take_their_lines_or_leave_them_out(made):
     assert [line.name for line in recipe.lines] == ["train autoencoder"]
     assert recipe.left_out == ["train graft (with --esrgan only)"]
     recipe = made(text, places={"esrgan": "a file.safetensors"})
-    assert recipe.arguments(recipe.lines[0]).esrgan == "a file.safetensors"  # one word, whatever it holds
+    # one word, whatever it holds
+    assert recipe.arguments(recipe.lines[0]).esrgan == "a file.safetensors"
     assert recipe.left_out == ["train autoencoder (without --esrgan only)"]
 
 
 def test_scale_and_shared_options(made):
-    recipe = made("train grm --model {model} --shards a --validation b --steps 100 --minutes 30", scale=0.25)
+    recipe = made(
+        "train grm --model {model} --shards a --validation b --steps 100 --minutes 30", scale=0.25
+    )
     args = recipe.arguments(recipe.lines[0])
     assert (args.steps, args.minutes, args.device, args.lr) == (25, 7.5, "cpu", 3e-4)
     assert recipe.key(recipe.lines[0]).startswith("train grm --model {model} --shards a")
-    recipe = made("train grm --model {model} --shards a --validation b --device mps --steps 1", scale=0.25)
+    recipe = made(
+        "train grm --model {model} --shards a --validation b --device mps --steps 1", scale=0.25
+    )
     assert recipe.arguments(recipe.lines[0]).device == "mps"
     assert recipe.arguments(recipe.lines[0]).steps == 1
     with pytest.raises(PatchScalerError, match="--scale 0"):
@@ -102,7 +124,9 @@ def test_scale_and_shared_options(made):
 
 
 def test_unknown_and_empty_recipes(parser, made, tmp_path):
-    with pytest.raises(PatchScalerError, match="unknown recipe 'nice': choose compact or paper, or name a file"):
+    with pytest.raises(
+        PatchScalerError, match="unknown recipe 'nice': choose compact or paper, or name a file"
+    ):
         Recipe("nice", {}, parser, {})
     with pytest.raises(PatchScalerError, match="no command in it"):
         made("# nothing\n")
@@ -119,14 +143,18 @@ def test_it_runs_in_order_says_where_and_does_nothing_twice(made, tmp_path, caps
     median = float(re.search(r"val/median_error ([\d.]+)", said)[1])
     (eta,) = {args.eta for args in [made(TINY).arguments(made(TINY).lines[-1])]}
     assert eta == pytest.approx(1.25 * median, abs=1e-3)
-    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "mine.txt"}
+    files = {
+        p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "mine.txt"
+    }
     assert run_recipe(made(TINY))
     assert files == {p: p.stat().st_mtime_ns for p in files}
     assert "[1/5]" not in capsys.readouterr().out
     # Another line at the end runs, another one in the place of a finished one does not.
     assert run_recipe(made(TINY + "train calibrate --model {model} --validation {data}/train\n"))
     assert "[6/6] train calibrate" in capsys.readouterr().out
-    with pytest.raises(PatchScalerError, match=r"line 6: .*recipe\.log says .* was done in its place"):
+    with pytest.raises(
+        PatchScalerError, match=r"line 6: .*recipe\.log says .* was done in its place"
+    ):
         run_recipe(made(TINY.replace("--steps 2", "--steps 3")))
 
 
@@ -140,7 +168,10 @@ def test_an_interrupted_one_goes_on(made, tmp_path, monkeypatch, capsys):
         patch.setattr(commands, "classifier", broken)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(made(TINY))
-    assert [d.key.split()[1] for d in Log(str(tmp_path / "model")).read()] == ["shards", "autoencoder"]
+    assert [d.key.split()[1] for d in Log(str(tmp_path / "model")).read()] == [
+        "shards",
+        "autoencoder",
+    ]
     capsys.readouterr()
     assert run_recipe(made(TINY))
     assert "[2/5]" not in (said := capsys.readouterr().out) and "[3/5]" in said
@@ -179,11 +210,17 @@ def test_shipped_recipes_are_understood_and_are_what_the_documentation_says(pars
     recipe = Recipe(name, places | ({"esrgan": esrgan} if esrgan else {}), parser, {})
     first = [line for line in recipe.lines if "--preset" in line.words]
     assert [line.words[line.words.index("--preset") + 1] for line in first] == [name]
-    stages = [args.stage for line in recipe.lines if "stage" in (args := recipe.arguments(line, eta="0.1"))]
+    stages = [
+        args.stage
+        for line in recipe.lines
+        if "stage" in (args := recipe.arguments(line, eta="0.1"))
+    ]
     assert ("refining" in stages) == (name == "compact" and esrgan is not None)
     if name == "paper":
         steps = {
-            args.stage: args.steps for line in recipe.lines if (args := recipe.arguments(line)) and "steps" in args
+            args.stage: args.steps
+            for line in recipe.lines
+            if (args := recipe.arguments(line)) and "steps" in args
         }
         assert steps == {"grm": 50_000, "classifier": 50_000, "diffusion": 500_000}
         assert preset(name).patch_dit.hidden_size == 768
@@ -199,7 +236,13 @@ def test_the_dry_run_tries_each_stage_and_leaves_nothing(parser, tmp_path, capsy
     (tmp_path / "temporary").mkdir()
     (tmp_path / "mine.txt").write_text(TINY.replace("--steps 2 --batch", "--minutes 900 --batch"))
     tried = dry_run(str(tmp_path / "mine.txt"), None, parser, {"device": "cpu"})
-    assert [t.name.split()[1] for t in tried] == ["shards", "autoencoder", "classifier", "grm", "grm"]
+    assert [t.name.split()[1] for t in tried] == [
+        "shards",
+        "autoencoder",
+        "classifier",
+        "grm",
+        "grm",
+    ]
     assert [t.parameters is None for t in tried] == [True, True, False, False, False]
     assert tried[4].parameters < tried[3].parameters  # the head alone
     assert all(t.peak > 50 and t.seconds < 60 for t in tried)
@@ -214,19 +257,41 @@ def test_the_dry_run_names_the_line_that_fails(parser, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="several devices need accelerate")
+@pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="several devices need accelerate"
+)
 def test_two_processes_run_a_recipe_together(tmp_path):
     images, _ = made_up(tmp_path)
-    lines = [x for x in TINY.replace("\\\n", "").splitlines() if "classifier" not in x and "{eta}" not in x]
+    lines = [
+        x
+        for x in TINY.replace("\\\n", "").splitlines()
+        if "classifier" not in x and "{eta}" not in x
+    ]
     lines += ["train calibrate --model {model} --validation {data}/train"]
     (tmp_path / "mine.txt").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["patchscaler", "train", "recipe", str(tmp_path / "mine.txt"), "--images", str(images)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+    ]
+    command += [
+        "patchscaler",
+        "train",
+        "recipe",
+        str(tmp_path / "mine.txt"),
+        "--images",
+        str(images),
+    ]
     command += ["--model", str(tmp_path / "model"), "--device", "cpu", "--minutes", "30"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [done.stdout.count(f"[{i}/4] train") for i in range(1, 5)] == [1] * 4  # one process speaks
+    # one process speaks
+    assert [done.stdout.count(f"[{i}/4] train") for i in range(1, 5)] == [1] * 4
     assert len(Log(str(tmp_path / "model")).read()) == 4
     assert done.stdout.count("thresholds") == 1
 
@@ -237,7 +302,10 @@ def test_the_command(tmp_path, capsys):
     command = ["train", "recipe", str(tmp_path / "mine.txt"), "--model", str(tmp_path / "model")]
     assert main(command) == 1
     assert "line 4: {images} is wanted: add --images" in capsys.readouterr().err
-    assert main([*command, "--images", str(images), "--textures", str(textures), "--device", "cpu"]) == 0
+    assert (
+        main([*command, "--images", str(images), "--textures", str(textures), "--device", "cpu"])
+        == 0
+    )
     assert (tmp_path / "model" / "training" / "data" / "train" / "meta.json").exists()
     assert (tmp_path / "model" / "classifier.safetensors").exists()
     assert main(["train", "recipe", "compact"]) == 1

@@ -18,8 +18,16 @@ from patchscaler.dials.record import (
     read_provenance,
     weights_id,
     weights_of,
-)  # fmt: skip
-from patchscaler.dials.report import COLORS, blended, draw, read_maps, read_report, steps_map, write_report
+)
+from patchscaler.dials.report import (
+    COLORS,
+    blended,
+    draw,
+    read_maps,
+    read_report,
+    steps_map,
+    write_report,
+)
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.metadata import Metadata
 from patchscaler.models.weights import file_hash
@@ -32,7 +40,8 @@ def test_moments_of_a_known_difference():
     coarse = torch.zeros(3, 16, 20)
     image = coarse.clone()
     image[0, :8, :8] = 10 / 127.5  # one cell ten grey levels redder
-    image[:, 8:, 16:] += torch.tensor([[4.0, -4.0], [-4.0, 4.0]]).repeat(4, 2) / 127.5  # a cut-off cell of texture
+    # a cut-off cell of texture
+    image[:, 8:, 16:] += torch.tensor([[4.0, -4.0], [-4.0, 4.0]]).repeat(4, 2) / 127.5
     moments = cell_moments(image, coarse, 8)
     assert moments.shape == (4, 2, 3)
     assert moments[:, 0, 0].tolist() == pytest.approx([10, 0, 0, 100 / 3])
@@ -98,7 +107,9 @@ def test_maps_are_as_large_as_the_picture_up_to_a_limit():
     values[:, 15:] = 1
     image = draw(values, (236, 156), 8)  # the last cells are padding
     assert image.size == (236, 156)
-    assert image.getpixel((0, 80)) == tuple(COLORS[0]) and image.getpixel((235, 80)) == tuple(COLORS[255])
+    assert image.getpixel((0, 80)) == tuple(COLORS[0]) and image.getpixel((235, 80)) == tuple(
+        COLORS[255]
+    )
     assert draw(values, (20_000, 10_000), 8).size == (2048, 1024)
 
 
@@ -112,9 +123,15 @@ def scaler(model_folder) -> PatchScaler:
 
 def test_options_survive_json(tiny):
     options = tiny.options(
-        seed=7, fidelity=0.25, budget="20s", color="wavelet", prompt=False, origin=(2, 4), period=(32, 64),
+        seed=7,
+        fidelity=0.25,
+        budget="20s",
+        color="wavelet",
+        prompt=False,
+        origin=(2, 4),
+        period=(32, 64),
         changes=(make_change((1, 2, 3, 4), "hard", 5),),
-    )  # fmt: skip
+    )
     again = tiny.options(**read_options(json.loads(json.dumps(options_record(options)))))
     assert options_record(again) == options_record(options)
     assert again.groups == options.groups  # fidelity is applied once, not twice
@@ -135,13 +152,19 @@ def test_hashes_are_those_of_the_files(scaler, model_folder, tiny):
 
 def test_a_record_repeats_the_run(scaler, picture):
     image = picture(64, 96)
-    result = scaler.upscale(image, seed=3, budget=0.5, fidelity=0.2, changes=[make_change((0, 0, 8, 8), "hard", 9)])
-    record = json.loads(json.dumps(make_record(scaler, result, {}, {}, (384, 256), weights_of(scaler))))
+    result = scaler.upscale(
+        image, seed=3, budget=0.5, fidelity=0.2, changes=[make_change((0, 0, 8, 8), "hard", 9)]
+    )
+    record = json.loads(
+        json.dumps(make_record(scaler, result, {}, {}, (384, 256), weights_of(scaler)))
+    )
     again = scaler.upscale(image, **read_options(record["options"]))
     assert np.array_equal(result.array, again.array)
     assert record["patches"]["groups"] == again.groups.tolist()
     assert record["cost"]["evaluations_total"] == result.cost["evaluations_total"]
-    assert record["software"]["torch"] == torch.__version__ and record["grid"]["rows"] == list(result.grid.rows)
+    assert record["software"]["torch"] == torch.__version__ and record["grid"]["rows"] == list(
+        result.grid.rows
+    )
 
 
 def test_a_record_names_the_textures(scaler, picture):
@@ -152,8 +175,11 @@ def test_a_record_names_the_textures(scaler, picture):
     for number, entry in record["textures"].items():
         origin = scaler.memory.origins[int(number)]
         assert entry == {
-            "source": origin.source, "licence": "CC0-1.0", "author": "", "patches": int((used == int(number)).sum())
-        }  # fmt: skip
+            "source": origin.source,
+            "licence": "CC0-1.0",
+            "author": "",
+            "patches": int((used == int(number)).sum()),
+        }
     fed = [len(row) for row in record["patches"]["textures"]]
     assert fed == [0 if g == 0 else 2 for g in result.groups]
 
@@ -163,7 +189,9 @@ def test_provenance_comes_back_from_xmp(scaler):
     facts = provenance(scaler, options, {"grm": "x"}, "abc")
     xmp = Metadata((8, 8)).with_provenance(facts).xmp
     assert read_provenance(xmp) == facts
-    assert json.loads(facts["Options"])["changes"][0]["box"] == [1, 2, 3, 4] and facts["Seed"] == "5"
+    assert (
+        json.loads(facts["Options"])["changes"][0]["box"] == [1, 2, 3, 4] and facts["Seed"] == "5"
+    )
     assert read_provenance(None) == {} == read_provenance(b"<x:xmpmeta/>")
 
 
@@ -173,19 +201,31 @@ def test_provenance_comes_back_from_xmp(scaler):
 def report_of(scaler: PatchScaler, image: Image.Image, folder: Path) -> dict:
     result = scaler.upscale(image, invention=True)
     h, w = result.array.shape[:2]
-    record = make_record(scaler, result, {"name": "a"}, {"width": w, "height": h}, (w, h), weights_of(scaler))
+    record = make_record(
+        scaler, result, {"name": "a"}, {"width": w, "height": h}, (w, h), weights_of(scaler)
+    )
     write_report(folder, result, record, result.confidence, result.moments)
     return record
 
 
 def test_a_report_is_complete(scaler, picture, tmp_path):
     record = report_of(scaler, picture(40, 70), tmp_path / "rep")
-    names = ["difficulty.png", "invention_high.png", "invention_low.png", "maps.npz", "run.json", "steps.png"]
+    names = [
+        "difficulty.png",
+        "invention_high.png",
+        "invention_low.png",
+        "maps.npz",
+        "run.json",
+        "steps.png",
+    ]
     assert sorted(p.name for p in (tmp_path / "rep").iterdir()) == names
     for name in names:
         assert not name.endswith(".png") or Image.open(tmp_path / "rep" / name).size == (280, 160)
     stored = read_report(tmp_path / "rep")
-    assert stored["patches"] == record["patches"] and stored["invention"]["unit"] == "grey levels of 255"
+    assert (
+        stored["patches"] == record["patches"]
+        and stored["invention"]["unit"] == "grey levels of 255"
+    )
     confidence, moments = read_maps(tmp_path / "rep")
     assert confidence.shape == (20, 35) and moments.shape == (4, 20, 35)
 
@@ -194,7 +234,12 @@ def test_a_report_without_moments_has_no_invention(scaler, picture, tmp_path):
     result = scaler.upscale(picture(40, 70))
     record = make_record(scaler, result, {}, {}, (280, 160), {})
     written = write_report(tmp_path, result, record, result.confidence, None)
-    assert sorted(p.name for p in written) == ["difficulty.png", "maps.npz", "run.json", "steps.png"]
+    assert sorted(p.name for p in written) == [
+        "difficulty.png",
+        "maps.npz",
+        "run.json",
+        "steps.png",
+    ]
     assert read_maps(tmp_path)[1] is None and "invention" not in read_report(tmp_path)
 
 

@@ -45,9 +45,14 @@ def test_table_1_measures_on_degraded_originals(picture, tmp_path, monkeypatch):
     pair = source.pairs[0]
     bicubic = np.asarray(Image.fromarray(pair.lr).resize((128, 128), Image.Resampling.BICUBIC))
     assert rows["bicubic"].here["PSNR"] == pytest.approx(get_metric("psnr-y")(bicubic, pair.hr))
-    assert rows["BSRGAN"].here["SSIM"] > 0 and rows["BSRGAN"].paper == TABLE_1["BSRGAN"]  # found by its name
-    assert rows["spandrel:nowhere"].note.startswith("not here: ") and not rows["spandrel:nowhere"].here
-    assert rows["PASD"].note == "not here: not among --methods" and rows["PASD"].paper["PSNR"] == 21.02
+    # found by its name
+    assert rows["BSRGAN"].here["SSIM"] > 0 and rows["BSRGAN"].paper == TABLE_1["BSRGAN"]
+    assert (
+        rows["spandrel:nowhere"].note.startswith("not here: ") and not rows["spandrel:nowhere"].here
+    )
+    assert (
+        rows["PASD"].note == "not here: not among --methods" and rows["PASD"].paper["PSNR"] == 21.02
+    )
     assert any(line.startswith("Other pictures than LSDIR's") for line in report.differs)
 
 
@@ -57,13 +62,18 @@ def test_table_2_takes_realsr_for_realsr_and_others_for_realset110(small_picture
     others = open_source(str(small_pictures))
     report = quality.table2("bicubic", Settings(), [realsr, others], measuring(tmp_path, "niqe"))
     rows = {row.label: row for row in report.rows}
-    assert rows["realsr, LDM"].paper["MUSIQ"] == 47.72 and rows["small, LDM"].paper["MUSIQ"] == 55.01
+    assert (
+        rows["realsr, LDM"].paper["MUSIQ"] == 47.72 and rows["small, LDM"].paper["MUSIQ"] == 55.01
+    )
     assert rows["small, bicubic"].here == rows["realsr, bicubic"].here | {"seconds": ANY}
     assert any("beside the paper's RealSet110" in line for line in report.differs)
 
 
 def test_order_is_spearmans():
-    rows = [Row(str(i), {"MUSIQ": p}, {"MUSIQ": h}) for i, (p, h) in enumerate([(1, 5), (2, 7), (3, 6), (4, 9)])]
+    rows = [
+        Row(str(i), {"MUSIQ": p}, {"MUSIQ": h})
+        for i, (p, h) in enumerate([(1, 5), (2, 7), (3, 6), (4, 9)])
+    ]
     assert quality.order_lines(rows) == ["order of 4 rows by MUSIQ: rank correlation 0.80"]
     assert quality.order_lines(rows[:2]) == []
 
@@ -76,23 +86,33 @@ def test_table_4_runs_the_papers_settings_and_the_models_own(tiny, small_picture
     literal = rows["T 400/700/1000 N 8/14/20"]
     groups = dataclasses.replace(
         tiny.config.groups, start_times=(400, 700, 1000), num_inference_steps=(8, 14, 20)
-    )  # fmt: skip
+    )
     cost = tiny.upscale(Image.open(small_pictures / "a.png"), groups=groups).cost
-    assert literal.here["evaluations"] == cost["evaluations_total"] and literal.paper["MUSIQ"] == 68.27
+    assert (
+        literal.here["evaluations"] == cost["evaluations_total"] and literal.paper["MUSIQ"] == 68.27
+    )
     assert literal.here["niqe"] > 0 and "MUSIQ" not in literal.here  # its weights are not to be had
     assert any(line.startswith("unavailable: musiq-koniq") for line in report.protocol)
     shipped = next(row for row in report.rows if row.note == "as shipped")
-    assert shipped.here["evaluations"] == tiny.upscale(Image.open(small_pictures / "a.png")).cost["evaluations_total"]
+    assert (
+        shipped.here["evaluations"]
+        == tiny.upscale(Image.open(small_pictures / "a.png")).cost["evaluations_total"]
+    )
     assert not shipped.paper
 
 
 def test_a_models_own_rows_of_table_4():
     compact = preset("compact").groups
     assert ablations.own_settings(compact) == [
-        ((400, 400, 400), (1, 1, 1)), ((0, 400, 400), (0, 1, 1)), ((0, 0, 0), (0, 0, 0)),
-        ((0, 400, 400), (0, 2, 2)), ((0, 400, 400), (0, 4, 4)),
-    ]  # fmt: skip
-    assert ablations.is_paper_scale(preset("paper").groups) and not ablations.is_paper_scale(compact)
+        ((400, 400, 400), (1, 1, 1)),
+        ((0, 400, 400), (0, 1, 1)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((0, 400, 400), (0, 2, 2)),
+        ((0, 400, 400), (0, 4, 4)),
+    ]
+    assert ablations.is_paper_scale(preset("paper").groups) and not ablations.is_paper_scale(
+        compact
+    )
 
 
 def test_table_5_has_a_random_prompt_and_none(tiny, small_pictures, tmp_path):
@@ -100,7 +120,10 @@ def test_table_5_has_a_random_prompt_and_none(tiny, small_pictures, tmp_path):
     text = text_entry(None, "b", "c")
     report = ablations.table5(tiny, source, measuring(tmp_path, "niqe"), text)
     rows = {row.label: row for row in report.rows}
-    assert rows["text prompt"].paper["MUSIQ"] == 66.79 and "train diffusion --prompt text" in rows["text prompt"].note
+    assert (
+        rows["text prompt"].paper["MUSIQ"] == 66.79
+        and "train diffusion --prompt text" in rows["text prompt"].note
+    )
     assert rows["texture prompt"].paper["MUSIQ"] == 68.27 and not rows["no prompt"].paper
     values = {rows[name].here["niqe"] for name in ("texture prompt", "random prompt", "no prompt")}
     assert len(values) == 3
@@ -109,7 +132,9 @@ def test_table_5_has_a_random_prompt_and_none(tiny, small_pictures, tmp_path):
 
 def test_a_random_memory_draws_by_the_patch_and_not_by_the_batch(tiny):
     memory = ablations.with_random_memory(tiny).memory
-    queries = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    queries = torch.nn.functional.normalize(
+        torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     scores, entries = memory.search(queries, 3)
     assert torch.equal(memory.search(queries[2:4], 3)[1], entries[2:4])
     assert torch.allclose(scores, (queries @ tiny.memory.keys.T).gather(1, entries))
@@ -123,10 +148,12 @@ def test_table_6_says_how_the_thresholds_part_the_patches(tiny, small_pictures, 
     report = ablations.table6(tiny, source, measuring(tmp_path, "niqe"))
     rows = {row.label: row for row in report.rows}
     first = rows["gamma 0.95 0.75"]
-    assert first.paper["seconds"] == 3.41 and first.here["simple"] + first.here["medium"] + first.here["hard"] == (
-        pytest.approx(1)
+    assert first.paper["seconds"] == 3.41 and first.here["simple"] + first.here[
+        "medium"
+    ] + first.here["hard"] == (pytest.approx(1))
+    groups = np.concatenate(
+        [tiny.upscale(Image.open(f)).groups for f in sorted(small_pictures.iterdir())]
     )
-    groups = np.concatenate([tiny.upscale(Image.open(f)).groups for f in sorted(small_pictures.iterdir())])
     assert rows["own default"].here["hard"] == pytest.approx(float((groups == 2).mean()))
     assert rows["own, shares of gamma 1.00 0.85"].here["simple"] == 0
     assert ablations.shares_of((0.95, 0.75)) == pytest.approx((1 / 12, 5 / 12))
@@ -134,7 +161,16 @@ def test_table_6_says_how_the_thresholds_part_the_patches(tiny, small_pictures, 
 
 
 def test_tables_by_command(model_folder, small_pictures, tmp_path, capsys):
-    common = ("--model", model_folder, "--device", "cpu", "--dtype", "float32", "-o", tmp_path / "out")
+    common = (
+        "--model",
+        model_folder,
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "-o",
+        tmp_path / "out",
+    )
     common = (*common, "--data", small_pictures, "--limit", 1, "--metrics", "niqe")
     assert main(["reproduce", *map(str, ("table2", "--methods", "bicubic,ours", *common))]) == 0
     out = capsys.readouterr().out

@@ -57,5 +57,7 @@ def test_pictures_are_made_by_the_script(tiny, tmp_path):
     for name in made:
         assert Image.open(tmp_path / name).size == Image.open(DOCS / "images" / name).size
         assert (DOCS / "images" / name).stat().st_size < 100_000
-    shown = {name for page in PAGES for name in re.findall(r"images/([\w.]+)\)", page.read_text("utf-8"))}
+    shown = {
+        name for page in PAGES for name in re.findall(r"images/([\w.]+)\)", page.read_text("utf-8"))
+    }
     assert shown == made

@@ -27,9 +27,11 @@ def test_time_left_is_the_stages_own_speed(clock, monkeypatch, capsys):
     line.close()
     shown = capsys.readouterr().err.replace("\033[K", "").split("\r")
     assert shown[1:-1] == [
-        "a.png: 0/4 windows restored ", "a.png: 3/4 windows restored, 2 s left ",
-        "a.png: 10/50 patch-steps ", "a.png: 20/50 patch-steps, 15 s left ",
-    ]  # fmt: skip
+        "a.png: 0/4 windows restored ",
+        "a.png: 3/4 windows restored, 2 s left ",
+        "a.png: 10/50 patch-steps ",
+        "a.png: 20/50 patch-steps, 15 s left ",
+    ]
 
 
 @pytest.mark.parametrize(("quiet", "terminal"), [(True, True), (False, False)])

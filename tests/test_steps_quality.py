@@ -35,11 +35,18 @@ def hr(tmp_path, picture):
 def test_every_count_once_and_the_models_own():
     stored = GroupConfig(start_times=(0, 400, 400), num_inference_steps=(0, 1, 1))
     found = settings_of(stored, [4, 0, 4])
-    assert [(s.name, s.shipped) for s in found] == [("steps 0", False), ("steps 1", True), ("steps 4", False)]
+    assert [(s.name, s.shipped) for s in found] == [
+        ("steps 0", False),
+        ("steps 1", True),
+        ("steps 4", False),
+    ]
     assert [s.groups.num_inference_steps for s in found] == [(0, 0, 0), (0, 1, 1), (0, 4, 4)]
     assert {s.groups.start_times for s in found} == {(0, 400, 400)}
     uneven = settings_of(GroupConfig(), [20])
-    assert [(s.name, s.steps, s.shipped) for s in uneven] == [("steps 20", 20, False), ("steps 8/14/20", None, True)]
+    assert [(s.name, s.steps, s.shipped) for s in uneven] == [
+        ("steps 20", 20, False),
+        ("steps 8/14/20", None, True),
+    ]
     assert uneven[0].groups.num_inference_steps == (8, 20, 20)  # simple ones keep what they have
     with pytest.raises(PatchScalerError, match="401 steps from time 400"):
         settings_of(stored, [401])
@@ -50,7 +57,9 @@ def test_rows_are_what_compare_says(tiny, hr, model_folder, tmp_path, monkeypatc
     measuring = Measuring(tmp_path / "out", ("psnr-y",))
     report = steps_quality.steps_quality(tiny, sets, [3, 0], measuring)
     names = ["steps 0", "steps 3", "steps 0/1/2"]
-    assert [row.label for row in report.rows] == [f"p, {d}: {n}" for d in ("mild", "bicubic") for n in names]
+    assert [row.label for row in report.rows] == [
+        f"p, {d}: {n}" for d in ("mild", "bicubic") for n in names
+    ]
     assert [row.note for row in report.rows] == ["", "", "as shipped"] * 2
 
     pairs, _ = load_pairs(hr=hr, degradation="bicubic")
@@ -91,7 +100,16 @@ def test_the_plot_shows_every_value_and_marks_the_default():
 
 
 def test_the_command(hr, model_folder, tmp_path, capsys, monkeypatch):
-    base = ["reproduce", "steps", "--hr", f"Mine={hr}", "--model", str(model_folder), "--device", "cpu"]
+    base = [
+        "reproduce",
+        "steps",
+        "--hr",
+        f"Mine={hr}",
+        "--model",
+        str(model_folder),
+        "--device",
+        "cpu",
+    ]
     base += ["--metrics", "psnr-y", "-o", str(tmp_path / "out")]
 
     def fails(*more):
@@ -103,10 +121,17 @@ def test_the_command(hr, model_folder, tmp_path, capsys, monkeypatch):
     assert main([*base, "--steps", "0,1", "--limit", "1"]) == 0
     out = capsys.readouterr().out
     assert "not the paper's" in out and "Mine, mild: steps 1" in out and "as shipped" in out
-    assert out.count("psnr-y: PSNR in dB") == 1 and "data: 1 pictures, small ones made by 'mild'" in out
+    assert (
+        out.count("psnr-y: PSNR in dB") == 1
+        and "data: 1 pictures, small ones made by 'mild'" in out
+    )
     assert Image.open(tmp_path / "out" / "steps.png").size == (400, 360)
     record = json.loads((tmp_path / "out" / "steps.json").read_text())
-    assert [s["num_inference_steps"] for s in record["details"]["settings"]] == [[0, 0, 0], [0, 1, 1], [0, 1, 2]]
+    assert [s["num_inference_steps"] for s in record["details"]["settings"]] == [
+        [0, 0, 0],
+        [0, 1, 1],
+        [0, 1, 2],
+    ]
     assert record["data"][0]["set"] == "Mine" and record["model"]["sha256"]
     (hr / "broken.png").write_bytes(b"no picture")
     assert main([*base, "--steps", "0"]) == 1

@@ -27,17 +27,22 @@ from patchscaler.streaming.windows import cut_windows, spans
 # --- cutting --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [(100, 30, 7, 1), (101, 30, 7, 2), (5, 30, 7, 2), (64, 64, 33, 2), (1000, 33, 4, 32)])
+@pytest.mark.parametrize(
+    "case", [(100, 30, 7, 1), (101, 30, 7, 2), (5, 30, 7, 2), (64, 64, 33, 2), (1000, 33, 4, 32)]
+)
 def test_cores_cover_everything_once(case):
     length, core, reach, multiple = case
     found = spans(length, core, reach, multiple)
-    assert [s.start for s in found] == [0, *(s.stop for s in found[:-1])] and found[-1].stop == length
+    assert [s.start for s in found] == [0, *(s.stop for s in found[:-1])] and found[
+        -1
+    ].stop == length
     for s in found:
         assert s.stop - s.start <= core and s.start % multiple == s.low % multiple == 0
         assert s.low == 0 or s.start - s.low >= reach
         assert s.high == length or s.high - s.stop >= reach
     assert (
-        max(s.stop - s.start for s in found) - min(s.stop - s.start for s in found) < multiple * len(found) + multiple
+        max(s.stop - s.start for s in found) - min(s.stop - s.start for s in found)
+        < multiple * len(found) + multiple
     )
 
 
@@ -102,10 +107,18 @@ def test_without_context_windows_would_show(tiny, photo, monkeypatch):
     assert inner.max() <= 1
 
 
-@pytest.mark.parametrize("options", [
-    {"color": "none"}, {"color": "adain"}, {"fidelity": 0.4}, {"fidelity": 0.4, "color": "none"},
-    {"budget": 0.3}, {"seed": 9, "prompt": False}, {"fidelity": 1.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"color": "none"},
+        {"color": "adain"},
+        {"fidelity": 0.4},
+        {"fidelity": 0.4, "color": "none"},
+        {"budget": 0.3},
+        {"seed": 9, "prompt": False},
+        {"fidelity": 1.0},
+    ],
+)
 def test_options_work_in_windows(tiny, photo, options):
     source, target = photo(61, 83), photo(61, 83).with_name("out.png")
     whole = tiny.upscale(Image.open(source), **options)
@@ -120,7 +133,14 @@ def test_what_was_invented_is_the_same_with_adain(tiny, photo):
 
     source, target = photo(61, 83), photo(61, 83).with_name("out.png")
     whole = tiny.upscale(Image.open(source), color="adain", invention=True)
-    upscale_file(tiny, source, target, window=40, color="adain", files=FileOptions(report=source.with_name("report")))
+    upscale_file(
+        tiny,
+        source,
+        target,
+        window=40,
+        color="adain",
+        files=FileOptions(report=source.with_name("report")),
+    )
     moments = read_maps(source.with_name("report"))[1]
     assert np.abs(whole.moments[:3]).mean() > 1  # grey levels: or this would test nothing
     assert np.abs(moments - whole.moments)[:3].max() < 0.1
@@ -150,7 +170,8 @@ def test_sixteen_bits_in_windows(tiny, tmp_path):
     upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.tif", window=32)
     made = load_picture(tmp_path / "out.tif")
     assert made.bits == 16 and whole.array.dtype == np.uint16
-    assert np.abs(made.pixels.astype(int) - whole.array).max() <= 80  # of 65535: a third of a level of 255
+    # of 65535: a third of a level of 255
+    assert np.abs(made.pixels.astype(int) - whole.array).max() <= 80
     notes = upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.jpg", window=32).notes
     assert notes == ["JPEG holds 8 bits a channel; 16 came in"]
 
@@ -324,7 +345,14 @@ def test_memory_does_not_grow_with_the_area(tiny, tmp_path):
     peaks = []
     for height in (256, 1280):
         Image.effect_noise((256, height), 40).convert("RGB").save(tmp_path / "in.png")
-        command = [sys.executable, "-c", PEAK, tmp_path / "model", tmp_path / "in.png", tmp_path / "out.png"]
+        command = [
+            sys.executable,
+            "-c",
+            PEAK,
+            tmp_path / "model",
+            tmp_path / "in.png",
+            tmp_path / "out.png",
+        ]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) / 1024)

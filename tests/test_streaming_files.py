@@ -33,14 +33,26 @@ def on_disk(folder: Path, array: np.ndarray) -> DiskArray:
     return stored
 
 
-@pytest.mark.parametrize(("suffix", "channels"), [
-    (".png", 1), (".png", 3), (".png", 4), (".tif", 1), (".tif", 2), (".tif", 3), (".tif", 4), (".webp", 4),
-    (".bmp", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("suffix", "channels"),
+    [
+        (".png", 1),
+        (".png", 3),
+        (".png", 4),
+        (".tif", 1),
+        (".tif", 2),
+        (".tif", 3),
+        (".tif", 4),
+        (".webp", 4),
+        (".bmp", 3),
+    ],
+)
 def test_files_from_disk_hold_the_pixels(tmp_path, suffix, channels):
     array = np.random.default_rng(0).integers(1, 256, (37, 53, channels), dtype=np.uint8)
     metadata = Metadata((53, 37), xmp=b"<x:xmpmeta/>", dpi=(300, 300))
-    save_large(on_disk(tmp_path, array), tmp_path / f"o{suffix}", metadata, lossless=suffix == ".webp")
+    save_large(
+        on_disk(tmp_path, array), tmp_path / f"o{suffix}", metadata, lossless=suffix == ".webp"
+    )
     found = np.asarray(Image.open(tmp_path / f"o{suffix}"))
     assert np.array_equal(found.reshape(array.shape), array)
     assert left(tmp_path) == [f"o{suffix}", "pixels"]
@@ -48,14 +60,19 @@ def test_files_from_disk_hold_the_pixels(tmp_path, suffix, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("quality", [95, 80])  # colours at full and at half of the sides
-def test_jpegs_by_strips_are_the_jpeg_made_at_once(tmp_path, picture, monkeypatch, channels, quality):
+def test_jpegs_by_strips_are_the_jpeg_made_at_once(
+    tmp_path, picture, monkeypatch, channels, quality
+):
     from patchscaler.images import jpeg_writing
 
     array = np.asarray(picture(333, 521))[..., :channels]
     data = Metadata((521, 333), xmp=b"<x:xmpmeta/>", dpi=(300, 300), comment=b"hm")
-    data = replace(data, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data = replace(
+        data, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    )
     save_picture(array, tmp_path / "whole.jpg", data, quality)
-    monkeypatch.setattr(jpeg_writing, "STRIP", 1)  # one row of blocks: 21 or more strips, so the eight marks recur
+    # one row of blocks: 21 or more strips, so the eight marks recur
+    monkeypatch.setattr(jpeg_writing, "STRIP", 1)
     save_large(on_disk(tmp_path, array), tmp_path / "strips.jpg", data, quality)
     whole, strips = (Image.open(tmp_path / f"{name}.jpg") for name in ("whole", "strips"))
     for key in ("xmp", "dpi", "comment", "icc_profile"):
@@ -66,19 +83,34 @@ def test_jpegs_by_strips_are_the_jpeg_made_at_once(tmp_path, picture, monkeypatc
 
 
 def test_jpegs_of_more_than_a_strip(tmp_path):
-    array = np.broadcast_to(np.arange(3000, dtype=np.uint16).astype(np.uint8)[:, None, None], (3000, 2500, 3))
+    array = np.broadcast_to(
+        np.arange(3000, dtype=np.uint16).astype(np.uint8)[:, None, None], (3000, 2500, 3)
+    )
     save_large(on_disk(tmp_path, array), tmp_path / "o.jpg", quality=95)
     found = np.asarray(Image.open(tmp_path / "o.jpg")).astype(int)
-    assert found.shape == array.shape and np.abs(found - array).max() <= 40 and np.abs(found - array).mean() < 2
+    assert (
+        found.shape == array.shape
+        and np.abs(found - array).max() <= 40
+        and np.abs(found - array).mean() < 2
+    )
 
 
 def test_pyramids(tmp_path, picture):
     pytest.importorskip("pyvips")
     array = np.asarray(picture(300, 520))
-    save_large(on_disk(tmp_path, array), tmp_path / "p.tif", Metadata((520, 300), dpi=(300, 300)), pyramid=True)
+    save_large(
+        on_disk(tmp_path, array),
+        tmp_path / "p.tif",
+        Metadata((520, 300), dpi=(300, 300)),
+        pyramid=True,
+    )
     pyramid = Image.open(tmp_path / "p.tif")
     assert np.array_equal(np.asarray(pyramid), array)
-    assert pyramid.tag_v2[322] == 256 and pyramid.n_frames == 3 and pyramid.info["dpi"] == pytest.approx((300, 300))
+    assert (
+        pyramid.tag_v2[322] == 256
+        and pyramid.n_frames == 3
+        and pyramid.info["dpi"] == pytest.approx((300, 300))
+    )
     pyramid.seek(1)
     assert pyramid.size == (260, 150)
 
@@ -110,7 +142,9 @@ except Exception as error:
 def test_formats_that_cannot_hold_it(tmp_path):
     with pytest.raises(PatchScalerError, match=r"pyramids are written as \.tif"):
         check_large(tmp_path / "a.png", 1, pyramid=True)
-    with pytest.raises(PatchScalerError, match=r"WEBP wants all of 3.0 GB of pixels in memory at once"):
+    with pytest.raises(
+        PatchScalerError, match=r"WEBP wants all of 3.0 GB of pixels in memory at once"
+    ):
         check_large(tmp_path / "a.webp", 3_000_000_000)
     for name in ("a.png", "a.tif", "a.jpg"):
         check_large(tmp_path / name, 3_000_000_000)
@@ -150,7 +184,9 @@ def test_a_full_disk_is_said_first(tiny, photo, monkeypatch):
     monkeypatch.setattr(tiny.grm, "forward", never)
     usage = type("Usage", (), {"total": 10**9, "free": 20_100_000})
     monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(PatchScalerError, match="of disk, 0 MB are free; free some, or write to another disk"):
+    with pytest.raises(
+        PatchScalerError, match="of disk, 0 MB are free; free some, or write to another disk"
+    ):
         upscale_file(tiny, source, source.with_name("out.png"))
     assert left(source.parent) == ["in.png"]
 
@@ -160,7 +196,8 @@ def test_too_little_memory_is_said_first(tiny, photo, monkeypatch):
     monkeypatch.setattr(tiny.grm, "forward", never)
     monkeypatch.setattr(cost, "free_memory", lambda: 100_000_000)
     with pytest.raises(
-        PatchScalerError, match=r"takes about 1.5 GB of memory and 100 MB are free; lower --memory-limit"
+        PatchScalerError,
+        match=r"takes about 1.5 GB of memory and 100 MB are free; lower --memory-limit",
     ):
         upscale_file(tiny, source, source.with_name("out.png"))
     assert left(source.parent) == ["in.png"]
@@ -173,14 +210,18 @@ def test_a_disk_that_fills_up_while_space_is_reserved(tiny, photo, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(PatchScalerError, match=r"no room for .* intermediate data .No space left on device"):
+    with pytest.raises(
+        PatchScalerError, match=r"no room for .* intermediate data .No space left on device"
+    ):
         upscale_file(tiny, source, source.with_name("out.png"))
     assert left(source.parent) == ["in.png"]
 
 
 def test_windows_follow_the_memory_limit(tiny):
     sizes = [cost.window_sizes(tiny, 5000, None, limit) for limit in (64, 256, 1024)]
-    assert [s.restore for s in sizes] == sorted(s.restore for s in sizes) and sizes[0].restore < sizes[2].restore
+    assert [s.restore for s in sizes] == sorted(s.restore for s in sizes) and sizes[
+        0
+    ].restore < sizes[2].restore
     wide = cost.window_sizes(tiny, 100_000, None, 64)
     assert wide.rows < sizes[0].rows  # a strip goes across the whole picture: the wider, the lower
 
@@ -194,16 +235,30 @@ def test_dry_run_counts_exactly_and_leaves_nothing(tiny, photo):
     assert left(source.parent) == ["in.png"]
     made = upscale_file(tiny, source, target, window=40)
     assert told.patches == made.cost["patches"] and told.evaluations == made.cost["evaluations"]
-    assert told.total == made.cost["evaluations_total"] and told.size == (564, 388) and told.windows == 12
-    assert set(told.seconds) == {"restoring", "sampling", "decoding"} and all(s > 0 for s in told.seconds.values())
+    assert (
+        told.total == made.cost["evaluations_total"]
+        and told.size == (564, 388)
+        and told.windows == 12
+    )
+    assert set(told.seconds) == {"restoring", "sampling", "decoding"} and all(
+        s > 0 for s in told.seconds.values()
+    )
     text = "\n".join(told.lines())
-    assert f"{told.total} patch-steps in all" in text and "564x388, 12 windows" in text and "here" in text
+    assert (
+        f"{told.total} patch-steps in all" in text
+        and "564x388, 12 windows" in text
+        and "here" in text
+    )
 
 
 def test_progress_reaches_the_end_of_every_stage(tiny, photo):
     source, seen = photo(97, 141), {}
     upscale_file(
-        tiny, source, source.with_name("out.png"), window=40, watch=lambda *a: seen.setdefault(a[0], []).append(a[1:])
+        tiny,
+        source,
+        source.with_name("out.png"),
+        window=40,
+        watch=lambda *a: seen.setdefault(a[0], []).append(a[1:]),
     )
     assert list(seen) == ["windows restored", "patch-steps", "strips decoded", "file written"]
     assert all(seen[stage][0][0] == 0 for stage in list(seen)[1:])  # told when it begins
@@ -211,7 +266,9 @@ def test_progress_reaches_the_end_of_every_stage(tiny, photo):
         assert calls[-1][0] == calls[-1][1] and [d for d, _ in calls] == sorted(d for d, _ in calls)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (89, "89 s"), (600, "10 min"), (7260, "2 h 1 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (89, "89 s"), (600, "10 min"), (7260, "2 h 1 min")]
+)
 def test_durations(seconds, text):
     assert cost.duration(seconds) == text
 
@@ -223,7 +280,9 @@ class Killed(BaseException):
     """What no code catches by name."""
 
 
-@pytest.mark.parametrize("stage", ["windows restored", "patch-steps", "strips decoded", "file written"])
+@pytest.mark.parametrize(
+    "stage", ["windows restored", "patch-steps", "strips decoded", "file written"]
+)
 def test_resume_goes_on_where_it_was(tiny, photo, monkeypatch, stage):
     source, target = photo(97, 141), photo(97, 141).with_name("out.png")
     expected = tiny.upscale(Image.open(source)).array
@@ -237,7 +296,9 @@ def test_resume_goes_on_where_it_was(tiny, photo, monkeypatch, stage):
         upscale_file(tiny, source, target, watch=stop, **options)
     assert len(left(source.parent)) == 2 and not target.exists()
     seen: dict[str, list[int]] = {}
-    upscale_file(tiny, source, target, watch=lambda n, d, t: seen.setdefault(n, []).append(d), **options)
+    upscale_file(
+        tiny, source, target, watch=lambda n, d, t: seen.setdefault(n, []).append(d), **options
+    )
     assert np.abs(read(target) - expected).max() <= 1
     assert left(source.parent) == ["in.png", "out.png"]
     stages = ["windows restored", "patch-steps", "strips decoded", "file written"]
@@ -262,7 +323,9 @@ def test_resume_between_passes(tiny, photo):
     with pytest.raises(Killed):
         upscale_file(tiny, source, target, target_size=8.0, window=32, watch=stop)
     seen: list[str] = []
-    upscale_file(tiny, source, target, target_size=8.0, window=32, watch=lambda n, d, t: seen.append(n))
+    upscale_file(
+        tiny, source, target, target_size=8.0, window=32, watch=lambda n, d, t: seen.append(n)
+    )
     assert np.array_equal(read(target), expected) and "windows restored" not in seen
 
 
@@ -274,7 +337,8 @@ def test_another_command_does_not_take_up_the_work(tiny, photo):
             raise KeyboardInterrupt
 
     with pytest.raises(
-        KeyboardInterrupt, match=r"interrupted, .* patches are done; the same command goes on from there"
+        KeyboardInterrupt,
+        match=r"interrupted, .* patches are done; the same command goes on from there",
     ):
         upscale_file(tiny, source, target, window=40, watch=stop)
     made = upscale_file(tiny, source, target, window=40, seed=1)
@@ -305,7 +369,20 @@ def test_a_dry_run_that_is_terminated_leaves_nothing(tiny, photo, monkeypatch):
     monkeypatch.setattr("patchscaler.streaming.files.assign_once", terminated)
     tiny.save_pretrained(source.parent / "model")
     before = sorted(source.parent.iterdir())
-    assert main(["upscale", str(source), "--window", "40", "--dry-run", "--model", str(source.parent / "model")]) == 130
+    assert (
+        main(
+            [
+                "upscale",
+                str(source),
+                "--window",
+                "40",
+                "--dry-run",
+                "--model",
+                str(source.parent / "model"),
+            ]
+        )
+        == 130
+    )
     assert sorted(source.parent.iterdir()) == before
 
 
@@ -318,7 +395,9 @@ def test_intermediate_data_that_vanishes_is_an_error_like_others(tiny, photo):
                 file.unlink()
 
     with pytest.raises(FileNotFoundError, match="coarse"):
-        upscale_file(tiny, source, source.with_name("out.png"), window=40, max_patches=4, watch=clean_up)
+        upscale_file(
+            tiny, source, source.with_name("out.png"), window=40, max_patches=4, watch=clean_up
+        )
 
 
 def test_two_runs_at_once(tmp_path):

@@ -32,20 +32,31 @@ def tiny_blip2(folder: Path) -> Path:
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     tokenizer = transformers.GPT2Tokenizer(vocab=words, merges=[], **special)
     images = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
-    processor = transformers.Blip2Processor(image_processor=images, tokenizer=tokenizer, num_query_tokens=4)
+    processor = transformers.Blip2Processor(
+        image_processor=images, tokenizer=tokenizer, num_query_tokens=4
+    )
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.Blip2Config(
         vision_config=small | {"intermediate_size": 32, "image_size": 32, "patch_size": 8},
-        qformer_config=small | {"intermediate_size": 32, "encoder_hidden_size": 16, "vocab_size": 20},
-        text_config=small | {
-            "model_type": "opt", "ffn_dim": 32, "vocab_size": 104, "max_position_embeddings": 64,
-            "word_embed_proj_dim": 16, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+        qformer_config=small
+        | {"intermediate_size": 32, "encoder_hidden_size": 16, "vocab_size": 20},
+        text_config=small
+        | {
+            "model_type": "opt",
+            "ffn_dim": 32,
+            "vocab_size": 104,
+            "max_position_embeddings": 64,
+            "word_embed_proj_dim": 16,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
         },
         num_query_tokens=4,
-    )  # fmt: skip
+    )
     torch.manual_seed(2)
     model = transformers.Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.language_projection.weight, std=5)  # or all pictures had one caption
+    # or all pictures had one caption
+    torch.nn.init.normal_(model.language_projection.weight, std=5)
     torch.nn.init.normal_(model.vision_model.embeddings.patch_embedding.weight, std=0.5)
     model.config.image_token_index = tokenizer.convert_tokens_to_ids("<image>")
     model.generation_config.suppress_tokens = [0, 1, 2, 3]
@@ -58,9 +69,15 @@ def tiny_clip(folder: Path, width: int = WIDTH) -> Path:
     words = [*LETTERS, *(f"{c}</w>" for c in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = transformers.CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[])
     config = transformers.CLIPTextConfig(
-        vocab_size=len(words), hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=LENGTH, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+    )
     torch.manual_seed(0)
     transformers.CLIPTextModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -76,7 +93,9 @@ def models(tmp_path_factory) -> Path:
 
 
 def picture(seed: int, side: int = 256) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 255, (side // 16, side // 16, 3), dtype=np.uint8)
+    small = np.random.default_rng(seed).integers(
+        0, 255, (side // 16, side // 16, 3), dtype=np.uint8
+    )
     return np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC))
 
 
@@ -87,13 +106,20 @@ def shards(tmp_path_factory) -> Path:
     for i in range(3):
         Image.fromarray(picture(i)).save(root / "pictures" / f"set_{i:06x}_01.png")
     for name in ("train", "validation"):
-        write_shards(root / name, ShardConfig(str(root / "pictures"), variants=1, mix=(("bicubic", 1.0),), reduced=0.0))
+        write_shards(
+            root / name,
+            ShardConfig(str(root / "pictures"), variants=1, mix=(("bicubic", 1.0),), reduced=0.0),
+        )
     return root
 
 
 def test_captions_follow_the_picture_and_stay_the_same(models):
     captioner = Captioner(models / "blip2", longest=6)
-    pictures = [Image.new("RGB", (40, 30), "white"), Image.new("RGB", (64, 64)), Image.fromarray(picture(0, 64))]
+    pictures = [
+        Image.new("RGB", (40, 30), "white"),
+        Image.new("RGB", (64, 64)),
+        Image.fromarray(picture(0, 64)),
+    ]
     first = captioner.captions(pictures)
     assert all(first) and len(set(first)) > 1
     assert captioner.captions(pictures) == first
@@ -108,11 +134,15 @@ def test_tokens_are_clips_last_layer(models):
     ids = encoder.tokenizer(["a cat"], padding="max_length", max_length=LENGTH, return_tensors="pt")
     with torch.no_grad():
         assert torch.allclose(tokens[:1], clip(**ids).last_hidden_state, atol=1e-6)
-    assert torch.equal(encoder.tokens(["a cat"]), tokens[:1]) and not torch.equal(tokens[0], tokens[1])
+    assert torch.equal(encoder.tokens(["a cat"]), tokens[:1]) and not torch.equal(
+        tokens[0], tokens[1]
+    )
 
 
 def test_what_cannot_be_loaded_is_one_line(models, tmp_path):
-    with pytest.raises(PatchScalerError, match=r"nowhere' cannot be loaded as CLIPTokenizer .*local copy"):
+    with pytest.raises(
+        PatchScalerError, match=r"nowhere' cannot be loaded as CLIPTokenizer .*local copy"
+    ):
         TextEncoder(tmp_path / "nowhere")
     with pytest.raises(PatchScalerError, match="cannot be loaded as Blip2Processor"):
         Captioner(tmp_path)
@@ -140,7 +170,9 @@ def test_the_projection_stands_in_the_texture_encoders_place():
     networks = build_networks(config)
     assert "texture_encoder" in networks and "text_projection" not in networks
     networks = build_networks(type(config)(**{**vars(config), "text_width": WIDTH}))
-    assert "texture_encoder" not in networks and isinstance(networks["text_projection"], TextProjection)
+    assert "texture_encoder" not in networks and isinstance(
+        networks["text_projection"], TextProjection
+    )
     context = networks["text_projection"](torch.randn(2, LENGTH, WIDTH))
     assert context.shape == (2, LENGTH, config.patch_dit.hidden_size)
 
@@ -160,9 +192,19 @@ def test_train_with_one_option_then_sample(models, shards, tmp_path, capsys):
     for split in ("train", "validation"):
         assert run("coarse", *common, "--shards", shards / split, "--variants", 1) == 0
     assert run("diffusion", *common, *pairs, *limit, "--prompt", "text") == 1
-    assert "captions are missing; make them with 'patchscaler train captions'" in capsys.readouterr().err
+    assert (
+        "captions are missing; make them with 'patchscaler train captions'"
+        in capsys.readouterr().err
+    )
     for split in ("train", "validation"):
-        options = ("--captioner", models / "blip2", "--text-encoder", models / "clip", "--device", "cpu")
+        options = (
+            "--captioner",
+            models / "blip2",
+            "--text-encoder",
+            models / "clip",
+            "--device",
+            "cpu",
+        )
         (shards / split / "captions.json").unlink(missing_ok=True)
         assert run("captions", "--shards", shards / split, *options) == 0
     (tmp_path / "textures" / "x").mkdir(parents=True)
@@ -171,14 +213,19 @@ def test_train_with_one_option_then_sample(models, shards, tmp_path, capsys):
         Image.fromarray(picture(7, 160)).save(tmp_path / "textures" / label / f"t_{label}_01.png")
     assert run("classifier", *common, *limit, "--textures", tmp_path / "textures") == 0
     assert run("diffusion", *common, *pairs, *limit, "--prompt", "text") == 0
-    assert (model / "text_projection.safetensors").is_file() and not (model / "texture_encoder.safetensors").exists()
+    assert (model / "text_projection.safetensors").is_file() and not (
+        model / "texture_encoder.safetensors"
+    ).exists()
     assert run("diffusion", *common, *pairs, *limit) == 1
-    assert "holds a model with another prompt (text_projection.safetensors)" in capsys.readouterr().err
+    assert (
+        "holds a model with another prompt (text_projection.safetensors)" in capsys.readouterr().err
+    )
 
     scaler = PatchScaler.from_pretrained(model, device="cpu", dtype="float32")
     assert scaler.config.text_width == WIDTH and scaler.memory is None
     cross = scaler.patch_dit.blocks[0].cross.proj
-    torch.nn.init.normal_(cross.weight, std=1.0)  # two steps leave it near zero, where no prompt matters
+    # two steps leave it near zero, where no prompt matters
+    torch.nn.init.normal_(cross.weight, std=1.0)
     torch.nn.init.normal_(scaler.patch_dit.out.weight, std=0.2)
     torch.nn.init.normal_(scaler.patch_dit.shared.weight, std=0.2)
     captioner, encoder = Captioner(models / "blip2", longest=6), TextEncoder(models / "clip")
@@ -201,7 +248,9 @@ def test_train_with_one_option_then_sample(models, shards, tmp_path, capsys):
 
 
 def test_a_model_of_textures_takes_no_text(models, tiny):
-    with pytest.raises(PatchScalerError, match="trained with textures, the text encoder gives 16; train it with"):
+    with pytest.raises(
+        PatchScalerError, match="trained with textures, the text encoder gives 16; train it with"
+    ):
         TextPrompted(tiny, "m", Captioner(models / "blip2"), TextEncoder(models / "clip"))
 
 
@@ -221,7 +270,9 @@ def test_regions_bring_the_caption_of_their_tile(models, shards, tmp_path):
     tokens = loaded.tokens(regions)
     assert tokens.shape == (6, LENGTH, WIDTH) and len({r.tile for r in regions}) > 1
     for region, own in zip(regions, tokens, strict=True):
-        assert np.array_equal(own.numpy(), np.asarray(loaded.text[region.shard][region.tile], np.float32))
+        assert np.array_equal(
+            own.numpy(), np.asarray(loaded.text[region.shard][region.tile], np.float32)
+        )
     coarse, hr = loaded.read(regions, 16, 8)
     again = loaded.regions(6, 16, 8, np.random.default_rng(0))
     assert torch.equal(coarse, again[0]) and torch.equal(hr, again[1])

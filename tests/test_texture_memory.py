@@ -26,7 +26,9 @@ def memory_of(keys: torch.Tensor) -> TextureMemory:
 
 
 def unit(n: int, d: int, seed: int) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    return torch.nn.functional.normalize(
+        torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=-1
+    )
 
 
 # --- search ---------------------------------------------------------------------------------------
@@ -48,7 +50,8 @@ def test_ties_go_to_the_lower_index():
     scores, indices = memory_of(keys).search(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 4)
     assert indices.tolist() == [[1, 2, 4, 0], [0, 3, 1, 2]]
     assert scores.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
-    same = torch.tensor([[1.0, 0.0]]).expand(3000, -1)  # long enough for a sort that is not stable to show
+    # long enough for a sort that is not stable to show
+    same = torch.tensor([[1.0, 0.0]]).expand(3000, -1)
     assert memory_of(same).search(same[:1], 100)[1].tolist() == [list(range(100))]
 
 
@@ -168,7 +171,9 @@ def test_file_cut_short(tiny, crops, tmp_path, share):
 
 def test_file_of_something_else(tiny, tmp_path):
     save_tensors(tmp_path / "x.safetensors", {"keys": torch.zeros(2, 2)}, {})
-    with pytest.raises(PatchScalerError, match=r"not a texture memory \(lengths, origins, pictures missing"):
+    with pytest.raises(
+        PatchScalerError, match=r"not a texture memory \(lengths, origins, pictures missing"
+    ):
         TextureMemory.load(tmp_path / "x.safetensors", tiny.autoencoder)
 
 
@@ -202,8 +207,10 @@ def test_encoding_by_stable_diffusions_autoencoder():
     autoencoder = DiffusersAutoencoder.__new__(DiffusersAutoencoder)
     torch.nn.Module.__init__(autoencoder)
     autoencoder.model = diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
-        num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
-    )  # fmt: skip
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    )
     autoencoder.scaling_factor = 1.0
     assert encode_crops([np.zeros((128, 128, 3), np.uint8)], autoencoder).shape == (1, 4, 16, 16)

@@ -23,7 +23,9 @@ def blurred(x: np.ndarray) -> np.ndarray:
     return nearest(sum(padded[i : i + h, j : j + w] for i in range(3) for j in range(3)) / 9)
 
 
-@pytest.mark.parametrize(("function", "overlap"), [(nearest, 0), (nearest, 2), (blurred, 1), (blurred, 3)])
+@pytest.mark.parametrize(
+    ("function", "overlap"), [(nearest, 0), (nearest, 2), (blurred, 1), (blurred, 3)]
+)
 @pytest.mark.parametrize("tile", [7, 9, 16])
 def test_tiles_equal_the_whole_for_what_looks_no_farther(function, overlap, tile, lr):
     sides = []

@@ -22,7 +22,14 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.pipeline import PatchScaler
 from patchscaler.training.coarse import rank_correlation
-from patchscaler.training.data.shards import PairShards, ShardConfig, _tiles, oriented, parse_mix, write_shards
+from patchscaler.training.data.shards import (
+    PairShards,
+    ShardConfig,
+    _tiles,
+    oriented,
+    parse_mix,
+    write_shards,
+)
 from patchscaler.training.data.sources import is_validation, iterate_images
 from patchscaler.training.diffusion import DiffusionTrainer
 
@@ -30,7 +37,9 @@ from patchscaler.training.diffusion import DiffusionTrainer
 def picture(seed: int, side: int = 256) -> np.ndarray:
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 255, (side // 8, side // 8, 3), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC), np.int16)
+    smooth = np.asarray(
+        Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC), np.int16
+    )
     return (smooth + rng.integers(-20, 20, (side, side, 3))).clip(0, 255).astype(np.uint8)
 
 
@@ -44,8 +53,12 @@ def data(tmp_path_factory) -> Path:
     for label in ("brick", "grass"):
         (root / "textures" / label).mkdir(parents=True)
         for i in range(4):
-            Image.fromarray(picture(10 + i, 160)).save(root / "textures" / label / f"t_{label}{i}_01.png")
-    config = ShardConfig(str(root / "train"), variants=2, mix=(("mild", 1.0), ("bicubic", 1.0)), reduced=0.0)
+            Image.fromarray(picture(10 + i, 160)).save(
+                root / "textures" / label / f"t_{label}{i}_01.png"
+            )
+    config = ShardConfig(
+        str(root / "train"), variants=2, mix=(("mild", 1.0), ("bicubic", 1.0)), reduced=0.0
+    )
     for name in ("shards", "validation"):
         write_shards(root / name, config)
     return root
@@ -65,7 +78,16 @@ def test_every_stage_in_order_makes_a_model_that_upscales(data, tmp_path):
     run("train", "grm", *common, *pairs, *limit, "--lr-size", 32, "--head-only", "--eta", 0.2)
     run("train", "calibrate", *common, "--validation", data / "validation", "--least", 0.9)
     run("train", "classifier", *common, *limit, "--textures", data / "textures")
-    memory = ("--model", model, "-o", model / "memory.safetensors", "--candidates", 40, "--size", 12)
+    memory = (
+        "--model",
+        model,
+        "-o",
+        model / "memory.safetensors",
+        "--candidates",
+        40,
+        "--size",
+        12,
+    )
     run("memory", "build", data / "train", *memory)
     for split in ("shards", "validation"):
         run("train", "coarse", *common, "--shards", data / split, "--variants", 1)
@@ -85,11 +107,37 @@ def test_every_stage_in_order_makes_a_model_that_upscales(data, tmp_path):
 @pytest.mark.slow
 def test_a_stage_killed_in_the_middle_goes_on_with_the_losses_of_a_whole_one(data, tmp_path):
     shards = tmp_path / "shards"
-    write_shards(shards, ShardConfig(str(data / "train"), tile=128, variants=1, mix=(("bicubic", 1.0),), reduced=0.0))
+    write_shards(
+        shards,
+        ShardConfig(
+            str(data / "train"), tile=128, variants=1, mix=(("bicubic", 1.0),), reduced=0.0
+        ),
+    )
 
     def command(model: Path) -> list[str]:
-        common = ["--model", str(model), "--preset", "tiny", "--no-bf16", "--device", "cpu", "--shards", str(shards)]
-        limit = ["--steps", "12", "--batch-size", "2", "--lr-size", "16", "--log-every", "1", "--save-minutes", "0"]
+        common = [
+            "--model",
+            str(model),
+            "--preset",
+            "tiny",
+            "--no-bf16",
+            "--device",
+            "cpu",
+            "--shards",
+            str(shards),
+        ]
+        limit = [
+            "--steps",
+            "12",
+            "--batch-size",
+            "2",
+            "--lr-size",
+            "16",
+            "--log-every",
+            "1",
+            "--save-minutes",
+            "0",
+        ]
         return ["train", "grm", *common, "--validation", str(shards), *limit]
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -98,8 +146,9 @@ def test_a_stage_killed_in_the_middle_goes_on_with_the_losses_of_a_whole_one(dat
     log = killed / "training" / "grm" / "log.csv"
     process = subprocess.Popen(
         [sys.executable, "-m", "patchscaler", *command(killed)],
-        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     try:
         while not log.exists() or log.read_text().count("grm/l1_pixels") < 4:
             assert process.poll() is None
@@ -134,9 +183,13 @@ def test_eq_8_is_the_mean_squared_error_of_the_predicted_noise():
     x_0, y_0, noise = torch.randn(3, 2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([100, 900])
     batch = {
-        "x_t": diffusion.q_sample(x_0, t, noise), "t": t, "coarse": y_0, "values": None, "scores": None,
+        "x_t": diffusion.q_sample(x_0, t, noise),
+        "t": t,
+        "coarse": y_0,
+        "values": None,
+        "scores": None,
         "target": diffusion.target(x_0, noise, t, y_0),
-    }  # fmt: skip
+    }
     loss, logs = trainer(batch)
     # A fresh network says zero, so the loss is the mean square of the noise; low and high times apart.
     assert float(loss.detach()) == pytest.approx(float(noise.square().mean()), rel=1e-5)
@@ -148,7 +201,9 @@ def test_eq_8_is_the_mean_squared_error_of_the_predicted_noise():
 
 
 def test_shards_resume_and_refuse_other_settings(data, tmp_path):
-    config_ = ShardConfig(str(data / "train"), variants=1, mix=(("bicubic", 1.0),), shard_size=2, reduced=0.0)
+    config_ = ShardConfig(
+        str(data / "train"), variants=1, mix=(("bicubic", 1.0),), shard_size=2, reduced=0.0
+    )
     n = write_shards(tmp_path / "s", config_)
     assert n == len(PairShards(tmp_path / "s"))
     first = (tmp_path / "s" / "0000_lr.npy").read_bytes()
@@ -165,7 +220,8 @@ def test_pairs_are_aligned(data, tmp_path):
     lr, hr = PairShards(tmp_path / "s").sample(8, 16, np.random.default_rng(0))
     assert lr.shape == (8, 3, 16, 16) and hr.shape == (8, 3, 64, 64)
     small = nn.functional.interpolate(hr, scale_factor=0.25, mode="bicubic", antialias=True)
-    inner = (slice(None), slice(None), slice(4, 12), slice(4, 12))  # the border of a crop sees other pixels
+    # the border of a crop sees other pixels
+    inner = (slice(None), slice(None), slice(4, 12), slice(4, 12))
     assert float((small[inner] - lr[inner]).abs().mean()) < 0.01
 
 
@@ -183,7 +239,9 @@ def test_a_share_of_the_pictures_is_used_smaller_too(tmp_path):
     assert [t.tobytes() for t in some] == [t.tobytes() for t in tiles(reduced=0.5)]  # seeded
     assert {t.tobytes() for t in plain} <= {t.tobytes() for t in all_}
     # A picture of one tile has no smaller one.
-    assert len(list(_tiles(ShardConfig(str(tmp_path), tile=200, reduced=1.0), validation=False))) == 8
+    assert (
+        len(list(_tiles(ShardConfig(str(tmp_path), tile=200, reduced=1.0), validation=False))) == 8
+    )
 
 
 def test_a_corrupt_picture_is_skipped_and_named(tmp_path):
@@ -210,7 +268,9 @@ def test_tiles_of_one_picture_stay_on_one_side_of_the_split():
     assert share == pytest.approx(0.3, abs=0.04)
 
 
-@pytest.mark.parametrize(("mix", "message"), [("fog:1", "unknown degradation 'fog'"), ("mild:x", "is no number")])
+@pytest.mark.parametrize(
+    ("mix", "message"), [("fog:1", "unknown degradation 'fog'"), ("mild:x", "is no number")]
+)
 def test_bad_mixes(mix, message):
     with pytest.raises(PatchScalerError, match=message):
         parse_mix(mix)
@@ -236,14 +296,33 @@ def test_rank_correlation_by_hand():
 # --- several processes ----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="several devices need accelerate")
+@pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="several devices need accelerate"
+)
 def test_two_processes_train_together(data, tmp_path):
     model = tmp_path / "model"
     common = ["--model", str(model), "--preset", "tiny", "--no-bf16", "--device", "cpu"]
     run("train", "autoencoder", *common, "--shards", data / "shards")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+    ]
     command += ["patchscaler", "train", "grm", *common, "--shards", str(data / "shards")]
-    command += ["--validation", str(data / "validation"), "--steps", "2", "--batch-size", "2", "--lr-size", "32"]
+    command += [
+        "--validation",
+        str(data / "validation"),
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--lr-size",
+        "32",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -54,7 +54,15 @@ class LineStage:
 def config(out: Path, **changes) -> LoopConfig:
     return LoopConfig(
         **(
-            {"out": str(out), "steps": 20, "lr": 0.1, "warmup": 1, "decay": 0.0, "bf16": False, "log_every": 1}
+            {
+                "out": str(out),
+                "steps": 20,
+                "lr": 0.1,
+                "warmup": 1,
+                "decay": 0.0,
+                "bf16": False,
+                "log_every": 1,
+            }
             | changes
         )
     )
@@ -93,7 +101,9 @@ def test_a_resumed_run_takes_todays_rate(tmp_path):
 
 
 def test_nan_stops_with_step_and_cause(tmp_path):
-    with pytest.raises(PatchScalerError, match=r"line: the loss is not finite at step 4 \(loss nan\)"):
+    with pytest.raises(
+        PatchScalerError, match=r"line: the loss is not finite at step 4 \(loss nan\)"
+    ):
         train(LineStage(poison_at=5), config(tmp_path), tmp_path)
 
 
@@ -116,7 +126,9 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     train(LineStage(), config(tmp_path, steps=2), tmp_path)
     other = LineStage()
     other.trainables = {"line": nn.Linear(1, 1)}
-    with pytest.raises(PatchScalerError, match=f"another network or optimiser .*: move {tmp_path} away"):
+    with pytest.raises(
+        PatchScalerError, match=f"another network or optimiser .*: move {tmp_path} away"
+    ):
         train(other, config(tmp_path, steps=4), tmp_path)
 
 
@@ -237,7 +249,9 @@ def test_every_optimizer_takes_a_step(name):
 def test_a_trained_refiner_may_learn_more_slowly():
     network = torch.nn.ModuleDict({"patch_dit": Line(), "refiner": Line()})
     (optimizer,) = build_optimizers("adamw", network, 1e-2, refiner_rate=0.1)
-    rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    rates = {
+        id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]
+    }
     assert len(rates) == sum(1 for _ in network.parameters())
     for name, parameter in network.named_parameters():
         assert rates[id(parameter)] == pytest.approx(1e-3 if name.startswith("refiner.") else 1e-2)

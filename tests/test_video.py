@@ -61,7 +61,8 @@ def test_every_frame_is_what_the_pipeline_makes_of_it(tiny, tmp_path):
     clip, out = look_through(source), rgb(tmp_path / "out.mkv")
     for array, result in zip(read_frames(clip, range(clip.count)), out, strict=True):
         difference = np.abs(upscale_to_size(tiny, array).array.astype(int) - result) / 257
-        assert difference.mean() < 0.8 and np.percentile(difference, 99) < 2.5  # grey levels: 8 bits of YUV
+        # grey levels: 8 bits of YUV
+        assert difference.mean() < 0.8 and np.percentile(difference, 99) < 2.5
 
 
 def test_a_still_scene_stands_still(tiny, tmp_path):
@@ -74,12 +75,16 @@ def test_a_still_scene_stands_still(tiny, tmp_path):
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
 def test_times_of_a_variable_rate_and_all_sounds(tiny, tmp_path, ending):
     times = [0, 40, 80, 200, 240, 300, 301, 400, 1000]
-    source = make_clip(tmp_path / "in.mkv", times=times, time_base=Fraction(1, 1000), audio=("aac", "libopus"))
+    source = make_clip(
+        tmp_path / "in.mkv", times=times, time_base=Fraction(1, 1000), audio=("aac", "libopus")
+    )
     made = upscale_video(tiny, source, tmp_path / f"out.{ending}")
-    changed = ["its opus audio has no room in this format and became aac in stereo; .mkv would keep it"]
-    assert made.notes == (changed if ending == "mov" else []) and seconds_of(tmp_path / f"out.{ending}") == [
-        t / 1000 for t in times
+    changed = [
+        "its opus audio has no room in this format and became aac in stereo; .mkv would keep it"
     ]
+    assert made.notes == (changed if ending == "mov" else []) and seconds_of(
+        tmp_path / f"out.{ending}"
+    ) == [t / 1000 for t in times]
     for before, after in zip(sounds_of(source), sounds_of(tmp_path / f"out.{ending}"), strict=True):
         assert before[1] == after[1] or ending == "mov"  # which knows fewer languages
         if ending == "mov" and before[0] == "opus":
@@ -98,7 +103,8 @@ def test_frames_that_are_coded_out_of_order(tiny, tmp_path):
     with av.open(str(target)) as container:
         packets = [(p.dts, p.pts) for p in container.demux(video=0) if p.size]
     assert all(b > a for (a, _), (b, _) in itertools.pairwise(packets))
-    assert [pts for _, pts in packets] != sorted(pts for _, pts in packets)  # or this would test nothing
+    # or this would test nothing
+    assert [pts for _, pts in packets] != sorted(pts for _, pts in packets)
     assert seconds_of(target) == [t / 12800 for t in times]
 
 
@@ -107,15 +113,23 @@ def test_sound_that_has_no_room_is_coded_anew(tiny, tmp_path):
     made = upscale_video(tiny, source, tmp_path / "out.webm")
     [(codec, _, packets)] = sounds_of(tmp_path / "out.webm")
     assert codec == "opus" and len(packets) > 8 and made.codec == "vp9"
-    assert made.notes == ["its aac audio has no room in this format and became opus in stereo; .mkv would keep it"]
+    assert made.notes == [
+        "its aac audio has no room in this format and became opus in stereo; .mkv would keep it"
+    ]
     upscale_video(tiny, source, tmp_path / "mute.mp4", video=VideoOptions(audio=False))
     assert sounds_of(tmp_path / "mute.mp4") == []
 
 
 def test_ten_bits_colours_and_aspect(tiny, tmp_path):
     colors = (1, 9, 9, 16)  # limited BT.2020 PQ
-    source = make_clip(tmp_path / "in.mp4", codec="libx265", pix_fmt="yuv420p10le", colors=colors, sar=Fraction(3, 2),
-                       options={"x265-params": "log-level=error"})  # fmt: skip
+    source = make_clip(
+        tmp_path / "in.mp4",
+        codec="libx265",
+        pix_fmt="yuv420p10le",
+        colors=colors,
+        sar=Fraction(3, 2),
+        options={"x265-params": "log-level=error"},
+    )
     made = upscale_video(tiny, source, tmp_path / "out.mp4")
     frames, (sar, primaries, transfer, codec) = frames_of(tmp_path / "out.mp4")
     assert made.codec == "h265" and codec == "hevc" and frames[0].format.name == "yuv420p10le"
@@ -123,13 +137,19 @@ def test_ten_bits_colours_and_aspect(tiny, tmp_path):
     assert sar == Fraction(3, 2)
     upscale_video(tiny, source, tmp_path / "eight.mp4", video=VideoOptions(bits=8))
     assert frames_of(tmp_path / "eight.mp4")[0][0].format.name == "yuv420p"
-    noted = upscale_video(tiny, source, tmp_path / "noted.mkv", video=VideoOptions(codec="vp9")).notes
-    assert noted == ["vp9 holds 8 bits a channel here; 10 came in",
-                     "its pixels are 3:2, which vp9 in .mkv cannot say: they become square"]  # fmt: skip
+    noted = upscale_video(
+        tiny, source, tmp_path / "noted.mkv", video=VideoOptions(codec="vp9")
+    ).notes
+    assert noted == [
+        "vp9 holds 8 bits a channel here; 10 came in",
+        "its pixels are 3:2, which vp9 in .mkv cannot say: they become square",
+    ]
     assert frames_of(tmp_path / "noted.mkv")[0][0].width == 384
 
 
-@pytest.mark.parametrize(("colours", "kept"), [((2, 1, 1, 1), (2, 1)), ((1, 5, 5, 6), (1, 5)), (None, (1, 6))])
+@pytest.mark.parametrize(
+    ("colors", "kept"), [((2, 1, 1, 1), (2, 1)), ((1, 5, 5, 6), (1, 5)), (None, (1, 6))]
+)
 def test_ranges_and_matrices_go_through(tiny, tmp_path, colors, kept):
     """The mean colour shows a wrong matrix or range. Small and untagged means BT.601; the result says so."""
     source = make_clip(tmp_path / "in.mp4", colors=colors)
@@ -174,10 +194,15 @@ def test_fields_become_frames(tmp_path):
 def test_odd_sizes_metadata_and_any_scale(tiny, tmp_path):
     source = make_clip(tmp_path / "in.mp4", metadata={"title": "Ein Tag", "artist": "we"})
     made = upscale_video(tiny, source, tmp_path / "out.mp4", target_size=1.53)  # 98x73
-    assert made.size == (98, 72) and made.notes == ["98x73 becomes 98x72: h264 has no room for an odd row or column"]
+    assert made.size == (98, 72) and made.notes == [
+        "98x73 becomes 98x72: h264 has no room for an odd row or column"
+    ]
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.metadata["title"] == "Ein Tag" and container.metadata["artist"] == "we"
-        assert "PatchScaler" in container.metadata["comment"] and "Seed 0" in container.metadata["comment"]
+        assert (
+            "PatchScaler" in container.metadata["comment"]
+            and "Seed 0" in container.metadata["comment"]
+        )
     upscale_video(tiny, source, tmp_path / "bare.mp4", video=VideoOptions(provenance=False))
     with av.open(str(tmp_path / "bare.mp4")) as container:
         assert "comment" not in container.metadata
@@ -185,10 +210,19 @@ def test_odd_sizes_metadata_and_any_scale(tiny, tmp_path):
 
 def test_odd_sizes_stay_where_colours_have_room_for_them(tiny, tmp_path):
     source, wide = make_clip(tmp_path / "in.mp4"), TargetSize(width=59)
-    made = upscale_video(tiny, source, tmp_path / "out.mkv", target_size=wide, video=LOSSLESS)  # 59x44
+    # 59x44
+    made = upscale_video(tiny, source, tmp_path / "out.mkv", target_size=wide, video=LOSSLESS)
     assert made.size == (59, 44) and made.notes == []
-    made = upscale_video(tiny, source, tmp_path / "tall.mov", target_size=TargetSize(height=43), video=VideoOptions("prores"))
-    assert made.size == (56, 43) and made.notes == ["57x43 becomes 56x43: prores has no room for an odd row or column"]
+    made = upscale_video(
+        tiny,
+        source,
+        tmp_path / "tall.mov",
+        target_size=TargetSize(height=43),
+        video=VideoOptions("prores"),
+    )
+    assert made.size == (56, 43) and made.notes == [
+        "57x43 becomes 56x43: prores has no room for an odd row or column"
+    ]
     assert frames_of(tmp_path / "tall.mov")[0][0].height == 43
     clip, out = look_through(source), rgb(tmp_path / "out.mkv")
     for array, result in zip(read_frames(clip, range(clip.count)), out, strict=True):
@@ -217,7 +251,9 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(tiny, tmp_path, stop):
 
     upscale_video(tiny, source, tmp_path / "whole.mp4")
     target = tmp_path / "out.mp4"
-    with pytest.raises(KeyboardInterrupt, match=f"{stop} of 9 frames are done; the same command goes on"):
+    with pytest.raises(
+        KeyboardInterrupt, match=f"{stop} of 9 frames are done; the same command goes on"
+    ):
         upscale_video(tiny, source, target, watch=watch)
     assert not target.exists() and len(left(tmp_path)) == 3
     made = upscale_video(tiny, source, target)
@@ -227,8 +263,21 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(tiny, tmp_path, stop):
 
 def test_a_killed_command_goes_on(upscale, model_folder, tmp_path, capsys):
     source, target = make_clip(tmp_path / "in.mp4", count=24, size=(64, 64)), tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "patchscaler", "upscale", source, "-o", target, "--model", model_folder,
-               "--dtype", "float32", "--device", "cpu"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "patchscaler",
+        "upscale",
+        source,
+        "-o",
+        target,
+        "--model",
+        model_folder,
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+    ]
     # As many threads as here: sums of floats depend on how they are split.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([str(a) for a in command], stdout=subprocess.PIPE, env=environment)
@@ -241,7 +290,11 @@ def test_a_killed_command_goes_on(upscale, model_folder, tmp_path, capsys):
     assert upscale(source, "-o", target) == 0
     said = capsys.readouterr().out
     assert "24 frames (" in said and "by an earlier run), 64x64 -> 256x256, h264" in said
-    assert upscale(source, "-o", tmp_path / "whole.mp4") == 0 and left(tmp_path) == ["in.mp4", "out.mp4", "whole.mp4"]
+    assert upscale(source, "-o", tmp_path / "whole.mp4") == 0 and left(tmp_path) == [
+        "in.mp4",
+        "out.mp4",
+        "whole.mp4",
+    ]
     assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
@@ -267,12 +320,18 @@ def test_sizes_that_become_the_same_are_not_the_same_work(tiny, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         upscale_video(tiny, source, target, target_size=TargetSize(width=59), watch=stop)
     made = upscale_video(tiny, source, target, target_size=TargetSize(width=58))
-    assert made.size == (58, 44) and made.made_now == 6 and "of other options lies in" in made.notes[-1]
+    assert (
+        made.size == (58, 44)
+        and made.made_now == 6
+        and "of other options lies in" in made.notes[-1]
+    )
     upscale_video(tiny, source, tmp_path / "whole.mp4", target_size=TargetSize(width=58))
     assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
-def test_two_runs_of_one_video_and_one_that_stops_before_the_first_frame(tiny, tmp_path, monkeypatch):
+def test_two_runs_of_one_video_and_one_that_stops_before_the_first_frame(
+    tiny, tmp_path, monkeypatch
+):
     source, target = make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     keys = []
     monkeypatch.setattr(JobFolder, "__init__", _remembered(keys, JobFolder.__init__))

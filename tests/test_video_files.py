@@ -38,7 +38,9 @@ def damaged(folder: Path, kind: str) -> Path:
     if kind in ("half", "most", "head"):
         whole = make_clip(folder / "whole.mkv", count=50, audio=("aac",)).read_bytes()
         (folder / "whole.mkv").unlink()
-        path.write_bytes(whole[: {"half": len(whole) // 2, "most": len(whole) * 8 // 10, "head": 200}[kind]])
+        path.write_bytes(
+            whole[: {"half": len(whole) // 2, "most": len(whole) * 8 // 10, "head": 200}[kind]]
+        )
     elif kind == "index":  # MP4's lies at the end
         whole = make_clip(folder / "whole.mp4").read_bytes()
         (folder / "whole.mp4").unlink()
@@ -69,38 +71,55 @@ def damaged(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("half", "cut off after 1|cut off after 0"), ("most", "damaged or cut off after 1"), ("head", "no |not a video"),
-     ("index", "not a video that can be read"), ("picture", "not a video that can be read"),
-     ("playlist", "not a video that can be read"), ("list", "not a video that can be read"),
-     ("sound", "there is no video in it"), ("empty", "not a video that can be read"), ("noise", "not a video")],
-)  # fmt: skip
+    [
+        ("half", "cut off after 1|cut off after 0"),
+        ("most", "damaged or cut off after 1"),
+        ("head", "no |not a video"),
+        ("index", "not a video that can be read"),
+        ("picture", "not a video that can be read"),
+        ("playlist", "not a video that can be read"),
+        ("list", "not a video that can be read"),
+        ("sound", "there is no video in it"),
+        ("empty", "not a video that can be read"),
+        ("noise", "not a video"),
+    ],
+)
 def test_what_is_no_whole_video_is_refused_in_one_line(upscale, tmp_path, kind, reason):
     import re
 
     path = damaged(tmp_path, kind)
     before = left(tmp_path)
     code, _, said = upscale(path, "-o", tmp_path / "out.mp4")
-    assert code == 1 and said.count("\n") == 1 and said.startswith(f"patchscaler: {path}: ") and re.search(reason, said)
+    assert (
+        code == 1
+        and said.count("\n") == 1
+        and said.startswith(f"patchscaler: {path}: ")
+        and re.search(reason, said)
+    )
     assert left(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(("-o", "out.gif"), "cannot write videos as '.gif'; use one of .mp4"),
-     (("--codec", "vp8"), "choose one of h264, h265"),
-     (("-o", "out.webm", "--codec", "h264"), "h264 goes into .mp4, .m4v, .mov, .mkv"),
-     (("--crf", "99"), "h264 takes 0 (best) to 51"),
-     (("-o", "out.mkv", "--codec", "ffv1", "--crf", "3"), "ffv1 takes none"),
-     (("--budget", "20s"), "a budget in seconds is for one picture"),
-     (("--report", "r"), "videos go with none of --report"),
-     (("--quality", "90"), "a video takes --crf N"),
-     (("--max-frames", "3"), "has more frames than the limit of 3"),
-     (("--max-pixels", "100"), "64x48 is more than the limit"),
-     (("-o", "in.mp4"), "output and input are the same file"),
-     (("-o", "in.mp4/out.mp4"), "cannot write there"),
-     (("--format", "mkv", "--videos"), "--videos is for a folder")],
-)  # fmt: skip
-def test_what_cannot_be_is_refused_before_any_work(upscale, tmp_path, monkeypatch, arguments, reason):
+    [
+        (("-o", "out.gif"), "cannot write videos as '.gif'; use one of .mp4"),
+        (("--codec", "vp8"), "choose one of h264, h265"),
+        (("-o", "out.webm", "--codec", "h264"), "h264 goes into .mp4, .m4v, .mov, .mkv"),
+        (("--crf", "99"), "h264 takes 0 (best) to 51"),
+        (("-o", "out.mkv", "--codec", "ffv1", "--crf", "3"), "ffv1 takes none"),
+        (("--budget", "20s"), "a budget in seconds is for one picture"),
+        (("--report", "r"), "videos go with none of --report"),
+        (("--quality", "90"), "a video takes --crf N"),
+        (("--max-frames", "3"), "has more frames than the limit of 3"),
+        (("--max-pixels", "100"), "64x48 is more than the limit"),
+        (("-o", "in.mp4"), "output and input are the same file"),
+        (("-o", "in.mp4/out.mp4"), "cannot write there"),
+        (("--format", "mkv", "--videos"), "--videos is for a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(
+    upscale, tmp_path, monkeypatch, arguments, reason
+):
     monkeypatch.chdir(tmp_path)
     make_clip(Path("in.mp4"))
     code, _, said = upscale("in.mp4", *arguments)
@@ -114,7 +133,11 @@ def test_frames_that_change_their_size(tmp_path):
         for size in ((64, 48), (96, 64)):
             file.write(
                 make_clip(
-                    tmp_path / "part.ts", codec="mpeg2video", time_base=Fraction(1, 25), size=size, count=8
+                    tmp_path / "part.ts",
+                    codec="mpeg2video",
+                    time_base=Fraction(1, 25),
+                    size=size,
+                    count=8,
                 ).read_bytes()
             )
     with pytest.raises(PatchScalerError, match="is 96x64, those before it 64x48"):
@@ -125,7 +148,9 @@ def test_without_av_there_is_one_clear_line(upscale, tmp_path, monkeypatch):
     source = make_clip(tmp_path / "in.mp4")
     monkeypatch.setitem(sys.modules, "av", None)
     code, _, said = upscale(source)
-    assert code == 1 and said.strip().endswith("needs the package av: pip install 'patchscaler[video]'")
+    assert code == 1 and said.strip().endswith(
+        "needs the package av: pip install 'patchscaler[video]'"
+    )
 
 
 def test_a_full_disk_and_too_little_memory(tiny, tmp_path, monkeypatch):
@@ -176,7 +201,10 @@ def test_folders_take_videos_when_they_are_told_to(upscale, tmp_path, picture):
     make_clip(source / "b.mp4")
     (source / "c.mp4").write_bytes(b"no video")
     code, said, _ = upscale(source, "-o", out, "--json")
-    assert code == 0 and [Path(p["source"]).name for p in json.loads(said)["passed_over"]] == ["b.mp4", "c.mp4"]
+    assert code == 0 and [Path(p["source"]).name for p in json.loads(said)["passed_over"]] == [
+        "b.mp4",
+        "c.mp4",
+    ]
     code, said, _ = upscale(source, "-o", out, "--json", "--videos", "--codec", "h265")
     about = json.loads(said)
     assert code == 1 and [Path(d["target"]).name for d in about["done"]] == ["a_x4.png", "b_x4.mp4"]
@@ -199,11 +227,20 @@ def test_flicker_of_clips_that_are_known(picture):
 
 
 def test_one_noise_for_all_frames_keeps_still_scenes_still(tiny, picture):
-    rows = {(row.clip, row.method): row for row in measure_flicker(tiny, picture(140, 160), side=32, frames=2)}
-    assert rows["still", "patchscaler"].difference == 0 < rows["still", "noise anew each frame"].difference
+    rows = {
+        (row.clip, row.method): row
+        for row in measure_flicker(tiny, picture(140, 160), side=32, frames=2)
+    }
+    assert (
+        rows["still", "patchscaler"].difference
+        == 0
+        < rows["still", "noise anew each frame"].difference
+    )
     assert rows["pan", "bicubic"].over_bicubic == 0 and rows["pan", "patchscaler"].along > 0
     grain = rows["still, grain", "patchscaler"]
-    assert grain.over_bicubic == pytest.approx(grain.difference - rows["still, grain", "bicubic"].difference)
+    assert grain.over_bicubic == pytest.approx(
+        grain.difference - rows["still, grain", "bicubic"].difference
+    )
     with pytest.raises(PatchScalerError, match="take 2 or more"):
         measure_flicker(tiny, picture(140, 160), frames=1)
 

@@ -33,7 +33,10 @@ from patchscaler.streaming.files import upscale_file
 
 @pytest.fixture(scope="module")
 def server(tiny, tmp_path_factory):
-    with served(tiny, tmp_path_factory.mktemp("web"), queue=4, files=3, file_bytes=300_000) as (service, address):
+    with served(tiny, tmp_path_factory.mktemp("web"), queue=4, files=3, file_bytes=300_000) as (
+        service,
+        address,
+    ):
         yield service, address
 
 
@@ -54,12 +57,19 @@ def file(picture, tmp_path):
 
 
 def test_enlarge(client, tiny, file):
-    job = client.submit(picture=handle_file(file), scale=4, fidelity=0, budget="", seed=3, api_name="/enlarge")
+    job = client.submit(
+        picture=handle_file(file), scale=4, fidelity=0, budget="", seed=3, api_name="/enlarge"
+    )
     *steps, (result, maps, facts) = list(job)
     expected = tiny.upscale(Image.open(file), seed=3)
     assert np.abs(np.asarray(Image.open(result)).astype(int) - expected.array).max() <= 1
     assert Path(result).name == "in_x4.png"
-    assert [Path(path).stem for path in maps] == ["difficulty", "steps", "invention_low", "invention_high"]
+    assert [Path(path).stem for path in maps] == [
+        "difficulty",
+        "steps",
+        "invention_low",
+        "invention_high",
+    ]
     assert facts["cost"]["patches"] == expected.cost["patches"] and facts["options"]["seed"] == 3
     for first, second, told in steps:
         assert first is second is None
@@ -68,7 +78,9 @@ def test_enlarge(client, tiny, file):
 
 def test_dials_have_defaults_and_do_something(client, file):
     first = client.predict(picture=handle_file(file), api_name="/enlarge")
-    second = client.predict(picture=handle_file(file), scale=2, fidelity=1, budget="fast", api_name="/enlarge")
+    second = client.predict(
+        picture=handle_file(file), scale=2, fidelity=1, budget="fast", api_name="/enlarge"
+    )
     assert Image.open(first[0]).size == (256, 160) and Image.open(second[0]).size == (128, 80)
     assert second[2]["cost"]["evaluations_total"] == 0 < first[2]["cost"]["evaluations_total"]
 
@@ -76,13 +88,24 @@ def test_dials_have_defaults_and_do_something(client, file):
 def test_redo(client, file):
     result, _, _ = client.predict(picture=handle_file(file), api_name="/enlarge")
     again, _ = client.predict(
-        picture=handle_file(file), result=handle_file(result), box=[0, 0, 4, 4], seed=5, api_name="/redo"
+        picture=handle_file(file),
+        result=handle_file(result),
+        box=[0, 0, 4, 4],
+        seed=5,
+        api_name="/redo",
     )
     assert (np.asarray(Image.open(again)) != np.asarray(Image.open(result))).any()
     with pytest.raises(AppError, match="say what is to change"):
-        client.predict(picture=handle_file(file), result=handle_file(result), box=[0, 0, 4, 4], api_name="/redo")
+        client.predict(
+            picture=handle_file(file),
+            result=handle_file(result),
+            box=[0, 0, 4, 4],
+            api_name="/redo",
+        )
     with pytest.raises(AppError, match="box: give"):
-        client.predict(picture=handle_file(file), result=handle_file(result), box=[1], seed=5, api_name="/redo")
+        client.predict(
+            picture=handle_file(file), result=handle_file(result), box=[1], seed=5, api_name="/redo"
+        )
 
 
 def test_batch(client, file, tmp_path):
@@ -92,24 +115,33 @@ def test_batch(client, file, tmp_path):
     )
     assert zipfile.ZipFile(result).namelist() == ["in_x2.png", "failed.txt"]
     assert facts["done"] == [{"source": "in.png", "target": "in_x2.png"}]
-    assert facts["failed"] == [{"source": "bad.jpg", "error": "not a picture in a format that can be read"}]
+    assert facts["failed"] == [
+        {"source": "bad.jpg", "error": "not a picture in a format that can be read"}
+    ]
 
 
 def test_info_and_what_is_public(client, server):
     facts = client.predict(api_name="/info")
     assert (facts["model"], facts["max_pixels"], facts["queue"]) == ("tiny", 40_000, 4)
     public = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(public) == {"/enlarge", "/redo", "/batch", "/info"}  # the page's own handlers are not
+    # the page's own handlers are not
+    assert set(public) == {"/enlarge", "/redo", "/batch", "/info"}
     assert [parameter["parameter_name"] for parameter in public["/enlarge"]["parameters"]] == [
-        "picture", "scale", "fidelity", "budget", "seed",
-    ]  # fmt: skip
+        "picture",
+        "scale",
+        "fidelity",
+        "budget",
+        "seed",
+    ]
 
 
 def test_the_documentation_names_every_endpoint(client):
     text = (Path(__file__).parents[1] / "docs" / "web.md").read_text("utf-8")
     for name, endpoint in client.view_api(return_format="dict")["named_endpoints"].items():
         assert f"`{name}`" in text
-        assert all(f"`{parameter['parameter_name']}`" in text for parameter in endpoint["parameters"])
+        assert all(
+            f"`{parameter['parameter_name']}`" in text for parameter in endpoint["parameters"]
+        )
 
 
 def test_two_at_once_get_their_own(server, picture, tmp_path):
@@ -132,7 +164,8 @@ def test_files_are_gone_when_the_client_is(tiny, file, tmp_path):
         client = Client(address, verbose=False, download_files=tmp_path / "downloads")
         client.predict(picture=handle_file(file), api_name="/enlarge")
         assert len(own(service)) == 2  # the upload, the job
-        service.folder.left(client.session_hash)  # what Gradio calls when the connection of a page ends
+        # what Gradio calls when the connection of a page ends
+        service.folder.left(client.session_hash)
         assert not own(service)
         folder = service.folder.path
         assert folder.exists()
@@ -145,23 +178,33 @@ def test_files_are_gone_when_the_client_is(tiny, file, tmp_path):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"scale": 1000}, "take 1/64 to 64"), ({"scale": 64}, "take a smaller scale"), ({"fidelity": 2}, "fidelity 2"),
-        ({"budget": "much"}, "budget much"), ({"seed": 0.5}, "seed: give a whole number"), ({"scale": None}, "scale"),
+        ({"scale": 1000}, "take 1/64 to 64"),
+        ({"scale": 64}, "take a smaller scale"),
+        ({"fidelity": 2}, "fidelity 2"),
+        ({"budget": "much"}, "budget much"),
+        ({"seed": 0.5}, "seed: give a whole number"),
+        ({"scale": None}, "scale"),
     ],
-)  # fmt: skip
+)
 def test_dials_that_cannot_be(client, file, values, text):
     with pytest.raises(AppError, match=text):
         client.predict(picture=handle_file(file), api_name="/enlarge", **values)
 
 
 def test_files_that_are_none(client, server, tmp_path):
-    for name, data in (("a.jpg", b"nothing"), ("b.svg", b"<svg onload='x()'/>"), ("c.png", b"\x89PNG\r\n\x1a\n")):
+    for name, data in (
+        ("a.jpg", b"nothing"),
+        ("b.svg", b"<svg onload='x()'/>"),
+        ("c.png", b"\x89PNG\r\n\x1a\n"),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(AppError, match=rf"^{name}: ") as caught:
             client.predict(picture=handle_file(tmp_path / name), api_name="/enlarge")
         assert str(server[0].folder.path) not in str(caught.value)
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
-    with pytest.raises(AppError, match=r"bomb.png: 9000x9000 pixels are more than the 0.04 megapixels taken here"):
+    with pytest.raises(
+        AppError, match=r"bomb.png: 9000x9000 pixels are more than the 0.04 megapixels taken here"
+    ):
         client.predict(picture=handle_file(tmp_path / "bomb.png"), api_name="/enlarge")
 
 
@@ -174,14 +217,27 @@ def test_the_unforeseen_is_told_without_its_inside(client, file, monkeypatch, ca
 
 @pytest.mark.parametrize(
     "value",
-    ["/etc/passwd", "http://127.0.0.1:9/a.png", "https://example.com/a.png", "HTTP://a/b", "../../etc/passwd", "",
-     "in.png", "file:///etc/passwd", "/proc/self/environ", "\0", "a" * 5000],
-)  # fmt: skip
+    [
+        "/etc/passwd",
+        "http://127.0.0.1:9/a.png",
+        "https://example.com/a.png",
+        "HTTP://a/b",
+        "../../etc/passwd",
+        "",
+        "in.png",
+        "file:///etc/passwd",
+        "/proc/self/environ",
+        "\0",
+        "a" * 5000,
+    ],
+)
 def test_paths_and_addresses_instead_of_files(server, value, monkeypatch):
     from gradio import processing_utils
 
     fetched: list[str] = []
-    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", lambda url, **_: fetched.append(url))
+    monkeypatch.setattr(
+        processing_utils, "async_ssrf_protected_download", lambda url, **_: fetched.append(url)
+    )
     service, address = server
     before = set(own(service))
     for file in (upload_of(value), upload_of(value, url=value), value):
@@ -199,12 +255,18 @@ def test_an_address_beside_an_upload_is_not_followed(server, file, client, monke
     from gradio import processing_utils
 
     fetched: list[str] = []
-    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", lambda url, **_: fetched.append(url))
+    monkeypatch.setattr(
+        processing_utils, "async_ssrf_protected_download", lambda url, **_: fetched.append(url)
+    )
     body, headers = multipart(file.read_bytes(), "in.png")
     path = json.loads(request(server[1], "POST", "/gradio_api/upload", body, headers)[1])[0]
-    said = called(server[1], "enlarge", upload_of(path, url="http://127.0.0.1:9/file=x"), 4, 0, "", 0)
+    said = called(
+        server[1], "enlarge", upload_of(path, url="http://127.0.0.1:9/file=x"), 4, 0, "", 0
+    )
     assert "event: complete" in said and not fetched
-    assert "event: error" in called(server[1], "enlarge", upload_of(path, url="http://127.0.0.1:9/x"), 4, 0, "", 0)
+    assert "event: error" in called(
+        server[1], "enlarge", upload_of(path, url="http://127.0.0.1:9/x"), 4, 0, "", 0
+    )
 
 
 def test_nothing_else_is_served(server, tmp_path, monkeypatch):
@@ -217,12 +279,23 @@ def test_nothing_else_is_served(server, tmp_path, monkeypatch):
     link.symlink_to(secret)
     try:
         inward, up = service.folder.path, "%2e%2e"
-        for path in ("/etc/passwd", str(secret), f"{inward}/../secret.png", f"{os.getcwd()}/pyproject.toml",
-                     f"{inward}/{up}/{up}/etc/passwd", str(Path(guard.__file__)), str(link)):  # fmt: skip
+        for path in (
+            "/etc/passwd",
+            str(secret),
+            f"{inward}/../secret.png",
+            f"{os.getcwd()}/pyproject.toml",
+            f"{inward}/{up}/{up}/etc/passwd",
+            str(Path(guard.__file__)),
+            str(link),
+        ):
             status, text = request(address, "GET", f"/gradio_api/file={path}")
             assert status in (403, 404), (path, status, text[:200])
         assert request(address, "GET", f"/gradio_api/file={inside}") == (200, "fine")
-        for path in ("file=http://127.0.0.1:9/x", "file=https://example.com/x", "proxy=http://127.0.0.1:9/x"):
+        for path in (
+            "file=http://127.0.0.1:9/x",
+            "file=https://example.com/x",
+            "proxy=http://127.0.0.1:9/x",
+        ):
             status, text = request(address, "GET", f"/gradio_api/{path}")
             assert status == 403 and "nothing is fetched" in text
     finally:
@@ -249,11 +322,15 @@ def test_thirty_at_once_against_a_queue_of_four(server, picture, tmp_path, monke
     monkeypatch.setattr(service_module, "upscale_file", slow)
     for n in range(30):
         picture(16, 16, n).save(tmp_path / f"{n}.png")
-    clients = [Client(address, verbose=False, download_files=tmp_path / "downloads") for _ in range(30)]
+    clients = [
+        Client(address, verbose=False, download_files=tmp_path / "downloads") for _ in range(30)
+    ]
 
     def one(n: int) -> str:
         try:
-            result = clients[n].predict(picture=handle_file(tmp_path / f"{n}.png"), api_name="/enlarge")[0]
+            result = clients[n].predict(
+                picture=handle_file(tmp_path / f"{n}.png"), api_name="/enlarge"
+            )[0]
             return "made" if Path(result).name == f"{n}_x4.png" else "another's"
         except Exception as error:
             return str(error)
@@ -278,29 +355,40 @@ def test_a_client_that_leaves_midway(server, file, monkeypatch):
     path = json.loads(request(address, "POST", "/gradio_api/upload", upload, headers)[1])[0]
     body = json.dumps({"data": [upload_of(path), 4, 0, "", 0]}).encode()
     event = json.loads(
-        request(address, "POST", "/gradio_api/call/enlarge", body, {"Content-Type": "application/json"})[1]
+        request(
+            address, "POST", "/gradio_api/call/enlarge", body, {"Content-Type": "application/json"}
+        )[1]
     )["event_id"]
     connection = http.client.HTTPConnection(urllib.parse.urlparse(address).netloc, timeout=30)
     connection.request("GET", f"/gradio_api/call/enlarge/{event}")
     connection.getresponse().read(1)
     assert reached.wait(20) and len(set(jobs(service)) - before) == 1
     connection.close()
-    assert stopped.wait(20) and waited(lambda: set(jobs(service)) <= before and not service.lock.locked())
+    assert stopped.wait(20) and waited(
+        lambda: set(jobs(service)) <= before and not service.lock.locked()
+    )
 
 
 # --- who may enter --------------------------------------------------------------------------------
 
 
 def test_password(tiny, file, tmp_path):
-    with served(tiny, tmp_path, check=lambda name, word: (name, word) == ("anna", "word")) as (_, address):
+    with served(tiny, tmp_path, check=lambda name, word: (name, word) == ("anna", "word")) as (
+        _,
+        address,
+    ):
         for path in ("/config", "/gradio_api/info", f"/gradio_api/file={tmp_path}"):
             assert request(address, "GET", path)[0] == 401
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"a"))[0] == 401
         assert "Not authenticated" in called(address, "enlarge", None, 4, 0, "", 0)
         with pytest.raises(Exception, match=r"login|401|auth"):
             Client(address, verbose=False, auth=("anna", "wrong"))
-        client = Client(address, verbose=False, auth=("anna", "word"), download_files=tmp_path / "downloads")
-        assert Image.open(client.predict(picture=handle_file(file), api_name="/enlarge")[0]).size == (256, 160)
+        client = Client(
+            address, verbose=False, auth=("anna", "word"), download_files=tmp_path / "downloads"
+        )
+        assert Image.open(
+            client.predict(picture=handle_file(file), api_name="/enlarge")[0]
+        ).size == (256, 160)
 
 
 def test_it_listens_on_this_machine_alone(server):
@@ -309,7 +397,16 @@ def test_it_listens_on_this_machine_alone(server):
 
 def test_the_command(model_folder, file, tmp_path):
     """A process of its own: a client that ends takes its files along, and so does the server."""
-    command = [sys.executable, "-m", "patchscaler", "web", "--model", str(model_folder), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "patchscaler",
+        "web",
+        "--model",
+        str(model_folder),
+        "--device",
+        "cpu",
+    ]
     environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -325,8 +422,10 @@ def test_the_command(model_folder, file, tmp_path):
             )
             done = subprocess.run(
                 [sys.executable, "-c", code, address, str(file), str(tmp_path / "downloads")],
-                capture_output=True, text=True, check=True,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             assert Image.open(done.stdout.strip()).size == (256, 160)
             assert waited(lambda: set(folder.iterdir()) == pinned)
             process.send_signal(signal.SIGTERM)
@@ -339,9 +438,15 @@ def test_the_command(model_folder, file, tmp_path):
 
 def test_the_page_knows_every_stage(tiny, picture, tmp_path):
     refiner = RefinerConfig(8, 1)
-    model = PatchScaler(replace(tiny.config, refiner=refiner), tiny.networks | {"refiner": Refiner(refiner)}, tiny.memory)
+    model = PatchScaler(
+        replace(tiny.config, refiner=refiner),
+        tiny.networks | {"refiner": Refiner(refiner)},
+        tiny.memory,
+    )
     picture(60, 60).save(tmp_path / "in.png")
     told = []
-    upscale_file(model, tmp_path / "in.png", tmp_path / "out.png", watch=lambda *what: told.append(what[0]))
+    upscale_file(
+        model, tmp_path / "in.png", tmp_path / "out.png", watch=lambda *what: told.append(what[0])
+    )
     stages = list(dict.fromkeys(told))
     assert "tiles refined" in stages and [STAGES[stage][0] for stage in stages] == [1, 2, 3, 4, 5]

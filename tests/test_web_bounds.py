@@ -14,7 +14,10 @@ from patchscaler.apps.web import guard
 
 @pytest.fixture(scope="module")
 def server(tiny, tmp_path_factory):
-    with served(tiny, tmp_path_factory.mktemp("web"), files=3, file_bytes=300_000) as (service, address):
+    with served(tiny, tmp_path_factory.mktemp("web"), files=3, file_bytes=300_000) as (
+        service,
+        address,
+    ):
         yield service, address
 
 
@@ -24,7 +27,8 @@ def test_uploads_are_bounded(server):
     body, headers = multipart(bytes(300_001))
     assert request(address, "POST", "/gradio_api/upload", body, headers)[0] == 413  # one file
     body, headers = multipart(bytes(1_000_000))
-    status, text = request(address, "POST", "/gradio_api/upload", body, headers)  # more than all that a zip may have
+    # more than all that a zip may have
+    status, text = request(address, "POST", "/gradio_api/upload", body, headers)
     assert (status, text) == (413, "files of up to 0.3 MB are taken")
     chunks = (bytes(65536) for _ in range(100))  # 6.5 MB whose length nobody announced
     head, headers = multipart(b"")
@@ -32,7 +36,11 @@ def test_uploads_are_bounded(server):
     assert status == 413
     assert waited(lambda: set(own(service)) <= before)
     status, _ = request(
-        address, "POST", "/gradio_api/call/enlarge", bytes(guard.BODY + 1), {"Content-Type": "application/json"}
+        address,
+        "POST",
+        "/gradio_api/call/enlarge",
+        bytes(guard.BODY + 1),
+        {"Content-Type": "application/json"},
     )
     assert status == 413
 
@@ -51,7 +59,10 @@ def test_no_upload_when_the_folder_is_full(tiny, tmp_path):
         assert status == 503 and "no room for more pictures at the moment" in text
         head, headers = multipart(b"")
         chunks = (bytes(10_000) for _ in range(7))  # whose length nobody announced
-        assert request(address, "POST", "/gradio_api/upload", _joined(head[:-9], chunks), headers)[0] == 503
+        assert (
+            request(address, "POST", "/gradio_api/upload", _joined(head[:-9], chunks), headers)[0]
+            == 503
+        )
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
         service.folder.sweep(time.time() + 4000)
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"one more"))[0] == 200
@@ -69,8 +80,12 @@ def _slowly(pieces: int, sent: list[int]):
 def test_the_answer_reaches_whoever_goes_on_sending(tiny, tmp_path):
     sent: list[int] = []
     with served(tiny, tmp_path, disk_bytes=100_000) as (_, address):
-        status, text = request(address, "POST", "/gradio_api/upload", _slowly(30, sent), multipart(b"")[1])
-        assert status == 503 and "no room for more pictures at the moment" in text and len(sent) == 30
+        status, text = request(
+            address, "POST", "/gradio_api/upload", _slowly(30, sent), multipart(b"")[1]
+        )
+        assert (
+            status == 503 and "no room for more pictures at the moment" in text and len(sent) == 30
+        )
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"small"))[0] == 200
 
 
@@ -79,7 +94,12 @@ def test_what_follows_a_refusal_is_taken_for_a_while_only(tiny, tmp_path, monkey
     sent: list[int] = []
     with served(tiny, tmp_path, disk_bytes=100_000) as (_, address):
         with contextlib.suppress(ConnectionError):  # the answer itself may be lost then
-            assert request(address, "POST", "/gradio_api/upload", _slowly(100, sent), multipart(b"")[1])[0] == 503
+            assert (
+                request(
+                    address, "POST", "/gradio_api/upload", _slowly(100, sent), multipart(b"")[1]
+                )[0]
+                == 503
+            )
         assert sum(sent) < 900_000
         assert request(address, "POST", "/gradio_api/upload", *multipart(b"small"))[0] == 200
 
@@ -87,7 +107,9 @@ def test_what_follows_a_refusal_is_taken_for_a_while_only(tiny, tmp_path, monkey
 def test_uploads_at_once_share_the_room(tiny, tmp_path):
     def one(n: int) -> int:
         try:
-            return request(address, "POST", "/gradio_api/upload", *multipart(bytes([n]) * 5_000_000))[0]
+            return request(
+                address, "POST", "/gradio_api/upload", *multipart(bytes([n]) * 5_000_000)
+            )[0]
         except ConnectionError:  # it was refused, and more was still on its way
             return 503
 
@@ -99,7 +121,11 @@ def test_uploads_at_once_share_the_room(tiny, tmp_path):
     with served(tiny, tmp_path, disk_bytes=12_000_000) as (service, address):
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
             said = list(pool.map(one, range(20)))
-        assert set(said) == {200, 503} and 1 <= said.count(200) <= 2 and service.folder.size() < 12_000_000
+        assert (
+            set(said) == {200, 503}
+            and 1 <= said.count(200) <= 2
+            and service.folder.size() < 12_000_000
+        )
         one(99)  # what was refused holds no room
         assert said.count(200) == 2 or service.folder.size() > 10_000_000
 

@@ -20,8 +20,15 @@ if not CHROMIUM:
 expect = playwright.expect
 SECONDS = 60_000  # milliseconds to wait for a result: machines of CI are slow
 # No sandbox, for CI runs as root; and no talk with its maker's hosts.
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,10 @@ def opened(browser, address):
         page = context.new_page()
         page.set_default_timeout(SECONDS)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: hosts.add(request.url.split("/")[2]) if "//" in request.url else None)
+        page.on(
+            "request",
+            lambda request: hosts.add(request.url.split("/")[2]) if "//" in request.url else None,
+        )
         page.goto(address)
         expect(button(page, "Enlarge")).to_be_enabled(timeout=SECONDS)
         return page
@@ -72,7 +82,9 @@ def button(page, name: str):
 
 def choose(page, path: Path) -> None:
     page.locator("input[type=file]").first.set_input_files(path)
-    expect(page.locator(".image-container img, .image-frame img").first).to_be_visible(timeout=SECONDS)
+    expect(page.locator(".image-container img, .image-frame img").first).to_be_visible(
+        timeout=SECONDS
+    )
 
 
 def enlarged(page, path: Path) -> None:
@@ -91,7 +103,10 @@ def test_upload_slider_maps_download(opened, file, tiny, tmp_path):
     expect(page.get_by_text("before and after under one slider")).to_be_visible()
     enlarged(page, file)
     assert page.locator(".ps-before").get_attribute("alt") == "in.png before, 96 by 64 pixels"
-    assert page.locator(".ps-after").evaluate("image => image.decode().then(() => image.naturalWidth)") == 384
+    assert (
+        page.locator(".ps-after").evaluate("image => image.decode().then(() => image.naturalWidth)")
+        == 384
+    )
     # The slider, by its handle's keys and by dragging on the picture.
     slider = page.get_by_role("slider", name="before and after")
     middle = cut_of(page)
@@ -109,11 +124,20 @@ def test_upload_slider_maps_download(opened, file, tiny, tmp_path):
     # Maps.
     choice = page.get_by_role("combobox", name="Map laid over the result")
     assert choice.locator("option").all_inner_texts() == [
-        "none", "difficulty", "steps", "invention, colours", "invention, texture",
-    ]  # fmt: skip
+        "none",
+        "difficulty",
+        "steps",
+        "invention, colours",
+        "invention, texture",
+    ]
     for name in ("difficulty", "invention_high"):
         choice.select_option(name)
-        assert page.locator(".ps-map").evaluate("image => image.decode().then(() => image.naturalWidth)") == 384
+        assert (
+            page.locator(".ps-map").evaluate(
+                "image => image.decode().then(() => image.naturalWidth)"
+            )
+            == 384
+        )
         expect(page.locator(".ps-map")).to_be_visible()
     expect(page.locator(".ps-legend")).to_contain_text("made up")
     # The cost of each group.
@@ -125,7 +149,9 @@ def test_upload_slider_maps_download(opened, file, tiny, tmp_path):
         page.locator("a[download='in_x4.png']").click()
     download.value.save_as(tmp_path / "out.png")
     assert download.value.suggested_filename == "in_x4.png"
-    assert np.abs(np.asarray(Image.open(tmp_path / "out.png")).astype(int) - expected.array).max() <= 1
+    assert (
+        np.abs(np.asarray(Image.open(tmp_path / "out.png")).astype(int) - expected.array).max() <= 1
+    )
 
 
 def test_zoom_by_keys_and_a_drawn_box(opened, file):
@@ -150,7 +176,10 @@ def test_zoom_by_keys_and_a_drawn_box(opened, file):
     page.mouse.move(place["x"] + place["width"] * 0.7, place["y"] + place["height"] * 0.75)
     page.mouse.up()
     page.get_by_text("Make a box again").click()
-    fields = [page.get_by_role("spinbutton", name=name, exact=True) for name in ("Left", "Top", "Width", "Height")]
+    fields = [
+        page.get_by_role("spinbutton", name=name, exact=True)
+        for name in ("Left", "Top", "Width", "Height")
+    ]
     expect(fields[2]).not_to_have_value("", timeout=SECONDS)
     left, top, wide, high = (int(field.input_value()) for field in fields)
     assert abs(left - 48) <= 1 and abs(top - 32) <= 1 and 18 <= wide <= 21 and 15 <= high <= 18
@@ -205,7 +234,11 @@ def test_several_and_their_zip(opened, picture, tmp_path):
     with page.expect_download() as download:
         page.locator("a[download='patchscaler.zip']").click()
     download.value.save_as(tmp_path / "all.zip")
-    assert zipfile.ZipFile(tmp_path / "all.zip").namelist() == ["0_x4.png", "1_x4.png", "failed.txt"]
+    assert zipfile.ZipFile(tmp_path / "all.zip").namelist() == [
+        "0_x4.png",
+        "1_x4.png",
+        "failed.txt",
+    ]
 
 
 def test_stop(opened, picture, tmp_path, monkeypatch):
@@ -215,7 +248,10 @@ def test_stop(opened, picture, tmp_path, monkeypatch):
     choose(page, tmp_path / "in.png")
     button(page, "Enlarge").click()
     expect(page.get_by_text("of 1200 patch-steps, about")).to_be_visible(timeout=SECONDS)
-    assert reached.is_set() and page.get_by_role("progressbar", name="Progress of this stage").first.is_visible()
+    assert (
+        reached.is_set()
+        and page.get_by_role("progressbar", name="Progress of this stage").first.is_visible()
+    )
     button(page, "Stop").click()
     expect(page.get_by_text("Stopped")).to_be_visible()
     assert stopped.wait(30)
@@ -224,15 +260,21 @@ def test_stop(opened, picture, tmp_path, monkeypatch):
 def test_examples(opened):
     page = opened()
     button(page, "A damaged one").click()
-    expect(page.locator(".image-container img, .image-frame img").first).to_be_visible(timeout=SECONDS)
+    expect(page.locator(".image-container img, .image-frame img").first).to_be_visible(
+        timeout=SECONDS
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone(opened, file, scheme):
-    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, color_scheme=scheme)
+    page = opened(
+        viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, color_scheme=scheme
+    )
     enlarged(page, file)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360  # nothing sticks out
-    colors = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    colors = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
     dark = [sum(int(n) for n in color.strip("rgba()").split(",")[:3]) < 384 for color in colors]
     assert dark == ([True, False] if scheme == "dark" else [False, True])
     for name in ("Zoom in", "Fit", "Draw a box"):
@@ -251,6 +293,13 @@ def test_everything_is_reached_by_keyboard_and_has_a_name(opened, file):
             const name = e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText || e.title;
             return (name || '').trim() }""")
         )
-    for wanted in ("Enlarge", "Stop", "Zoom in", "Draw a box", "Map laid over the result",
-                   "Slider between before and after", "Seed"):  # fmt: skip
+    for wanted in (
+        "Enlarge",
+        "Stop",
+        "Zoom in",
+        "Draw a box",
+        "Map laid over the result",
+        "Slider between before and after",
+        "Seed",
+    ):
         assert any(name.startswith(wanted) for name in names), (wanted, names)

@@ -80,7 +80,9 @@ def test_passwords(tmp_path):
     file.write_text("anna:one:two\n\nbert:three\n", encoding="utf-8")
     check = read_passwords(file)
     assert check("anna", "one:two") and check("bert", "three")
-    assert not any(check(*pair) for pair in (("anna", "three"), ("carl", "-"), ("", ""), ("anna", "one")))
+    assert not any(
+        check(*pair) for pair in (("anna", "three"), ("carl", "-"), ("", ""), ("anna", "one"))
+    )
     file.write_text("anna\n", encoding="utf-8")
     with pytest.raises(PatchScalerError, match="name:password"):
         read_passwords(file)
@@ -99,16 +101,22 @@ def test_strangers_are_let_in_on_purpose_only():
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [(["--queue", "0"], "--queue 1 or more"), (["--keep", "0"], "--keep"), (["--max-pixels", "-1"], "limits"),
-     (["--share"], "--everybody"), (["--host", "0.0.0.0"], "--host 0.0.0.0 opens"),
-     (["--password-file", "missing"], "missing: cannot be read")],
-)  # fmt: skip
+    [
+        (["--queue", "0"], "--queue 1 or more"),
+        (["--keep", "0"], "--keep"),
+        (["--max-pixels", "-1"], "limits"),
+        (["--share"], "--everybody"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 opens"),
+        (["--password-file", "missing"], "missing: cannot be read"),
+    ],
+)
 def test_commands_that_cannot_be(options, text, capsys, monkeypatch, tmp_path):
     import sys
     import types
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # nothing of it is needed to refuse
+    # nothing of it is needed to refuse
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))
     assert main(["web", *options]) == 1
     assert text in capsys.readouterr().err
 

@@ -19,7 +19,9 @@ def test_truncated_files(service, picture, tmp_path, kind, share):
     whole = tmp_path / "whole"
     picture(40, 64).save(whole, kind)
     data = whole.read_bytes()
-    check_refused_or_made(service, upload(service, data[: int(len(data) * share)], f"in.{kind.lower()}"))
+    check_refused_or_made(
+        service, upload(service, data[: int(len(data) * share)], f"in.{kind.lower()}")
+    )
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -33,10 +35,21 @@ def test_mislabelled_files_are_what_they_are(service, picture, tmp_path, kind):
 
 @pytest.mark.parametrize(
     "data",
-    [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"PK\x03\x04", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n",
-     b"GIF89a", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"II*\0\x08\0\0\0", b"BM" + bytes(60), bytes(1000), b"%!PS",
-     b"\0\0\0\x0cjP  "],
-)  # fmt: skip
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"<html>",
+        b"PK\x03\x04",
+        b"%PDF-1.7",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"RIFF\xff\xff\xff\xffWEBPVP8 ",
+        b"II*\0\x08\0\0\0",
+        b"BM" + bytes(60),
+        bytes(1000),
+        b"%!PS",
+        b"\0\0\0\x0cjP  ",
+    ],
+)
 def test_no_pictures(service, data):
     error = check_refused_or_made(service, upload(service, data, "in.png"))
     assert error is not None
@@ -49,7 +62,11 @@ def check_refused_or_made(service: Service, path: Path) -> str | None:
         text = None
     except PatchScalerError as error:
         text = str(error)
-        assert text.startswith(f"{path.name}: ") and str(service.folder.path) not in text and "\n" not in text
+        assert (
+            text.startswith(f"{path.name}: ")
+            and str(service.folder.path) not in text
+            and "\n" not in text
+        )
         assert "--" not in text and not jobs(service)
     service.folder.left("me")
     assert not list(service.folder.path.iterdir())
@@ -60,10 +77,14 @@ def test_bombs(service, tmp_path):
     # 100 megapixels in 100 kB: told by the header, before anything is decoded.
     Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
     path = upload(service, (tmp_path / "bomb.png").read_bytes(), "bomb.png")
-    with pytest.raises(PatchScalerError, match=r"^bomb.png: 10000x10000 pixels are more than the 0\.02 meg"):
+    with pytest.raises(
+        PatchScalerError, match=r"^bomb.png: 10000x10000 pixels are more than the 0\.02 meg"
+    ):
         list(service.enlarge("me", path, Dials()))
     Image.new("RGB", (100, 100)).save(path)
-    with pytest.raises(PatchScalerError, match=r"would become 6400x6400, and up to 0\.32 megapixels can"):
+    with pytest.raises(
+        PatchScalerError, match=r"would become 6400x6400, and up to 0\.32 megapixels can"
+    ):
         list(service.enlarge("me", path, read_dials(64, 0, "", 0)))
     frames = [Image.new("L", (8, 8), value) for value in (0, 99, 200)]
     frames[0].save(path.with_name("moves.gif"), save_all=True, append_images=frames[1:])
@@ -71,7 +92,9 @@ def test_bombs(service, tmp_path):
         list(service.enlarge("me", path.with_name("moves.gif"), Dials()))
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "http://a/b.png", "../x", "", "a\0b", None, 5, ["a"], {"path": "a"}])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "http://a/b.png", "../x", "", "a\0b", None, 5, ["a"], {"path": "a"}]
+)
 def test_what_is_no_upload(service, path):
     with pytest.raises(PatchScalerError, match=r"no uploaded file|no file"):
         list(service.enlarge("me", path, Dials()))

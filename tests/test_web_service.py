@@ -35,21 +35,37 @@ def test_dials_are_read():
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        (("4", 0, "", 0), "scale: give a number"), ((float("nan"), 0, "", 0), "scale: give a number"),
-        ((True, 0, "", 0), "scale"), ((0, 0, "", 0), "take more than 0"), ((4, None, "", 0), "fidelity"),
-        ((4, 0, "much", 0), "budget much"), ((4, 0, ["fast"], 0), "budget"), ((4, 0, {"a": 1}, 0), "budget"),
-        ((4, 0, "", 0.5), "seed: give a whole number"), ((4, 0, "", 2**60), "seed"), ((4, 0, "", None), "seed"),
-        ((10**400, 0, "", 0), "scale: give a number"), ((4, -(10**400), "", 0), "fidelity: give a number"),
-        ((4, 0, "", 10**400), "seed: give a number"), ((4, 0, "500ms", 0), "budget 500ms: give a share"),
+        (("4", 0, "", 0), "scale: give a number"),
+        ((float("nan"), 0, "", 0), "scale: give a number"),
+        ((True, 0, "", 0), "scale"),
+        ((0, 0, "", 0), "take more than 0"),
+        ((4, None, "", 0), "fidelity"),
+        ((4, 0, "much", 0), "budget much"),
+        ((4, 0, ["fast"], 0), "budget"),
+        ((4, 0, {"a": 1}, 0), "budget"),
+        ((4, 0, "", 0.5), "seed: give a whole number"),
+        ((4, 0, "", 2**60), "seed"),
+        ((4, 0, "", None), "seed"),
+        ((10**400, 0, "", 0), "scale: give a number"),
+        ((4, -(10**400), "", 0), "fidelity: give a number"),
+        ((4, 0, "", 10**400), "seed: give a number"),
+        ((4, 0, "500ms", 0), "budget 500ms: give a share"),
     ],
-)  # fmt: skip
+)
 def test_dials_that_cannot_be(values, text):
     with pytest.raises(PatchScalerError, match=text):
         read_dials(*values)
 
 
 def test_seeds_are_read():
-    assert [read_seed(value) for value in (None, "", "  ", " 12 ", "-5", 7)] == [None, None, None, 12, -5, 7]
+    assert [read_seed(value) for value in (None, "", "  ", " 12 ", "-5", 7)] == [
+        None,
+        None,
+        None,
+        12,
+        -5,
+        7,
+    ]
 
 
 LONG = [pytest.param("9" * 5000, id="5000 digits"), pytest.param(10**400, id="401 digits")]
@@ -79,15 +95,29 @@ def test_enlarge_is_the_pipeline(service, tiny, picture):
     assert {name: patches for name, patches, _ in job.cost()} == expected.cost["patches"]
     most = len(expected.groups) * max(tiny.config.groups.num_inference_steps)
     assert job.share() == pytest.approx(expected.cost["evaluations_total"] / most)
-    assert set(job.views) == {"before", "after", "difficulty", "steps", "invention_low", "invention_high"}
-    assert [Image.open(job.views[name]).size for name in ("before", "after", "steps")] == [(64, 40), *[(256, 160)] * 2]
+    assert set(job.views) == {
+        "before",
+        "after",
+        "difficulty",
+        "steps",
+        "invention_low",
+        "invention_high",
+    }
+    assert [Image.open(job.views[name]).size for name in ("before", "after", "steps")] == [
+        (64, 40),
+        *[(256, 160)] * 2,
+    ]
     assert job.result.name == "in_x4.png" and not (job.folder / IN_USE).exists()
     service.folder.left("me")
     assert not list(service.folder.path.iterdir())
 
 
 def test_transparent_pictures_stay_so(service, picture):
-    job = result_of(service.enlarge("me", upload(service, picture(24, 32).convert("RGBA")), read_dials(2, 1, "", 0)))
+    job = result_of(
+        service.enlarge(
+            "me", upload(service, picture(24, 32).convert("RGBA")), read_dials(2, 1, "", 0)
+        )
+    )
     assert Image.open(job.result).mode == "RGBA" and job.views["after"].suffix == ".webp"
 
 
@@ -104,7 +134,9 @@ def test_deep_greys_are_shown_as_they_are(service, suffix):
         assert shown.mode == "L" and np.abs(np.asarray(shown) - values / 257).mean() < 2
 
 
-@pytest.mark.parametrize(("dtype", "top"), [(np.int32, 65535), (np.float32, 1), (np.float32, 255), (np.uint16, 65535)])
+@pytest.mark.parametrize(
+    ("dtype", "top"), [(np.int32, 65535), (np.float32, 1), (np.float32, 255), (np.uint16, 65535)]
+)
 def test_greys_of_any_depth_in_eight_bits(dtype, top):
     image = Image.fromarray((np.linspace(0, top, 256).reshape(16, 16)).astype(dtype))
     assert np.abs(np.asarray(eight_bits(image)).ravel() - np.arange(256.0)).max() <= 1
@@ -119,7 +151,10 @@ def test_redo_changes_the_box_and_nothing_else(service, picture):
     after = np.asarray(Image.open(second.result))
     assert (after != before).any() and np.array_equal(after[240:, 300:], before[240:, 300:])
     assert np.array_equal(np.asarray(Image.open(first.result)), before)  # the earlier one stays
-    assert len(second.record["options"]["changes"]) == 1 and second.views["after"] != first.views["after"]
+    assert (
+        len(second.record["options"]["changes"]) == 1
+        and second.views["after"] != first.views["after"]
+    )
     third = result_of(service.redo("me", second, make_change((0, 0, 4, 4), "simple")))
     assert len(third.record["options"]["changes"]) == 2
 
@@ -131,7 +166,9 @@ def test_redo_of_uploads(service, picture):
     change = make_change((0, 0, 4, 4), None, seed=9)
     again = result_of(service.redo_files("me", service.folder.path / "a" / "in.png", large, change))
     expected = result_of(service.redo("me", job, change))
-    assert np.array_equal(np.asarray(Image.open(again.result)), np.asarray(Image.open(expected.result)))
+    assert np.array_equal(
+        np.asarray(Image.open(again.result)), np.asarray(Image.open(expected.result))
+    )
     foreign = upload(service, picture(160, 256), "other.png", "c")
     with pytest.raises(PatchScalerError, match=r"^other.png: does not tell how it was made"):
         list(service.redo_files("me", service.folder.path / "a" / "in.png", foreign, change))
@@ -140,12 +177,17 @@ def test_redo_of_uploads(service, picture):
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"changes": [{"box": [0, 0, 9, 9], "group": None, "seed": n} for n in range(20_000)]}, "20000 boxes were"),
+        (
+            {"changes": [{"box": [0, 0, 9, 9], "group": None, "seed": n} for n in range(20_000)]},
+            "20000 boxes were",
+        ),
         ({"changes": [{"box": [0, 0, 9, 9], "group": 7, "seed": None}]}, "unknown group '7'"),
-        ({"origin": [2**70, 0]}, "origin"), ({"budget": {"name": "nonsense"}}, "budget"),
-        ({"groups": None}, "cannot be followed"), ({}, "overlap otherwise than this page's"),
+        ({"origin": [2**70, 0]}, "origin"),
+        ({"budget": {"name": "nonsense"}}, "budget"),
+        ({"groups": None}, "cannot be followed"),
+        ({}, "overlap otherwise than this page's"),
     ],
-)  # fmt: skip
+)
 def test_redo_of_a_crafted_result(service, picture, changed, text):
     image = picture(40, 64)
     path = result_of(service.enlarge("me", upload(service, image), Dials())).result
@@ -158,7 +200,14 @@ def test_redo_of_a_crafted_result(service, picture, changed, text):
     save_picture(np.asarray(large.pixels), crafted, metadata)
     before = jobs(service)
     with pytest.raises(PatchScalerError, match=rf"^in_x4\.png: .*{text}"):
-        list(service.redo_files("me", service.folder.path / "a" / "in.png", crafted, make_change((0, 0, 4, 4), "hard")))
+        list(
+            service.redo_files(
+                "me",
+                service.folder.path / "a" / "in.png",
+                crafted,
+                make_change((0, 0, 4, 4), "hard"),
+            )
+        )
     assert jobs(service) == before
 
 
@@ -174,18 +223,29 @@ def test_redo_when_the_picture_is_gone(service, picture):
 
 
 def test_zip_names_what_failed_and_goes_on(service, picture):
-    files = [upload(service, picture(24, 32), "a.png", "a"), upload(service, b"nothing", "b.png", "b")]
+    files = [
+        upload(service, picture(24, 32), "a.png", "a"),
+        upload(service, b"nothing", "b.png", "b"),
+    ]
     files += [upload(service, picture(24, 32, 1), "a.png", "c")]  # another one of the same name
     steps = list(service.zip("me", files, read_dials(2, 0, "", 0)))
     made = steps.pop()
-    assert {step.picture for step in steps if step.picture} <= {"1 of 3, a.png", "2 of 3, b.png", "3 of 3, a.png"}
+    assert {step.picture for step in steps if step.picture} <= {
+        "1 of 3, a.png",
+        "2 of 3, b.png",
+        "3 of 3, a.png",
+    }
     with zipfile.ZipFile(made.file) as archive:
-        assert archive.namelist() == ["a_x2.png", "a_x2 (2).png", "failed.txt"] and archive.testzip() is None
+        assert (
+            archive.namelist() == ["a_x2.png", "a_x2 (2).png", "failed.txt"]
+            and archive.testzip() is None
+        )
         assert archive.read("failed.txt") == b"b.png: not a picture in a format that can be read\n"
         with archive.open("a_x2.png") as file:
             assert Image.open(file).size == (64, 48)
     assert made.summary.lines()[0] == "2 enlarged, 0 done before, 1 failed"
-    assert sorted(path.name for path in made.file.parent.parent.iterdir()) == ["out"]  # the single files are gone
+    # the single files are gone
+    assert sorted(path.name for path in made.file.parent.parent.iterdir()) == ["out"]
 
 
 def test_zips_that_cannot_be(service, picture):
@@ -204,14 +264,22 @@ def test_zips_that_cannot_be(service, picture):
 def test_results_count_and_above_the_limit_none_is_made(tiny, picture, tmp_path):
     path = upload(service := Service(tiny, Limits(disk_bytes=100_000), tmp_path), picture(40, 64))
     made = []
-    with pytest.raises(PatchScalerError, match=r"^there is no room for more results at the moment: save yours and"):
+    with pytest.raises(
+        PatchScalerError, match=r"^there is no room for more results at the moment: save yours and"
+    ):
         for _ in range(20):
             made.append(result_of(service.enlarge("me", path, Dials())))
-    assert 0 < len(made) < 20 and service.folder.size() < 100_000 + 150_000 and len(jobs(service)) == len(made)
+    assert (
+        0 < len(made) < 20
+        and service.folder.size() < 100_000 + 150_000
+        and len(jobs(service)) == len(made)
+    )
     with pytest.raises(PatchScalerError, match="no room"):
         list(service.redo("me", made[-1], make_change((0, 0, 4, 4), "hard")))
     service.folder.left("me")
-    assert result_of(service.enlarge("me", upload(service, picture(40, 64)), Dials())).result.exists()
+    assert result_of(
+        service.enlarge("me", upload(service, picture(40, 64)), Dials())
+    ).result.exists()
     service.folder.close()
 
 
@@ -220,7 +288,12 @@ def test_a_zip_that_finds_no_more_room(tiny, picture, tmp_path):
     files = [upload(service, picture(40, 64, n), f"{n}.png") for n in range(6)]
     made = result_of(service.zip("me", files, Dials()))
     done, failed = made.summary.done, made.summary.failed
-    assert done and failed and len(done) + len(failed) == 6 and all("no room" in one["error"] for one in failed)
+    assert (
+        done
+        and failed
+        and len(done) + len(failed) == 6
+        and all("no room" in one["error"] for one in failed)
+    )
     service.folder.close()
 
 
@@ -258,7 +331,10 @@ def test_who_leaves_before_it_begins(service, picture):
 def test_time_is_limited(tiny, picture, tmp_path):
     service = Service(tiny, Limits(seconds=1e-6), tmp_path)
     path = upload(service, picture(16, 16))
-    with pytest.raises(PatchScalerError, match=r"longer than the 1e-06 seconds allowed here; take a smaller picture"):
+    with pytest.raises(
+        PatchScalerError,
+        match=r"longer than the 1e-06 seconds allowed here; take a smaller picture",
+    ):
         list(service.enlarge("me", path, Dials()))
     with pytest.raises(PatchScalerError, match="longer than"):
         list(service.zip("me", [path, path], Dials()))
@@ -271,7 +347,9 @@ def test_what_nobody_foresaw(service, picture, monkeypatch, capfd):
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(service_module, "upscale_file", broken)
-    with pytest.raises(PatchScalerError, match="something went wrong here; the server's log says what") as caught:
+    with pytest.raises(
+        PatchScalerError, match="something went wrong here; the server's log says what"
+    ) as caught:
         list(service.enlarge("me", upload(service, picture(16, 16)), Dials()))
     assert "secret" not in str(caught.value) and "secret detail" in capfd.readouterr().err
     assert not jobs(service)
@@ -293,7 +371,9 @@ def test_one_job_at_a_time(service, picture, monkeypatch):
     paths = [upload(service, picture(16, 16, n), place=str(n)) for n in range(4)]
     results: list[object] = []
     threads = [
-        threading.Thread(target=lambda p=p, n=n: results.append(result_of(service.enlarge(str(n), p, Dials()))))
+        threading.Thread(
+            target=lambda p=p, n=n: results.append(result_of(service.enlarge(str(n), p, Dials())))
+        )
         for n, p in enumerate(paths)
     ]
     for thread in threads:

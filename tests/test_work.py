@@ -47,7 +47,13 @@ def test_windows_done_elsewhere_are_the_same_bytes(tiny, tmp_path, picture, colo
     picture(150, 200).save(tmp_path / "in.png")
     for name, executor in (("here", None), ("there", Elsewhere(tiny))):
         upscale_file(
-            tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, color=color, max_patches=7, executor=executor
+            tiny,
+            tmp_path / "in.png",
+            tmp_path / f"{name}.png",
+            window=64,
+            color=color,
+            max_patches=7,
+            executor=executor,
         )
     assert executor.done > 20
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
@@ -58,7 +64,9 @@ def test_windows_that_are_faded_into_each_other(tiny, tmp_path, picture, monkeyp
     picture(150, 200).save(tmp_path / "in.png")
     monkeypatch.setattr(type(tiny.autoencoder), "exact", False, raising=False)
     for name, executor in (("here", None), ("there", Elsewhere(tiny))):
-        upscale_file(tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, executor=executor)
+        upscale_file(
+            tiny, tmp_path / "in.png", tmp_path / f"{name}.png", window=64, executor=executor
+        )
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
 
@@ -71,10 +79,21 @@ def test_a_run_that_was_stopped_here_goes_on_there(tiny, tmp_path, picture):
 
     executor = LocalExecutor(tiny)
     with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
-        upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.png", window=64, watch=watch, executor=executor)
-    upscale_file(tiny, tmp_path / "in.png", tmp_path / "out.png", window=64, executor=Elsewhere(tiny))
+        upscale_file(
+            tiny,
+            tmp_path / "in.png",
+            tmp_path / "out.png",
+            window=64,
+            watch=watch,
+            executor=executor,
+        )
+    upscale_file(
+        tiny, tmp_path / "in.png", tmp_path / "out.png", window=64, executor=Elsewhere(tiny)
+    )
     upscale_file(tiny, tmp_path / "in.png", tmp_path / "whole.png", window=64)
-    results = [np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("out", "whole")]
+    results = [
+        np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("out", "whole")
+    ]
     assert np.abs(results[0] - results[1]).max() <= 1
 
 
@@ -101,18 +120,24 @@ def test_a_batch_too_large_for_the_memory_is_halved(tiny, monkeypatch):
 def test_one_picture_of_a_lot_that_fails_does_not_take_the_others_along(tiny, picture):
     planes = [to_planes(picture(40, 40)), to_planes(picture(64, 64))]
     made = batch(tiny, planes, TargetSize(scale=4.0), {"max_pixels": 2000})
-    assert [m.array.shape for m in made] == [(160, 160, 3), (256, 256, 3)]  # limits are the reader's
+    # limits are the reader's
+    assert [m.array.shape for m in made] == [(160, 160, 3), (256, 256, 3)]
     [alone] = batch(tiny, planes[1:], TargetSize(scale=4.0), {"max_pixels": 2000})
     assert isinstance(alone, PatchScalerError)
 
 
 @pytest.mark.parametrize(
     ("address", "reason"),
-    [("127.0.0.1:1", "nobody answers there"), ("nowhere", "give auto, HOST:PORT or ray://HOST:PORT"),
-     ("ray://127.0.0.1:2", "nobody answers there"), ("no.such.host.invalid:6379", "nobody answers there")],
-)  # fmt: skip
+    [
+        ("127.0.0.1:1", "nobody answers there"),
+        ("nowhere", "give auto, HOST:PORT or ray://HOST:PORT"),
+        ("ray://127.0.0.1:2", "nobody answers there"),
+        ("no.such.host.invalid:6379", "nobody answers there"),
+    ],
+)
 def test_addresses_where_nobody_is(photo, capsys, monkeypatch, address, reason):
-    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # whether it is installed or not
+    # whether it is installed or not
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
     assert main(["upscale", str(photo(32, 32)), "--cluster", address]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"patchscaler: --cluster {address}: {reason}") and said.count("\n") == 1
@@ -128,4 +153,6 @@ def test_a_cluster_without_ray_and_a_budget_in_seconds(photo, capsys, monkeypatc
     assert main(["upscale", path, "--cluster", "auto", "--engine", "openvino"]) == 1
     assert "workers of --cluster compute with torch" in capsys.readouterr().err
     assert main(["upscale", path, "--cluster-threads", "0"]) == 1
-    assert "takes 1 or more" in capsys.readouterr().err and not list(Path(path).parent.glob("*_x4*"))
+    assert "takes 1 or more" in capsys.readouterr().err and not list(
+        Path(path).parent.glob("*_x4*")
+    )

@@ -42,7 +42,9 @@ def served(scaler: PatchScaler, parent: Any, **limits: Any) -> Iterator[tuple[Se
 # --- jobs and their files -------------------------------------------------------------------------
 
 
-def upload(service: Service, image: Image.Image | bytes, name: str = "in.png", place: str = "a") -> Path:
+def upload(
+    service: Service, image: Image.Image | bytes, name: str = "in.png", place: str = "a"
+) -> Path:
     """As Gradio leaves it: a folder named after the content, the file in it."""
     path = service.folder.path / place / name
     path.parent.mkdir(exist_ok=True)
@@ -99,7 +101,13 @@ def own(service) -> list[Path]:
     return [path for path in service.folder.path.iterdir() if path not in service.folder.pinned]
 
 
-def request(address: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None):
+def request(
+    address: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+):
     """-> (status, text)"""
     connection = http.client.HTTPConnection(urllib.parse.urlparse(address).netloc, timeout=30)
     try:
@@ -115,14 +123,18 @@ def request(address: str, method: str, path: str, body: bytes | None = None, hea
 def called(address: str, name: str, *values: object) -> str:
     """A call by hand, with whatever values -> all that the server said about it."""
     body = json.dumps({"data": values}).encode()
-    status, text = request(address, "POST", f"/gradio_api/call/{name}", body, {"Content-Type": "application/json"})
+    status, text = request(
+        address, "POST", f"/gradio_api/call/{name}", body, {"Content-Type": "application/json"}
+    )
     if status != 200:
         return text
     return request(address, "GET", f"/gradio_api/call/{name}/{json.loads(text)['event_id']}")[1]
 
 
 def multipart(data: bytes, name: str = "a.png") -> tuple[bytes, dict[str, str]]:
-    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    head = (
+        f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    )
     return head + data + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
 
 

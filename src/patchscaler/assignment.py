@@ -27,7 +27,9 @@ def assign(scaler: "PatchScaler", job: Job, options: Options, spent: float = 0.0
         job.groups, job.config = torch.from_numpy(plan.groups), plan.config
     if options.assigned is not None:
         if len(options.assigned) != len(job.grid):
-            raise PatchScalerError(f"{len(options.assigned)} groups for {len(job.grid)} patches: another picture's")
+            raise PatchScalerError(
+                f"{len(options.assigned)} groups for {len(job.grid)} patches: another picture's"
+            )
         job.groups = torch.as_tensor(options.assigned, dtype=torch.long).clone()
     change(scaler, job, options)
 

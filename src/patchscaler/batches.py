@@ -21,9 +21,14 @@ class Batches:
     def __init__(self, jobs: list[Job], size: int, limit: int):
         """size: V. limit: patches of a batch."""
         self.size, self.limit = size, limit
-        self.places = [(job, i, row, column) for job in jobs for i, (row, column) in enumerate(job.grid.corners())]
-        self.groups, self.steps, todo = (torch.cat([getattr(j, name) for j in jobs])
-                                         for name in ("groups", "steps", "todo"))  # fmt: skip
+        self.places = [
+            (job, i, row, column)
+            for job in jobs
+            for i, (row, column) in enumerate(job.grid.corners())
+        ]
+        self.groups, self.steps, todo = (
+            torch.cat([getattr(j, name) for j in jobs]) for name in ("groups", "steps", "todo")
+        )
         order = self.steps.argsort(descending=True, stable=True)
         self.order = order[todo[order]]
 
@@ -60,13 +65,18 @@ class Batches:
 
     def _cut(self, name: str, batch: Tensor) -> Tensor:
         v = self.size
-        windows = [(getattr(job, name), row, column) for job, _, row, column in (self.places[i] for i in batch)]
+        windows = [
+            (getattr(job, name), row, column)
+            for job, _, row, column in (self.places[i] for i in batch)
+        ]
         return torch.stack([x[:, r : r + v, c : c + v] for x, r, c in windows])
 
     def put(self, batch: Tensor, patches: Tensor, entries: Tensor) -> None:
         """patches: (n, C, V, V), onto the canvases. entries: (n, K) of the memory."""
         entries[self.steps[batch] == 0] = -1
-        for patch, entry, (job, i, row, column) in zip(patches, entries, (self.places[i] for i in batch), strict=True):
+        for patch, entry, (job, i, row, column) in zip(
+            patches, entries, (self.places[i] for i in batch), strict=True
+        ):
             job.textures[i] = entry.numpy()
             job.canvas.add(patch, row, column)
 
@@ -83,5 +93,7 @@ def patches_within(scaler: "PatchScaler", mebibytes: float) -> int:
     tokens = (scaler.config.groups.latent_patch_size // c.patch_size) ** 2
     context = k * (scaler.config.groups.latent_patch_size // c.context_patch_size) ** 2
     floats = (12 + 2 * k) * latents + tokens * c.hidden_size * (8 + 3 * c.mlp_ratio)
-    floats += context * (c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size))
+    floats += context * (
+        c.hidden_size * (8 + 2 * c.mlp_ratio) + 2 * c.depth * (c.cross_size or c.hidden_size)
+    )
     return max(1, int(mebibytes * 2**20 / (4 * floats)))

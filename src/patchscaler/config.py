@@ -75,7 +75,8 @@ class RefinerConfig:
     width: int = 0  # channels; 0: none
     depth: int = 0  # residual blocks of three dense blocks each
     bits: int = 16  # a weight on disk: 16, or 8 with factors beside them (weights.py)
-    ranges: bool = False  # of its channels known (`train ranges`), so that it may draw in bytes (models/quantized.py)?
+    # of its channels known (`train ranges`), so that it may draw in bytes (models/quantized.py)?
+    ranges: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,14 @@ class GroupConfig:
     latent_patch_size: int = 16  # V
     overlap: int = 8
     thresholds: tuple[float, float] = (0.95, 0.75)  # gamma_1, gamma_2 of Eq. 2
-    quantiles: tuple[float, float] = (0.0, 0.0)  # shares of simple and of simple + medium behind thresholds
-    calibration: tuple[float, ...] = ()  # mean confidences of held-out patches at even quantiles, 0 to 100 %
-    least_confidence: float = 0.0  # a patch with a place less sure than this counts as no surer itself; 0: Eq. 2
-    start_times: tuple[int, int, int] = (400, 700, 1000)  # T_1, T_2, T_3; 0 with 0 steps: coarse as it is
+    # shares of simple and of simple + medium behind thresholds
+    quantiles: tuple[float, float] = (0.0, 0.0)
+    # mean confidences of held-out patches at even quantiles, 0 to 100 %
+    calibration: tuple[float, ...] = ()
+    # a patch with a place less sure than this counts as no surer itself; 0: Eq. 2
+    least_confidence: float = 0.0
+    # T_1, T_2, T_3; 0 with 0 steps: coarse as it is
+    start_times: tuple[int, int, int] = (400, 700, 1000)
     num_inference_steps: tuple[int, int, int] = (8, 14, 20)  # N_1, N_2, N_3
     sampler: str = "ddim"  # ddim, dpm++
 
@@ -123,7 +128,8 @@ class ModelConfig:
 
     name: str
     scale: int = 4
-    text_width: int = 0  # of a text encoder's tokens: the text prompt of 4.4; 0 is the texture prompt
+    # of a text encoder's tokens: the text prompt of 4.4; 0 is the texture prompt
+    text_width: int = 0
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     grm: GRMConfig = field(default_factory=GRMConfig)
     texture: TextureConfig = field(default_factory=TextureConfig)
@@ -143,10 +149,13 @@ class ModelConfig:
             config = _build(ModelConfig, json.loads(text))
             if config.scale != 4:
                 raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
-            if config.refiner.width and config.autoencoder.kind != "pca":  # others see a whole tile at once
+            # others see a whole tile at once
+            if config.refiner.width and config.autoencoder.kind != "pca":
                 raise PatchScalerError("refiner: it needs the closed-form autoencoder (kind pca)")
             if config.refiner.bits not in (8, 16):
-                raise PatchScalerError(f"refiner: {config.refiner.bits} bits: its weights are kept in 8 or 16")
+                raise PatchScalerError(
+                    f"refiner: {config.refiner.bits} bits: its weights are kept in 8 or 16"
+                )
             return config
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error
@@ -191,20 +200,38 @@ PATCH_DIT_SIZES = {
     "L": PatchDiTConfig(hidden_size=1024, depth=24, num_heads=16),
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
     "compact": PatchDiTConfig(
-        hidden_size=256, depth=1, num_heads=4, context_patch_size=4, mlp_ratio=2.0, cross_size=96,
-        shared_modulation=True, depthwise_mlp=True),  # `train graft` puts the refiner after it
+        hidden_size=256,
+        depth=1,
+        num_heads=4,
+        context_patch_size=4,
+        mlp_ratio=2.0,
+        cross_size=96,
+        shared_modulation=True,
+        depthwise_mlp=True,
+    ),  # `train graft` puts the refiner after it
     "tiny": PatchDiTConfig(
-        hidden_size=32, depth=2, num_heads=2, context_patch_size=4, mlp_ratio=2.0, cross_size=16,
-        shared_modulation=True, depthwise_mlp=True),
-}  # fmt: skip
+        hidden_size=32,
+        depth=2,
+        num_heads=2,
+        context_patch_size=4,
+        mlp_ratio=2.0,
+        cross_size=16,
+        shared_modulation=True,
+        depthwise_mlp=True,
+    ),
+}
 
 PRESETS = {
     # Every number the paper gives; where it is silent, docs/paper_map.md says what was chosen.
     "paper": ModelConfig(
         name="paper",
         autoencoder=AutoencoderConfig(
-            kind="kl", channels=4, model_id="stabilityai/sd-vae-ft-mse",
-            revision="31f26fdeee1355a5c34592e401dd41e45d25a493", scaling_factor=0.18215),
+            kind="kl",
+            channels=4,
+            model_id="stabilityai/sd-vae-ft-mse",
+            revision="31f26fdeee1355a5c34592e401dd41e45d25a493",
+            scaling_factor=0.18215,
+        ),
         grm=GRMConfig(kind="unet", width=64),
         patch_dit=PATCH_DIT_SIZES["B"],
         diffusion=DiffusionConfig(clip_sample=4.0),
@@ -224,12 +251,14 @@ PRESETS = {
         name="tiny",
         autoencoder=AutoencoderConfig(channels=8, correction_channels=4),
         grm=GRMConfig(kind="pixels", width=8, num_res_blocks=1),
-        texture=TextureConfig(widths=(8, 8), classes=("a", "b"), top_k=2, candidates=40, memory_size=10),
+        texture=TextureConfig(
+            widths=(8, 8), classes=("a", "b"), top_k=2, candidates=40, memory_size=10
+        ),
         patch_dit=PATCH_DIT_SIZES["tiny"],
         diffusion=DiffusionConfig(prediction_type="residual"),
         groups=GroupConfig(start_times=(0, 400, 800), num_inference_steps=(0, 1, 2)),
     ),
-}  # fmt: skip
+}
 
 
 def preset(name: str) -> ModelConfig:

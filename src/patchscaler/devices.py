@@ -17,7 +17,9 @@ def choose_device(name: str) -> str:
     kind, _, number = name.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in found or (number and not (number.isdigit() and int(number) < count)):
-        raise PatchScalerError(f"device '{name}' is unknown or not available here: choose auto or {', '.join(found)}")
+        raise PatchScalerError(
+            f"device '{name}' is unknown or not available here: choose auto or {', '.join(found)}"
+        )
     return name
 
 
@@ -46,5 +48,7 @@ def synchronise(device: torch.device | str) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "can't allocate" in text
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate" in text
     )

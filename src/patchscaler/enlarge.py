@@ -36,7 +36,12 @@ class Upscaled:
 
 
 def upscale_to_size(
-    scaler: "PatchScaler", image: Picture, target_size: TargetSize | float = 4.0, *, tileable: bool = False, **options: Any
+    scaler: "PatchScaler",
+    image: Picture,
+    target_size: TargetSize | float = 4.0,
+    *,
+    tileable: bool = False,
+    **options: Any,
 ) -> Upscaled:
     """target_size: a scale or a `TargetSize`. tileable: opposite borders of the picture meet. options: of `PatchScaler.upscale`.
 
@@ -45,8 +50,11 @@ def upscale_to_size(
     planes = to_planes(image)
     height, width = planes.rgb.shape[-2:]
     check_pixels(width, height, options.pop("max_pixels", MAX_PIXELS), "the picture")
-    options["max_pixels"] = 0  # the limit is for what comes in, not for what lies between passes or around tiles
-    target_size = target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
+    # the limit is for what comes in, not for what lies between passes or around tiles
+    options["max_pixels"] = 0
+    target_size = (
+        target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
+    )
     sizes = passes((width, height), target_size.size(width, height), scaler.config.scale)
     check_passes(len(sizes), scaler.options(**options))
     results: list[Result] = []
@@ -57,7 +65,9 @@ def upscale_to_size(
         if results:
             planes = array_planes(array, planes.icc_profile)
         options["progress"] = over_passes(report, areas, number) if report else None
-        result = _one_tile(scaler, planes, options) if tileable else scaler.upscale(planes, **options)
+        result = (
+            _one_tile(scaler, planes, options) if tileable else scaler.upscale(planes, **options)
+        )
         results.append(result)
         array = result.array
         if array.shape[1::-1] != size:
@@ -86,7 +96,11 @@ def tile_margin(scaler: "PatchScaler") -> int:
     groups, step = scaler.config.groups, scaler.step
     stride = (groups.latent_patch_size - groups.overlap) * step
     refined = CONTEXT if scaler.refiner else 0
-    reach = scaler.grm.reach + (scaler.autoencoder.reach + groups.latent_patch_size + refined) * step + SEAM
+    reach = (
+        scaler.grm.reach
+        + (scaler.autoencoder.reach + groups.latent_patch_size + refined) * step
+        + SEAM
+    )
     return -(-reach // stride) * stride
 
 
@@ -124,7 +138,9 @@ def unwrap(array: np.ndarray, axis: int, margin: int, length: int, seam: int) ->
     if seam:
         after, before = a[margin + length : margin + length + seam], a[margin - seam : margin]
         core[:seam] = np.rint(weight * core[:seam] + (1 - weight) * after).astype(a.dtype)
-        core[-seam:] = np.rint(weight[::-1] * core[-seam:] + (1 - weight[::-1]) * before).astype(a.dtype)
+        core[-seam:] = np.rint(weight[::-1] * core[-seam:] + (1 - weight[::-1]) * before).astype(
+            a.dtype
+        )
     return np.moveaxis(core, 0, axis)
 
 

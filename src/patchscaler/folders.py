@@ -28,7 +28,9 @@ class Found:
     passed_over: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def find_pictures(folder: Path, recursive: bool, apart_from: Path | None = None, videos: bool = False) -> Found:
+def find_pictures(
+    folder: Path, recursive: bool, apart_from: Path | None = None, videos: bool = False
+) -> Found:
     """Sorted by path. Hidden files, other folders and links that lead out of the folder are passed over.
 
     apart_from: the folder of results, should it lie inside. videos: find them too.
@@ -54,7 +56,8 @@ def find_pictures(folder: Path, recursive: bool, apart_from: Path | None = None,
                 found.passed_over.append((path, "a link that leads out of the folder"))
             elif path.is_dir():
                 if path.is_symlink():
-                    found.passed_over.append((path, "a link to a folder"))  # it will be met where it is, or is a loop
+                    # it will be met where it is, or is a loop
+                    found.passed_over.append((path, "a link to a folder"))
                 elif recursive:
                     walk(path)
                 else:
@@ -96,7 +99,8 @@ class Status:
             text = self.file.read_text("utf-8") if self.file.exists() else ""
         except (OSError, UnicodeDecodeError):
             text = ""
-        self.torn = bool(text) and not text.endswith("\n")  # by a kill: the next entry begins a line of its own
+        # by a kill: the next entry begins a line of its own
+        self.torn = bool(text) and not text.endswith("\n")
         for line in text.splitlines():
             try:
                 entry = Entry(**json.loads(line))
@@ -128,7 +132,9 @@ class Status:
 # --- which share a batch --------------------------------------------------------------------------
 
 
-def batches(items: Iterator[tuple[int, Any]], pixels: int = BATCH_PIXELS, count: int = BATCH_PICTURES) -> Iterator[list[Any]]:
+def batches(
+    items: Iterator[tuple[int, Any]], pixels: int = BATCH_PIXELS, count: int = BATCH_PICTURES
+) -> Iterator[list[Any]]:
     """(pixels, thing) -> lists of neighbours with at most so many pixels and pictures together."""
     batch: list[Any] = []
     held = 0

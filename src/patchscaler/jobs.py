@@ -21,7 +21,8 @@ from patchscaler.patching import PatchGrid
 from patchscaler.refining import latents_refined
 
 Picture = Image.Image | np.ndarray | Tensor | Planes
-Progress = Callable[[int, int], None]  # (done, in all) in patch-steps, and what takes as long as so many
+# (done, in all) in patch-steps, and what takes as long as so many
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def check_passes(count: int, options: Options) -> None:
     seconds = options.budget is not None and options.budget.seconds is not None
     if count > 1 and (options.changes or seconds):
         what = "boxes are" if options.changes else "a budget in seconds is"
-        raise PatchScalerError(f"{what} for one enlargement, and this size takes {count}; ask for x4 or less first")
+        raise PatchScalerError(
+            f"{what} for one enlargement, and this size takes {count}; ask for x4 or less first"
+        )
 
 
 @dataclass
@@ -68,7 +71,8 @@ class Result:
     cost: dict[str, Any] = field(default_factory=dict)
     icc_profile: bytes | None = None  # of the array's colours
     config: GroupConfig = field(default_factory=GroupConfig)  # as the dials left it
-    moments: np.ndarray | None = None  # (4, H/8, W/8) behind `dials.invention`; where it was asked for
+    # (4, H/8, W/8) behind `dials.invention`; where it was asked for
+    moments: np.ndarray | None = None
     options: Options | None = None  # what the run was asked for
 
     @property
@@ -105,7 +109,8 @@ class Job:
     canvas: Fusion
     textures: Any  # (M, K) int64 array: memory entries that fed each patch
     todo: Tensor  # (M,) bool: patches that are to be put on the canvas
-    noise_of: dict[int, Tensor] = field(default_factory=dict)  # (C, V, V) of patches with a seed of their own
+    # (C, V, V) of patches with a seed of their own
+    noise_of: dict[int, Tensor] = field(default_factory=dict)
     refines: bool = False  # has the model a refiner?
 
     @property
@@ -117,15 +122,19 @@ class Job:
         return cost_of_groups(self.groups, self.config, self.grid, self.refines)
 
 
-def cost_of_groups(groups: Tensor, config: GroupConfig, grid: PatchGrid, refines: bool) -> dict[str, Any]:
+def cost_of_groups(
+    groups: Tensor, config: GroupConfig, grid: PatchGrid, refines: bool
+) -> dict[str, Any]:
     """groups: (M,) of a picture's patches; refines: has the model a refiner? -> `Result.cost` without its seconds."""
     patches = {name: int((groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
     numbers = zip(GROUP_NAMES, config.num_inference_steps, strict=True)
     evaluations = {name: patches[name] * steps for name, steps in numbers}
     return {
-        "patches": patches, "evaluations": evaluations, "evaluations_total": sum(evaluations.values()),
+        "patches": patches,
+        "evaluations": evaluations,
+        "evaluations_total": sum(evaluations.values()),
         "latents_refined": latents_refined(steps_of(groups, config) > 0, grid) if refines else 0,
-    }  # fmt: skip
+    }
 
 
 class Counter:

@@ -28,11 +28,18 @@ def build_from_folder(args: argparse.Namespace) -> TextureMemory:
         load_module(folder / "autoencoder.safetensors", autoencoder)
     classifier = TextureClassifier(config.texture, autoencoder.channels).to(device).eval()
     load_module(folder / "classifier.safetensors", classifier)
-    candidates, size = args.candidates or config.texture.candidates, args.size or config.texture.memory_size
+    candidates, size = (
+        args.candidates or config.texture.candidates,
+        args.size or config.texture.memory_size,
+    )
     if min(candidates, size) < 1:
         raise PatchScalerError("--candidates and --size take 1 or more")
     prefixes = tuple(p for p in args.include.split(",") if p)
-    pictures = ((n, x) for n, x in iterate_images(args.images) if not prefixes or Path(n).name.startswith(prefixes))
+    pictures = (
+        (n, x)
+        for n, x in iterate_images(args.images)
+        if not prefixes or Path(n).name.startswith(prefixes)
+    )
     count = count_images(args.images, prefixes)
     rng = np.random.default_rng(args.seed)
     side = config.groups.latent_patch_size * autoencoder.factor
@@ -40,9 +47,14 @@ def build_from_folder(args: argparse.Namespace) -> TextureMemory:
     licences = read_licences(args.licences)
     origins = [origin_of(Path(name).name, licences, args.licence) for name, _ in found]
     return build_memory(
-        [crop for _, crop in found], origins, autoencoder, classifier, size,
-        file_hash(folder / "classifier.safetensors"), args.quality,
-    )  # fmt: skip
+        [crop for _, crop in found],
+        origins,
+        autoencoder,
+        classifier,
+        size,
+        file_hash(folder / "classifier.safetensors"),
+        args.quality,
+    )
 
 
 def read_licences(path: str | None) -> list[tuple[str, str, str]]:

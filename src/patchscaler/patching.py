@@ -33,7 +33,9 @@ def make_grid(height: int, width: int, size: int = 16, overlap: int = 8) -> Patc
     if not 0 <= overlap < size:
         raise PatchScalerError(f"overlap {overlap} of patches of {size}: take 0 to {size - 1}")
     if min(height, width) < size:
-        raise PatchScalerError(f"{height}x{width} latents are smaller than a patch of {size}: pad first")
+        raise PatchScalerError(
+            f"{height}x{width} latents are smaller than a patch of {size}: pad first"
+        )
 
     def starts(length: int) -> tuple[int, ...]:
         regular = list(range(0, length - size + 1, size - overlap))
@@ -42,12 +44,19 @@ def make_grid(height: int, width: int, size: int = 16, overlap: int = 8) -> Patc
     return PatchGrid(height, width, size, overlap, starts(height), starts(width))
 
 
-def meeting(starts: tuple[int, ...], size: int, low: int, high: int) -> list[tuple[int, slice, slice]]:
+def meeting(
+    starts: tuple[int, ...], size: int, low: int, high: int
+) -> list[tuple[int, slice, slice]]:
     """Sides that meet [low, high): their numbers, where they lie in it, and which part of them does."""
     return [
-        (i, slice(max(s, low) - low, min(s + size, high) - low), slice(max(s, low) - s, min(s + size, high) - s))
-        for i, s in enumerate(starts) if s + size > low and s < high
-    ]  # fmt: skip
+        (
+            i,
+            slice(max(s, low) - low, min(s + size, high) - low),
+            slice(max(s, low) - s, min(s + size, high) - s),
+        )
+        for i, s in enumerate(starts)
+        if s + size > low and s < high
+    ]
 
 
 def partition(x: Tensor, grid: PatchGrid) -> Tensor:
@@ -88,7 +97,11 @@ def blend_window(size: int, overlap: int) -> Tensor:
     """(V, V): flat in the middle, a raised cosine over the overlap, nowhere zero."""
     i = torch.arange(size, dtype=torch.float64) + 0.5
     edge = torch.minimum(i, size - i)  # distance to the nearer edge, .5 at the first latent
-    ramp = torch.sin(torch.pi / 2 * (edge / overlap).clamp(max=1)) ** 2 if overlap else torch.ones(size)
+    ramp = (
+        torch.sin(torch.pi / 2 * (edge / overlap).clamp(max=1)) ** 2
+        if overlap
+        else torch.ones(size)
+    )
     return (ramp[:, None] * ramp[None, :]).float().clamp_min(1e-4)
 
 

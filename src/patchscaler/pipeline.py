@@ -57,12 +57,17 @@ class PatchScaler:
     """The networks, a texture memory and the numbers that tie them together."""
 
     def __init__(
-        self, config: ModelConfig, networks: dict[str, torch.nn.Module], memory: TextureMemory | None,
-        device: str = "cpu", dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+        self,
+        config: ModelConfig,
+        networks: dict[str, torch.nn.Module],
+        memory: TextureMemory | None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
-        self.engine = "torch"  # `torch int8` where the refiner computes in bytes, or `onnx.engine.use_engine`'s
+        # `torch int8` where the refiner computes in bytes, or `onnx.engine.use_engine`'s
+        self.engine = "torch"
         for network in networks.values():
             network.to(self.device).eval().requires_grad_(False)
         for name in ("grm", "refiner"):
@@ -77,10 +82,17 @@ class PatchScaler:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path = "compact", *, device: str = "auto", dtype: str = "auto",
-        memory: str | Path | None = None, autoencoder: str | Path | None = None, offline: bool = False,
-        engine: str = "torch", onnx: str | Path | None = None,
-    ) -> "PatchScaler":  # fmt: skip
+        cls,
+        source: str | Path = "compact",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        memory: str | Path | None = None,
+        autoencoder: str | Path | None = None,
+        offline: bool = False,
+        engine: str = "torch",
+        onnx: str | Path | None = None,
+    ) -> "PatchScaler":
         """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may follow).
 
         device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the large networks; auto also draws
@@ -107,10 +119,16 @@ class PatchScaler:
             key_model = file_hash(folder / "classifier.safetensors")
             textures = TextureMemory.load(memory_file, _autoencoder(networks), key_model)
         scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
-        scaler.files = {path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks}
+        scaler.files = {
+            path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks
+        }
         scaler.files |= {"memory": memory_file} if textures else {}
-        refiner, choice = scaler.refiner, dtype == "auto" and where == "cpu" and engine in ("auto", "torch")
-        if refiner and choice and config.refiner.ranges and int8_available():  # faster than any engine
+        refiner, choice = (
+            scaler.refiner,
+            dtype == "auto" and where == "cpu" and engine in ("auto", "torch"),
+        )
+        # faster than any engine
+        if refiner and choice and config.refiner.ranges and int8_available():
             object.__setattr__(refiner, "refine", Int8Refiner(refiner).refine)
             scaler.engine = "torch int8"
             return scaler
@@ -121,14 +139,21 @@ class PatchScaler:
         return use_engine(scaler, engine, onnx)
 
     def save_pretrained(
-        self, folder: str | Path, half: bool = True, *, licence: str = "unknown", copy_autoencoder: bool = True
+        self,
+        folder: str | Path,
+        half: bool = True,
+        *,
+        licence: str = "unknown",
+        copy_autoencoder: bool = True,
     ) -> None:
         """A folder that `from_pretrained` and a hub take: see `model_folder`.
 
         half: floats in half precision. licence: of the weights, for the model card. copy_autoencoder: False only
         names a diffusers autoencoder, which then has to be had when the model is loaded.
         """
-        write_model(Path(folder), self.config, self.networks, self.memory, half, licence, copy_autoencoder)
+        write_model(
+            Path(folder), self.config, self.networks, self.memory, half, licence, copy_autoencoder
+        )
 
     # --- the main path ----------------------------------------------------------------------------
 
@@ -151,13 +176,25 @@ class PatchScaler:
             raise PatchScalerError(f"not enough memory for this picture; {hint}") from error
 
     def options(
-        self, *, seed: int = 0, groups: GroupConfig | None = None, origin: tuple[int, int] = (0, 0),
-        prompt: bool = True, max_patches: int | None = None, memory_limit: float = 512,
-        max_pixels: int = MAX_PIXELS, progress: Progress | None = None, coarse: bool = False,
-        color: str = DEFAULT, period: tuple[int, int] | None = None,
-        budget: str | float | Budget | None = None, fidelity: float = 0, changes: Sequence[Change] = (),
-        invention: bool = False, assigned: np.ndarray | None = None,
-    ) -> Options:  # fmt: skip
+        self,
+        *,
+        seed: int = 0,
+        groups: GroupConfig | None = None,
+        origin: tuple[int, int] = (0, 0),
+        prompt: bool = True,
+        max_patches: int | None = None,
+        memory_limit: float = 512,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+        coarse: bool = False,
+        color: str = DEFAULT,
+        period: tuple[int, int] | None = None,
+        budget: str | float | Budget | None = None,
+        fidelity: float = 0,
+        changes: Sequence[Change] = (),
+        invention: bool = False,
+        assigned: np.ndarray | None = None,
+    ) -> Options:
         """What a picture is to be made with.
 
         groups: thresholds, start times, steps and overlap in place of the checkpoint's. origin: (row, column)
@@ -173,16 +210,31 @@ class PatchScaler:
         config = check_groups(groups or self.config.groups)
         if config.latent_patch_size != self.config.groups.latent_patch_size:
             size = self.config.groups.latent_patch_size
-            raise PatchScalerError(f"patches of {config.latent_patch_size} latents: this model was trained for {size}")
+            raise PatchScalerError(
+                f"patches of {config.latent_patch_size} latents: this model was trained for {size}"
+            )
         if max_patches is None:
             max_patches = patches_within(self, memory_limit)
         if max_patches < 1:
             raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
         return Options(
-            start_later(config, check_fidelity(fidelity)), seed, origin, prompt, max_patches, max_pixels, progress,
-            coarse, color, period, None if budget is None else parse_budget(budget), fidelity, tuple(changes),
-            invention, assigned, config,
-        )  # fmt: skip
+            start_later(config, check_fidelity(fidelity)),
+            seed,
+            origin,
+            prompt,
+            max_patches,
+            max_pixels,
+            progress,
+            coarse,
+            color,
+            period,
+            None if budget is None else parse_budget(budget),
+            fidelity,
+            tuple(changes),
+            invention,
+            assigned,
+            config,
+        )
 
     @torch.inference_mode()
     def _upscale(self, pictures: Sequence[Picture], options: Options) -> list[Result]:
@@ -191,12 +243,16 @@ class PatchScaler:
         clock.lap("coarse")
         for job in jobs:
             assign(self, job, options, spent=clock.seconds["coarse"] / len(jobs))
-        count = Counter(jobs, options.progress, refining_steps(self, jobs) if options.progress else 0)
+        count = Counter(
+            jobs, options.progress, refining_steps(self, jobs) if options.progress else 0
+        )
         self.sample(jobs, options, clock, count)
         fused = [refined(self, job, count) for job in jobs]
         if self.refiner:
             clock.lap("refining")
-        results = [self._result(job, latents, options) for job, latents in zip(jobs, fused, strict=True)]
+        results = [
+            self._result(job, latents, options) for job, latents in zip(jobs, fused, strict=True)
+        ]
         clock.lap("decode")
         for result in results:
             result.cost["seconds"] = dict(clock.seconds)
@@ -209,18 +265,32 @@ class PatchScaler:
         check_pixels(width, height, options.max_pixels, "the picture")
         padded = self.padded_size(height, width)
         coarse, confidence = self.restore(reflect_pad(planes.rgb, *padded)[None].to(self.device))
-        grid = make_grid(coarse.shape[1], coarse.shape[2], options.groups.latent_patch_size, options.groups.overlap)
+        grid = make_grid(
+            coarse.shape[1],
+            coarse.shape[2],
+            options.groups.latent_patch_size,
+            options.groups.overlap,
+        )
         noise = self.noise(options, 0, 0, grid.height, grid.width).to(self.device)
         scores = patch_confidence(confidence, grid, options.groups.least_confidence).cpu()
         return self.new_job(
-            planes, (height, width), coarse, noise, confidence, grid, scores, options.groups,
+            planes,
+            (height, width),
+            coarse,
+            noise,
+            confidence,
+            grid,
+            scores,
+            options.groups,
             Canvas(len(coarse), grid, self.device),
-        )  # fmt: skip
+        )
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """LR (height, width) with at least one patch, and whole latents."""
         least = self.config.groups.latent_patch_size * self.step
-        return max(least, -(-height // self.step) * self.step), max(least, -(-width // self.step) * self.step)
+        return max(least, -(-height // self.step) * self.step), max(
+            least, -(-width // self.step) * self.step
+        )
 
     def restore(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """(1, 3, h, w) in [-1, 1] -> coarse latents (C, H, W), confidence (1, H, W)."""
@@ -229,15 +299,26 @@ class PatchScaler:
         return coarse[0].float(), confidence[0].float()
 
     def noise(
-        self, options: Options, row: int, column: int, height: int, width: int, seed: int | None = None
+        self,
+        options: Options,
+        row: int,
+        column: int,
+        height: int,
+        width: int,
+        seed: int | None = None,
     ) -> Tensor:
         """(C, height, width) of the noise field, from latent (row, column) of the picture on."""
         top, left = (side // self.step for side in options.origin)
         period = None
         if options.period:
-            period = (max(1, options.period[0] // self.step), max(1, options.period[1] // self.step))
+            period = (
+                max(1, options.period[0] // self.step),
+                max(1, options.period[1] // self.step),
+            )
         seed = options.seed if seed is None else seed
-        return noise_field(seed, self.autoencoder.channels, top + row, left + column, height, width, period)
+        return noise_field(
+            seed, self.autoencoder.channels, top + row, left + column, height, width, period
+        )
 
     @torch.inference_mode()
     def groups_of(self, image: Picture, **options: Any) -> tuple[np.ndarray, GroupConfig]:
@@ -250,16 +331,22 @@ class PatchScaler:
     def sample(self, jobs: list[Job], options: Options, clock: Clock, count: Counter) -> None:
         """Fill the canvases; the patches of all pictures of one configuration share batches."""
         for config in dict.fromkeys(job.config for job in jobs):
-            self._sample([job for job in jobs if job.config == config], config, options, clock, count)
+            self._sample(
+                [job for job in jobs if job.config == config], config, options, clock, count
+            )
 
-    def _sample(self, jobs: list[Job], config: GroupConfig, options: Options, clock: Clock, count: Counter) -> None:
+    def _sample(
+        self, jobs: list[Job], config: GroupConfig, options: Options, clock: Clock, count: Counter
+    ) -> None:
         batches = Batches(jobs, config.latent_patch_size, options.max_patches)
         while len(batches):
             batch, before = batches.next_batch(), count.done
             sampled = batches.sampled(batch)
             y_0, noise = batches.coarse(batch), batches.noise(batch) if sampled else None
             try:
-                patches, entries = self.sample_batch(y_0, noise, batches.groups[batch], config, options, clock, count)
+                patches, entries = self.sample_batch(
+                    y_0, noise, batches.groups[batch], config, options, clock, count
+                )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(batch) == 1:
                     raise
@@ -269,9 +356,15 @@ class PatchScaler:
             batches.put(batch, patches, entries)
 
     def sample_batch(
-        self, y_0: Tensor, noise: Tensor | None, groups: Tensor, config: GroupConfig, options: Options, clock: Clock,
+        self,
+        y_0: Tensor,
+        noise: Tensor | None,
+        groups: Tensor,
+        config: GroupConfig,
+        options: Options,
+        clock: Clock,
         count: Callable[[int], None],
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         """y_0, noise: (n, C, V, V); groups: (n,) -> patches (n, C, V, V), memory entries (n, K); no noise, no steps."""
         k = self.top_k if options.prompt else 0
         y_0, entries, prompt = y_0.to(self.device), torch.full((len(y_0), max(1, k)), -1), None
@@ -280,7 +373,9 @@ class PatchScaler:
         clock.lap("prompt")
         if noise is not None:
             denoise = self.denoiser(y_0, prompt)
-            y_0 = sample_groups(denoise, y_0, noise.to(self.device), groups, config, self.diffusion, count)
+            y_0 = sample_groups(
+                denoise, y_0, noise.to(self.device), groups, config, self.diffusion, count
+            )
         clock.lap("sampling")
         return y_0, entries
 
@@ -288,13 +383,24 @@ class PatchScaler:
         """Fused latents (C, H, W) -> picture."""
         assert isinstance(job.coarse, Tensor)
         image, coarse = self.picture(latents, job.coarse, job.confidence, job.planes.rgb, options)
-        moments = cell_moments(image, coarse, self.autoencoder.factor) if options.invention else None
+        moments = (
+            cell_moments(image, coarse, self.autoencoder.factor) if options.invention else None
+        )
         profile = job.planes.icc_profile
         return Result(
-            finish(image, job.planes), to_pil(finish(coarse, job.planes), profile) if options.coarse else None,
-            job.confidence[0].cpu().numpy(), job.groups.numpy(), job.scores.numpy(), job.textures, job.grid,
-            job.cost(), profile, job.config, None if moments is None else moments.cpu().numpy(), options,
-        )  # fmt: skip
+            finish(image, job.planes),
+            to_pil(finish(coarse, job.planes), profile) if options.coarse else None,
+            job.confidence[0].cpu().numpy(),
+            job.groups.numpy(),
+            job.scores.numpy(),
+            job.textures,
+            job.grid,
+            job.cost(),
+            profile,
+            job.config,
+            None if moments is None else moments.cpu().numpy(),
+            options,
+        )
 
     def picture(
         self, latents: Tensor, coarse: Tensor, confidence: Tensor, lr: Tensor, options: Options
@@ -309,21 +415,44 @@ class PatchScaler:
             plain = self.decode(coarse, size)
         if options.fidelity:
             image = colors_of_coarse(image, plain, options.fidelity)
-        if options.coarse or options.invention:  # or what colours are matched by would count as invented
+        # or what colours are matched by would count as invented
+        if options.coarse or options.invention:
             plain = match_color(plain, lr, options.color)
         return match_color(image, lr, options.color), plain
 
     def new_job(
-        self, planes: Planes, size: tuple[int, int], coarse: Latents, noise: Latents, confidence: Tensor,
-        grid: PatchGrid, scores: Tensor, config: GroupConfig, canvas: Any,
-    ) -> Job:  # fmt: skip
+        self,
+        planes: Planes,
+        size: tuple[int, int],
+        coarse: Latents,
+        noise: Latents,
+        confidence: Tensor,
+        grid: PatchGrid,
+        scores: Tensor,
+        config: GroupConfig,
+        canvas: Any,
+    ) -> Job:
         """A job whose patches are all still to be sampled; see `Job` for the shapes."""
         textures = np.full((len(grid), max(1, self.top_k)), -1, np.int64)
-        groups, todo = torch.zeros(len(grid), dtype=torch.long), torch.ones(len(grid), dtype=torch.bool)
+        groups, todo = (
+            torch.zeros(len(grid), dtype=torch.long),
+            torch.ones(len(grid), dtype=torch.bool),
+        )
         return Job(
-            planes, size, coarse, noise, confidence, grid, scores, groups, config, canvas, textures, todo,
+            planes,
+            size,
+            coarse,
+            noise,
+            confidence,
+            grid,
+            scores,
+            groups,
+            config,
+            canvas,
+            textures,
+            todo,
             refines=self.refiner is not None,
-        )  # fmt: skip
+        )
 
     def texture_prompt(self, y_0: Tensor) -> tuple[Prompt, Tensor]:
         """Texture Feature Wrapping (3.3). y_0: (N, C, V, V) -> prompt, entries (N, K)."""
@@ -334,7 +463,9 @@ class PatchScaler:
             context = self.texture_encoder(values, scores)  # (N, M, D)
             return self.patch_dit.prepare(context), entries.cpu()
 
-    def denoiser(self, y_0: Tensor, prompt: Prompt | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def denoiser(
+        self, y_0: Tensor, prompt: Prompt | None
+    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Patch-DiT as `sample_groups` calls it: (x_t, t, rows of y_0) -> x_0."""
 
         def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
@@ -359,7 +490,9 @@ class PatchScaler:
     @property
     def compute_signature(self) -> str:
         """What computes, and how exactly: the last bits of a picture depend on it."""
-        return f"{self.device.type} {self.dtype} {self.engine.removeprefix('torch').strip()}".rstrip()
+        return (
+            f"{self.device.type} {self.dtype} {self.engine.removeprefix('torch').strip()}".rstrip()
+        )
 
     @property
     def step(self) -> int:

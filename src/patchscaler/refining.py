@@ -26,7 +26,8 @@ CONTEXT = 6
 CUT = 4  # latents between the places where a tile may be cut into parts
 PER_STEP = 16  # latents that are drawn in about the time of a patch-step, for the progress bar
 
-RefinedPart = tuple[Window, Tensor]  # a part, and the share of sampled patches over its core, (h, w)
+# a part, and the share of sampled patches over its core, (h, w)
+RefinedPart = tuple[Window, Tensor]
 
 
 def refined(scaler: "PatchScaler", job: "Job", count: Callable[[int], None]) -> Tensor:
@@ -41,9 +42,14 @@ def refined(scaler: "PatchScaler", job: "Job", count: Callable[[int], None]) -> 
 
 
 def refine_parts(
-    scaler: "PatchScaler", latents: Tensor, coarse: Tensor, lr: Tensor, parts: Sequence[RefinedPart],
-    origin: tuple[int, int] = (0, 0), count: Callable[[int], None] = lambda evaluated: None,
-) -> Tensor:  # fmt: skip
+    scaler: "PatchScaler",
+    latents: Tensor,
+    coarse: Tensor,
+    lr: Tensor,
+    parts: Sequence[RefinedPart],
+    origin: tuple[int, int] = (0, 0),
+    count: Callable[[int], None] = lambda evaluated: None,
+) -> Tensor:
     """Fused and coarse latents (C, H, W) of an area, its small picture (3, sH, sW) -> with these parts drawn.
 
     origin: of the area in the picture, (row, column) in latents.
@@ -51,7 +57,9 @@ def refine_parts(
     out = latents.clone()
     for part, share in parts:
         sides = zip((part.rows, part.columns), origin, strict=True)
-        (y, rows), (x, columns) = ((slice(s.start - o, s.stop - o), slice(s.low - o, s.high - o)) for s, o in sides)
+        (y, rows), (x, columns) = (
+            (slice(s.start - o, s.stop - o), slice(s.low - o, s.high - o)) for s, o in sides
+        )
         small = lr[:, scaler.step * rows.start : scaler.step * rows.stop]
         small = small[:, :, scaler.step * columns.start : scaler.step * columns.stop]
         added = refine_tile(scaler, latents[:, rows, columns], coarse[:, rows, columns], small)
@@ -72,7 +80,8 @@ def refine_tile(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: T
     """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""
     assert scaler.refiner is not None
     pixels = scaler.autoencoder.decode(torch.stack([latents, coarse]))  # (2, 3, fh, fw)
-    pixels = pixels.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)  # (1, 6, fh, fw)
+    # (1, 6, fh, fw)
+    pixels = pixels.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)
     with scaler.autocast():
         picture = scaler.refiner.refine(pixels, small[None].to(pixels))  # (1, 3, fh, fw)
     return scaler.autoencoder.encode(picture.float())[0] - coarse
@@ -98,11 +107,15 @@ def sampled_share(sampled: Tensor, grid: PatchGrid, rows: slice, columns: slice)
     return shares / weight
 
 
-def refined_parts(sampled: Tensor, grid: PatchGrid, tiles: list[Window] | None = None) -> Iterator[RefinedPart]:
+def refined_parts(
+    sampled: Tensor, grid: PatchGrid, tiles: list[Window] | None = None
+) -> Iterator[RefinedPart]:
     """All parts of a picture, or of some of its tiles, that are drawn. sampled: (M,) bool."""
     for tile in tiles_of(grid.height, grid.width) if tiles is None else tiles:
         rows, columns = tile.rows, tile.columns
-        share = sampled_share(sampled, grid, slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+        share = sampled_share(
+            sampled, grid, slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        )
         for y, x in _boxes(share > 0, tile):
             yield _part(tile, y, x), share[y, x]
 

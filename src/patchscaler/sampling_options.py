@@ -9,9 +9,15 @@ SAMPLING = ("preset", "steps", "start_times", "thresholds", "shares", "overlap",
 
 
 def group_settings(
-    *, preset: str | None = None, steps: str | None = None, start_times: str | None = None,
-    thresholds: str | None = None, shares: str | None = None, overlap: int | None = None, sampler: str | None = None,
-) -> Callable[[Any], Any]:  # fmt: skip
+    *,
+    preset: str | None = None,
+    steps: str | None = None,
+    start_times: str | None = None,
+    thresholds: str | None = None,
+    shares: str | None = None,
+    overlap: int | None = None,
+    sampler: str | None = None,
+) -> Callable[[Any], Any]:
     """-> the function from a checkpoint's `GroupConfig` to the one to use. Raises PatchScalerError for no numbers."""
     from dataclasses import replace
 
@@ -37,8 +43,11 @@ def group_settings(
 
     def settings(stored: GroupConfig) -> GroupConfig:
         config = stored
-        if base:  # thresholds belong to the weights: a preset's would mean nothing to another confidence
-            config = replace(stored, start_times=base.start_times, num_inference_steps=base.num_inference_steps)
+        # thresholds belong to the weights: a preset's would mean nothing to another confidence
+        if base:
+            config = replace(
+                stored, start_times=base.start_times, num_inference_steps=base.num_inference_steps
+            )
         if shared:
             config = replace(config, thresholds=thresholds_from_table(stored.calibration, shared))
         config = replace(config, **changes)

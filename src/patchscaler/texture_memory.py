@@ -34,7 +34,14 @@ class Origin:
 class TextureMemory:
     """M entries: keys (M, D) of unit length, values (M, C, V, V) latents, one Origin each."""
 
-    def __init__(self, keys: Tensor, values: Tensor, origins: list[Origin], pictures: list[bytes], key_model: str):
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        origins: list[Origin],
+        pictures: list[bytes],
+        key_model: str,
+    ):
         self.keys, self.values = keys, values
         self.origins, self.pictures, self.key_model = origins, pictures, key_model
 
@@ -48,7 +55,9 @@ class TextureMemory:
     def search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Normalised inner products: (N, D) -> scores (N, K) descending, indices (N, K). Ties: lower index first."""
         if top_k > len(self):
-            raise PatchScalerError(f"top-{top_k} of a texture memory of {len(self)}: take a smaller K or build more")
+            raise PatchScalerError(
+                f"top-{top_k} of a texture memory of {len(self)}: take a smaller K or build more"
+            )
         scores = queries.float() @ self.keys.T.float()  # (N, M)
         order = torch.sort(scores, dim=1, descending=True, stable=True)
         return order.values[:, :top_k], order.indices[:, :top_k]
@@ -74,11 +83,15 @@ class TextureMemory:
 
     @classmethod
     @torch.no_grad()
-    def load(cls, path: str | Path, autoencoder: Autoencoder, key_model: str = "") -> "TextureMemory":
+    def load(
+        cls, path: str | Path, autoencoder: Autoencoder, key_model: str = ""
+    ) -> "TextureMemory":
         """Read and encode. key_model: hash of the classifier in use; a memory made by another is refused."""
         tensors, metadata = load_tensors(path)
         if missing := {"keys", "pictures", "lengths", "origins"} - set(tensors):
-            raise PatchScalerError(f"{path}: not a texture memory ({', '.join(sorted(missing))} missing)")
+            raise PatchScalerError(
+                f"{path}: not a texture memory ({', '.join(sorted(missing))} missing)"
+            )
         if key_model and metadata.get("key_model") != key_model:
             raise PatchScalerError(
                 f"{path}: its keys were made by another texture classifier; "
@@ -91,7 +104,9 @@ class TextureMemory:
         try:
             values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
         except OSError as error:
-            raise PatchScalerError(f"{path}: a stored picture is damaged; download or build it again") from error
+            raise PatchScalerError(
+                f"{path}: a stored picture is damaged; download or build it again"
+            ) from error
         origins = [rows[i] for i in tensors["origins"].tolist()]
         return cls(tensors["keys"].float(), values.half(), origins, pictures, metadata["key_model"])
 
@@ -166,15 +181,22 @@ def sharpness(crop: np.ndarray) -> float:
 
 @torch.no_grad()
 def build_memory(
-    crops: list[np.ndarray], origins: list[Origin], autoencoder: Autoencoder, classifier: TextureClassifier,
-    size: int, key_model: str, quality: int = 88,
-) -> TextureMemory:  # fmt: skip
+    crops: list[np.ndarray],
+    origins: list[Origin],
+    autoencoder: Autoencoder,
+    classifier: TextureClassifier,
+    size: int,
+    key_model: str,
+    quality: int = 88,
+) -> TextureMemory:
     """Candidates (P, P, 3) uint8 -> a memory of `size` spread-out entries (all, where there are fewer).
 
     The pictures are compressed first and encoded from there, so that a memory loaded is the one built.
     """
     if not crops:
-        raise PatchScalerError("no crop with enough texture was found: give sharper or larger pictures")
+        raise PatchScalerError(
+            "no crop with enough texture was found: give sharper or larger pictures"
+        )
     device = next(classifier.parameters()).device
 
     def keys_of(latents: Tensor) -> Tensor:
@@ -186,5 +208,9 @@ def build_memory(
     pictures = [encode_picture(crops[i], quality) for i in chosen]
     values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
     return TextureMemory(
-        keys_of(values).half().float(), values.half(), [origins[i] for i in chosen], pictures, key_model
+        keys_of(values).half().float(),
+        values.half(),
+        [origins[i] for i in chosen],
+        pictures,
+        key_model,
     )

@@ -32,7 +32,12 @@ def restore(scaler: "PatchScaler", lr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample(
-    scaler: "PatchScaler", y_0: Tensor, noise: Tensor | None, groups: Tensor, config: GroupConfig, options: Options
+    scaler: "PatchScaler",
+    y_0: Tensor,
+    noise: Tensor | None,
+    groups: Tensor,
+    config: GroupConfig,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """A batch of one configuration, in halves where memory runs out: see `PatchScaler.sample_batch`."""
     try:
@@ -43,20 +48,38 @@ def sample(
         if not is_out_of_memory(error) or len(y_0) == 1:
             raise
         n = len(y_0) // 2
-        halves = [sample(scaler, y_0[part], None if noise is None else noise[part], groups[part], config, options)
-                  for part in (slice(n), slice(n, None))]  # fmt: skip
-        return torch.cat([patches for patches, _ in halves]), torch.cat([entries for _, entries in halves])
+        halves = [
+            sample(
+                scaler,
+                y_0[part],
+                None if noise is None else noise[part],
+                groups[part],
+                config,
+                options,
+            )
+            for part in (slice(n), slice(n, None))
+        ]
+        return torch.cat([patches for patches, _ in halves]), torch.cat(
+            [entries for _, entries in halves]
+        )
     return patches.cpu(), entries
 
 
 def refine_tile(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
     """Of a tile: see `refining.refine_tile`."""
-    added = refining.refine_tile(scaler, latents.to(scaler.device), coarse.to(scaler.device), small.to(scaler.device))
+    added = refining.refine_tile(
+        scaler, latents.to(scaler.device), coarse.to(scaler.device), small.to(scaler.device)
+    )
     return added.cpu()
 
 
 def decode(
-    scaler: "PatchScaler", latents: Tensor, coarse: Tensor, confidence: Tensor, lr: Tensor, options: Options
+    scaler: "PatchScaler",
+    latents: Tensor,
+    coarse: Tensor,
+    confidence: Tensor,
+    lr: Tensor,
+    options: Options,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(C, H, W) twice, (1, H, W), (3, h, w) -> result, coarse picture if wanted, enlarged input for AdaIN: (3, 4h, 4w).
 
@@ -65,12 +88,22 @@ def decode(
     device = scaler.device
     local = replace(options, color="none") if options.color == "adain" else options
     lr = lr.to(device)
-    image, plain = scaler.picture(latents.to(device), coarse.to(device), confidence.to(device), lr, local)
-    enlarged = enlarge_plain(lr, (image.shape[1], image.shape[2])) if options.color == "adain" else image
+    image, plain = scaler.picture(
+        latents.to(device), coarse.to(device), confidence.to(device), lr, local
+    )
+    enlarged = (
+        enlarge_plain(lr, (image.shape[1], image.shape[2])) if options.color == "adain" else image
+    )
     return image.cpu(), plain.cpu(), enlarged.cpu()
 
 
-def one(scaler: "PatchScaler", picture: Picture, target_size: TargetSize, tileable: bool, keywords: dict[str, Any]) -> Upscaled:
+def one(
+    scaler: "PatchScaler",
+    picture: Picture,
+    target_size: TargetSize,
+    tileable: bool,
+    keywords: dict[str, Any],
+) -> Upscaled:
     """A picture or a frame, whole."""
     return _light(upscale_to_size(scaler, picture, target_size, tileable=tileable, **keywords))
 
@@ -82,7 +115,9 @@ def batch(
     if len(pictures) > 1:
         try:
             results = scaler.upscale_many(pictures, **(keywords | {"max_pixels": 0}))
-            return [_light(Upscaled(result.array, [result], result.icc_profile)) for result in results]
+            return [
+                _light(Upscaled(result.array, [result], result.icc_profile)) for result in results
+            ]
         except (PatchScalerError, MemoryError):
             pass
     made: list[Upscaled | PatchScalerError] = []
@@ -92,7 +127,11 @@ def batch(
         except PatchScalerError as error:
             made.append(error)
         except MemoryError:
-            made.append(PatchScalerError("not enough memory for this picture; make it in windows (--window)"))
+            made.append(
+                PatchScalerError(
+                    "not enough memory for this picture; make it in windows (--window)"
+                )
+            )
     return made
 
 
@@ -104,7 +143,9 @@ def _light(made: Upscaled) -> Upscaled:
     return made
 
 
-WORK: dict[str, Callable[..., Any]] = {f.__name__: f for f in (restore, sample, refine_tile, decode, one, batch)}
+WORK: dict[str, Callable[..., Any]] = {
+    f.__name__: f for f in (restore, sample, refine_tile, decode, one, batch)
+}
 
 
 def portable(argument: Any) -> Any:

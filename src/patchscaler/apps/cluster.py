@@ -57,17 +57,25 @@ def model_of(spec: ModelSpec) -> "PatchScaler":
 
     where = f"worker on {socket.gethostname()}"
     if spec.version != __version__:
-        raise PatchScalerError(f"{where} has patchscaler {__version__}, this machine {spec.version}; install the same")
+        raise PatchScalerError(
+            f"{where} has patchscaler {__version__}, this machine {spec.version}; install the same"
+        )
     torch.set_num_threads(spec.threads)
     try:
         scaler = PatchScaler.from_pretrained(
-            spec.source, device=spec.device, dtype=spec.dtype, memory=spec.memory, autoencoder=spec.autoencoder
+            spec.source,
+            device=spec.device,
+            dtype=spec.dtype,
+            memory=spec.memory,
+            autoencoder=spec.autoencoder,
         )
     except PatchScalerError as error:
         raise PatchScalerError(f"{where}: {error}") from error
     own = weights_id(weights_of(scaler))
     if own != spec.weights:
-        raise PatchScalerError(f"{where} has other weights ({own}) than this machine ({spec.weights}) in {spec.source}")
+        raise PatchScalerError(
+            f"{where} has other weights ({own}) than this machine ({spec.weights}) in {spec.source}"
+        )
     return scaler
 
 
@@ -87,7 +95,9 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise PatchScalerError("--cluster needs the package ray: pip install 'patchscaler[cluster]'") from error
+        raise PatchScalerError(
+            "--cluster needs the package ray: pip install 'patchscaler[cluster]'"
+        ) from error
     return ray
 
 
@@ -105,9 +115,14 @@ class Cluster:
                 self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 line = str(error).strip().splitlines()[0]
-                raise PatchScalerError(f"--cluster {address}: no Ray cluster can be used there ({line})") from error
+                raise PatchScalerError(
+                    f"--cluster {address}: no Ray cluster can be used there ({line})"
+                ) from error
         try:
-            self.gpus = self.ray.cluster_resources().get("GPU", 0) >= 1 and spec.device in ("auto", "cuda")
+            self.gpus = self.ray.cluster_resources().get("GPU", 0) >= 1 and spec.device in (
+                "auto",
+                "cuda",
+            )
             resources = {"num_gpus": 1} if self.gpus else {"num_cpus": spec.threads}
             self.options = resources | {"max_retries": RETRIES, "retry_exceptions": False}
             self.workers, self.compute_signature = self._workers()
@@ -132,7 +147,9 @@ class Cluster:
         numbers = {one.compute_signature for one in told}
         if len(numbers) > 1:
             kinds = ", ".join(sorted(f"{one.node} {one.compute_signature}" for one in told))
-            raise PatchScalerError(f"the cluster's machines compute differently ({kinds}); choose --device and --dtype")
+            raise PatchScalerError(
+                f"the cluster's machines compute differently ({kinds}); choose --device and --dtype"
+            )
         return count, numbers.pop()
 
     def _remote(self, function: Any, **more: Any) -> Any:
@@ -151,7 +168,9 @@ class Cluster:
                 raise PatchScalerError(
                     f"a worker has no patchscaler like this one ({cause}); install the same"
                 ) from error
-            raise PatchScalerError(f"a worker failed: {type(cause).__name__}: {cause}".splitlines()[0]) from error
+            raise PatchScalerError(
+                f"a worker failed: {type(cause).__name__}: {cause}".splitlines()[0]
+            ) from error
         except errors.RayError as error:
             raise PatchScalerError(
                 f"the cluster lost a piece of work for good: {str(error).splitlines()[0]}"
@@ -162,7 +181,9 @@ class Cluster:
         remote, waiting, calls = self._remote(do), deque[Any](), iter(calls)
         try:
             for arguments in calls:
-                waiting.append(remote.remote(self.spec, name, tuple(portable(a) for a in arguments)))
+                waiting.append(
+                    remote.remote(self.spec, name, tuple(portable(a) for a in arguments))
+                )
                 if len(waiting) >= AHEAD * self.workers:
                     yield self._got(waiting.popleft())
             while waiting:

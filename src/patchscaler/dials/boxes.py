@@ -22,7 +22,9 @@ class Change:
     seed: int | None = None
 
 
-def make_change(box: Sequence[int], group: str | int | None = None, seed: int | None = None) -> Change:
+def make_change(
+    box: Sequence[int], group: str | int | None = None, seed: int | None = None
+) -> Change:
     """group: a name of `GROUP_NAMES` or its number. Raises PatchScalerError for what cannot be."""
     name = ",".join(map(str, box))
     whole = len(box) == 4 and all(isinstance(number, Integral) for number in box)
@@ -39,11 +41,15 @@ def make_change(box: Sequence[int], group: str | int | None = None, seed: int | 
     return Change((x, y, width, height), None if number is None else int(number), seed)
 
 
-def patches_in(box: tuple[int, int, int, int], grid: PatchGrid, step: int, size: tuple[int, int]) -> np.ndarray:
+def patches_in(
+    box: tuple[int, int, int, int], grid: PatchGrid, step: int, size: tuple[int, int]
+) -> np.ndarray:
     """Indices of the patches that share a pixel with the box. step: pixels a latent; size: (h, w) of the picture."""
     x, y, width, height = box
     if x >= size[1] or y >= size[0]:
-        raise PatchScalerError(f"box {x},{y},{width},{height} lies outside of the {size[1]}x{size[0]} picture")
+        raise PatchScalerError(
+            f"box {x},{y},{width},{height} lies outside of the {size[1]}x{size[0]} picture"
+        )
 
     def touching(starts: tuple[int, ...], low: int, length: int) -> np.ndarray:
         first = np.array(starts) * step
@@ -53,7 +59,9 @@ def patches_in(box: tuple[int, int, int, int], grid: PatchGrid, step: int, size:
     return (rows[:, None] * len(grid.columns) + columns[None, :]).ravel()
 
 
-def last_seeds(changes: Sequence[Change], grid: PatchGrid, step: int, size: tuple[int, int]) -> dict[int, int]:
+def last_seeds(
+    changes: Sequence[Change], grid: PatchGrid, step: int, size: tuple[int, int]
+) -> dict[int, int]:
     """Patch -> the last seed that a box gave it."""
     seeds: dict[int, int] = {}
     for change in changes:
@@ -62,7 +70,9 @@ def last_seeds(changes: Sequence[Change], grid: PatchGrid, step: int, size: tupl
     return seeds
 
 
-def in_force(changes: Sequence[Change], grid: PatchGrid, step: int, size: tuple[int, int]) -> list[Change]:
+def in_force(
+    changes: Sequence[Change], grid: PatchGrid, step: int, size: tuple[int, int]
+) -> list[Change]:
     """Changes in their order, without those that later ones undo wholly.
 
     A patch keeps the last group and the last seed that it was given.

@@ -41,7 +41,9 @@ def parse_budget(text: str | float | Budget) -> Budget:
     budget = text if isinstance(text, Budget) else _budget_of(str(text).strip())
     if _can_be(budget):
         return budget
-    raise PatchScalerError(f"budget {text}: give a share from 0 to 1 (.4), seconds (20s), or {', '.join(NAMES)}")
+    raise PatchScalerError(
+        f"budget {text}: give a share from 0 to 1 (.4), seconds (20s), or {', '.join(NAMES)}"
+    )
 
 
 def _budget_of(word: str) -> Budget:
@@ -58,11 +60,19 @@ def _budget_of(word: str) -> Budget:
 
 def _can_be(budget: Budget) -> bool:
     given = (budget.share is not None, budget.seconds is not None, budget.name is not None)
-    share, seconds = (n if isinstance(n, int | float) else np.nan for n in (budget.share, budget.seconds))
-    return sum(given) == 1 and given == (0 <= share <= 1, 0 < seconds < np.inf, budget.name in NAMES)
+    share, seconds = (
+        n if isinstance(n, int | float) else np.nan for n in (budget.share, budget.seconds)
+    )
+    return sum(given) == 1 and given == (
+        0 <= share <= 1,
+        0 < seconds < np.inf,
+        budget.name in NAMES,
+    )
 
 
-def spend(budget: Budget, scores: np.ndarray, config: GroupConfig, affordable: float | None = None) -> Plan:
+def spend(
+    budget: Budget, scores: np.ndarray, config: GroupConfig, affordable: float | None = None
+) -> Plan:
     """scores: (M,) mean confidences. affordable: evaluations that `budget.seconds` allow, as measured.
 
     Never further from the budget than half of N_3, half of what one patch costs at most.
@@ -79,7 +89,9 @@ def spend(budget: Budget, scores: np.ndarray, config: GroupConfig, affordable: f
         target = budget.share * len(scores) * third
     else:
         balanced = _cost(*own, len(scores), config)
-        target = {"fast": balanced / 2, "balanced": balanced, "best": float(len(scores) * third)}[str(budget.name)]
+        target = {"fast": balanced / 2, "balanced": balanced, "best": float(len(scores) * third)}[
+            str(budget.name)
+        ]
     order = hardest_first(scores)
     groups = np.zeros(len(scores), np.int64)
     if target < first * len(scores):
@@ -102,7 +114,9 @@ def _cost(sampled: float, hard: float, count: int, config: GroupConfig) -> float
     return first * (count - sampled) + second * (sampled - hard) + third * hard
 
 
-def _on_the_path(target: float, own: tuple[int, int], count: int, config: GroupConfig) -> tuple[int, int]:
+def _on_the_path(
+    target: float, own: tuple[int, int], count: int, config: GroupConfig
+) -> tuple[int, int]:
     """(sampled, hard) of the point that costs `target`: (0, 0) -> the model's own -> (count, count)."""
 
     def point(x: float) -> tuple[float, float]:
@@ -114,7 +128,9 @@ def _on_the_path(target: float, own: tuple[int, int], count: int, config: GroupC
     low, high = 0.0, 2.0
     for _ in range(60):  # the cost rises along the path: the least x that reaches the target
         middle = (low + high) / 2
-        low, high = (low, middle) if _cost(*point(middle), count, config) >= target else (middle, high)
+        low, high = (
+            (low, middle) if _cost(*point(middle), count, config) >= target else (middle, high)
+        )
     sampled, hard = point(high)
     return round(sampled), round(hard)
 
@@ -124,4 +140,7 @@ def _fewer_steps(target: float, order: np.ndarray, groups: np.ndarray, config: G
     k = int(target / len(groups))
     groups[order[: round(target - k * len(groups))]] = 2
     start = config.start_times[0]
-    return Plan(groups, replace(config, num_inference_steps=(k, k + 1, k + 1), start_times=(start, start, start)))
+    return Plan(
+        groups,
+        replace(config, num_inference_steps=(k, k + 1, k + 1), start_times=(start, start, start)),
+    )

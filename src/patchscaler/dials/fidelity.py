@@ -48,7 +48,11 @@ def detail_kept(confidence: Tensor, calibration: tuple[float, ...], fidelity: fl
 
 
 def towards_coarse(
-    latents: Tensor, coarse: Tensor, confidence: Tensor, calibration: tuple[float, ...], fidelity: float
+    latents: Tensor,
+    coarse: Tensor,
+    confidence: Tensor,
+    calibration: tuple[float, ...],
+    fidelity: float,
 ) -> Tensor:
     """latents, coarse: (C, H, W); confidence: (1, H, W) -> (C, H, W)."""
     return coarse + detail_kept(confidence, calibration, fidelity) * (latents - coarse)

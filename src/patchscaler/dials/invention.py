@@ -25,9 +25,11 @@ class Invention:
 
     def summary(self) -> dict[str, float]:
         return {
-            "low_mean": round(float(self.low.mean()), 3), "low_95": round(float(np.quantile(self.low, 0.95)), 3),
-            "high_mean": round(float(self.high.mean()), 3), "high_95": round(float(np.quantile(self.high, 0.95)), 3),
-        }  # fmt: skip
+            "low_mean": round(float(self.low.mean()), 3),
+            "low_95": round(float(np.quantile(self.low, 0.95)), 3),
+            "high_mean": round(float(self.high.mean()), 3),
+            "high_95": round(float(np.quantile(self.high, 0.95)), 3),
+        }
 
 
 def cell_moments(image: Tensor, coarse: Tensor, factor: int) -> Tensor:
@@ -49,7 +51,10 @@ def invention(moments: Any, rows: int = 512) -> Invention:
         square = blurred(x[:3]).square().mean(0, keepdim=True)  # (1, n, W)
         rest = blurred((x[3:] - square).clamp_min(0))
         core = slice(top - first, bottom - first)
-        low[top:bottom], high[top:bottom] = square[0, core].sqrt().numpy(), rest[0, core].sqrt().numpy()
+        low[top:bottom], high[top:bottom] = (
+            square[0, core].sqrt().numpy(),
+            rest[0, core].sqrt().numpy(),
+        )
     return Invention(low, high)
 
 

@@ -81,45 +81,68 @@ def weights_id(weights: dict[str, str]) -> str:
 def options_record(options: "Options") -> dict[str, Any]:
     """The arguments of `PatchScaler.upscale` that decide about the picture, as JSON holds them."""
     return {
-        "seed": options.seed, "groups": asdict(options.asked), "origin": list(options.origin),
-        "prompt": options.prompt, "color": options.color, "period": options.period and list(options.period),
-        "budget": options.budget and asdict(options.budget), "fidelity": options.fidelity,
+        "seed": options.seed,
+        "groups": asdict(options.asked),
+        "origin": list(options.origin),
+        "prompt": options.prompt,
+        "color": options.color,
+        "period": options.period and list(options.period),
+        "budget": options.budget and asdict(options.budget),
+        "fidelity": options.fidelity,
         "changes": [asdict(change) for change in options.changes],
-    }  # fmt: skip
+    }
 
 
 def read_options(stored: dict[str, Any]) -> dict[str, Any]:
     """`options_record` -> keyword arguments of `PatchScaler.upscale`. Raises PatchScalerError."""
     try:
         return {
-            "seed": int(stored["seed"]), "groups": group_config(stored["groups"]), "origin": tuple(stored["origin"]),
-            "prompt": bool(stored["prompt"]), "color": str(stored["color"]),
+            "seed": int(stored["seed"]),
+            "groups": group_config(stored["groups"]),
+            "origin": tuple(stored["origin"]),
+            "prompt": bool(stored["prompt"]),
+            "color": str(stored["color"]),
             "period": tuple(stored["period"]) if stored["period"] else None,
-            "budget": Budget(**stored["budget"]) if stored["budget"] else None, "fidelity": float(stored["fidelity"]),
-            "changes": tuple(Change(tuple(c["box"]), c["group"], c["seed"]) for c in stored["changes"]),
-        }  # fmt: skip
+            "budget": Budget(**stored["budget"]) if stored["budget"] else None,
+            "fidelity": float(stored["fidelity"]),
+            "changes": tuple(
+                Change(tuple(c["box"]), c["group"], c["seed"]) for c in stored["changes"]
+            ),
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise PatchScalerError(f"the record of the earlier run is damaged ({error})") from error
 
 
 def group_config(stored: dict[str, Any]) -> GroupConfig:
     known = {f.name for f in fields(GroupConfig)}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known
+    }
     return GroupConfig(**values)
 
 
 def make_record(
-    scaler: "PatchScaler", run: Run, source: dict[str, Any], output: dict[str, Any], sampled: tuple[int, int],
+    scaler: "PatchScaler",
+    run: Run,
+    source: dict[str, Any],
+    output: dict[str, Any],
+    sampled: tuple[int, int],
     weights: dict[str, str],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """source, output: name, width, height and what else is known of the files. sampled: (width, height) at x4."""
     assert run.options is not None
     return {
         "format": FORMAT,
         "software": {
-            "patchscaler": __version__, "torch": torch.__version__, "numpy": np.__version__,
-            "pillow": PIL.__version__, "python": platform.python_version(), "machine": platform.machine(),
-            "device": str(scaler.device), "dtype": str(scaler.dtype).removeprefix("torch."), "engine": scaler.engine,
+            "patchscaler": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "device": str(scaler.device),
+            "dtype": str(scaler.dtype).removeprefix("torch."),
+            "engine": scaler.engine,
         },
         "model": {"name": scaler.config.name, "id": weights_id(weights), "weights": weights},
         "input": source,
@@ -127,14 +150,15 @@ def make_record(
         "options": options_record(run.options),
         "groups_used": asdict(run.config),
         "cost": run.cost,
-        "grid": asdict(run.grid) | {"pixels_per_latent": scaler.autoencoder.factor, "sampled": list(sampled)},
+        "grid": asdict(run.grid)
+        | {"pixels_per_latent": scaler.autoencoder.factor, "sampled": list(sampled)},
         "patches": {
             "scores": [round(float(s), 5) for s in run.scores],
             "groups": run.groups.tolist(),
             "textures": [[int(i) for i in row if i >= 0] for row in run.textures],
         },
         "textures": textures_record(scaler, run.textures),
-    }  # fmt: skip
+    }
 
 
 def textures_record(scaler: "PatchScaler", textures: np.ndarray) -> dict[str, Any]:
@@ -144,13 +168,18 @@ def textures_record(scaler: "PatchScaler", textures: np.ndarray) -> dict[str, An
     return {str(i): asdict(origins[i]) | {"patches": n} for i, n in sorted(used.items())}
 
 
-def provenance(scaler: "PatchScaler", options: "Options", weights: dict[str, str], input_hash: str) -> dict[str, str]:
+def provenance(
+    scaler: "PatchScaler", options: "Options", weights: dict[str, str], input_hash: str
+) -> dict[str, str]:
     """The same in a few words, for the output's own metadata."""
     return {
-        "Software": f"PatchScaler {__version__}", "Model": scaler.config.name, "Weights": weights_id(weights),
-        "Seed": str(options.seed), "Input": input_hash,
+        "Software": f"PatchScaler {__version__}",
+        "Model": scaler.config.name,
+        "Weights": weights_id(weights),
+        "Seed": str(options.seed),
+        "Input": input_hash,
         "Options": json.dumps(options_record(options), separators=(",", ":")),
-    }  # fmt: skip
+    }
 
 
 def read_provenance(xmp: bytes | None) -> dict[str, str]:

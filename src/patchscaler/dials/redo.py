@@ -40,7 +40,11 @@ class Made:
 
 
 def redo(
-    scaler: PatchScaler, image: Picture, made: Made, changes: list[Change], progress: Progress | None = None
+    scaler: PatchScaler,
+    image: Picture,
+    made: Made,
+    changes: list[Change],
+    progress: Progress | None = None,
 ) -> Made:
     """The picture with these boxes made again. progress: of each box by itself.
 
@@ -51,22 +55,36 @@ def redo(
     scale = scaler.config.scale
     if made.array.shape[:2] != (h * scale, w * scale):
         height, width = made.array.shape[:2]
-        raise PatchScalerError(f"the finished picture is {width}x{height}, not {scale} times {w}x{h}: nothing to redo")
+        raise PatchScalerError(
+            f"the finished picture is {width}x{height}, not {scale} times {w}x{h}: nothing to redo"
+        )
     if not (scaler.grm.exact and scaler.autoencoder.exact):
-        raise PatchScalerError("this model's networks see the whole picture at once: run it whole with the boxes")
+        raise PatchScalerError(
+            "this model's networks see the whole picture at once: run it whole with the boxes"
+        )
     if made.options["period"]:
-        raise PatchScalerError("a tileable texture is made from what lies around it, too: run it whole with the boxes")
+        raise PatchScalerError(
+            "a tileable texture is made from what lies around it, too: run it whole with the boxes"
+        )
     if made.options["color"] == "adain":
-        raise PatchScalerError("colours matched by 'adain' hang on the whole picture: run it whole with the boxes")
+        raise PatchScalerError(
+            "colours matched by 'adain' hang on the whole picture: run it whole with the boxes"
+        )
     padded = scaler.padded_size(h, w)
     overlap, size = made.config.overlap, made.config.latent_patch_size
     grid = make_grid(padded[0] // scaler.step, padded[1] // scaler.step, size, overlap)
     if len(made.groups) != len(grid):
-        raise PatchScalerError(f"{len(made.groups)} patches are recorded, the picture has {len(grid)}: another one's")
+        raise PatchScalerError(
+            f"{len(made.groups)} patches are recorded, the picture has {len(grid)}: another one's"
+        )
     out = Made(
-        made.array.copy(), dict(made.options), made.groups.copy(), made.config,
-        None if made.textures is None else made.textures.copy(), None if made.moments is None else made.moments.copy(),
-    )  # fmt: skip
+        made.array.copy(),
+        dict(made.options),
+        made.groups.copy(),
+        made.config,
+        None if made.textures is None else made.textures.copy(),
+        None if made.moments is None else made.moments.copy(),
+    )
     for change in changes:
         out.options["changes"] = (*out.options["changes"], change)
         _redo_box(scaler, planes, padded, grid, out, change, progress)
@@ -75,21 +93,32 @@ def redo(
 
 @torch.inference_mode()
 def _redo_box(
-    scaler: PatchScaler, planes: Planes, padded: tuple[int, int], grid: PatchGrid, out: Made, change: Change,
+    scaler: PatchScaler,
+    planes: Planes,
+    padded: tuple[int, int],
+    grid: PatchGrid,
+    out: Made,
+    change: Change,
     progress: Progress | None,
-) -> None:  # fmt: skip
+) -> None:
     h, w = planes.rgb.shape[-2:]
     step, f = scaler.step, scaler.autoencoder.factor
-    options = scaler.options(**(out.options | {"invention": out.moments is not None, "max_pixels": 0}))
+    options = scaler.options(
+        **(out.options | {"invention": out.moments is not None, "max_pixels": 0})
+    )
     touched = patches_in(change.box, grid, step, (h, w))
     if change.group is not None:
         out.groups[touched] = change.group
     corners = np.array(grid.corners())[touched]
     # In latents: what is replaced, and what has to be right around it to be decoded.
     region = [(int(corners[:, i].min()), int(corners[:, i].max()) + grid.size) for i in (0, 1)]
-    reach = scaler.autoencoder.reach + -(-reach_of(options.color, options.fidelity > 0, scaler.config.scale) // f)
+    reach = scaler.autoencoder.reach + -(
+        -reach_of(options.color, options.fidelity > 0, scaler.config.scale) // f
+    )
     limits = (grid.height, grid.width)
-    around = [(max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)]
+    around = [
+        (max(0, a - reach), min(n, b + reach)) for (a, b), n in zip(region, limits, strict=True)
+    ]
     tiles: list[Window] = []
     read = around
     if scaler.refiner:
@@ -108,23 +137,38 @@ def _redo_box(
     latents = job.canvas.fused()
     if scaler.refiner:
         (top, bottom), (left, right) = area
-        lr = reflect_pad(planes.rgb, *padded)[:, step * top : step * bottom, step * left : step * right]
+        lr = reflect_pad(planes.rgb, *padded)[
+            :, step * top : step * bottom, step * left : step * right
+        ]
         latents = refine_parts(scaler, latents, job.coarse, lr, parts, (top, left), count)
     y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(around, area, strict=True))
-    rows, columns = (slice(step * a, min(step * b, n)) for (a, b), n in zip(around, (h, w), strict=True))
+    rows, columns = (
+        slice(step * a, min(step * b, n)) for (a, b), n in zip(around, (h, w), strict=True)
+    )
     image, plain = scaler.picture(
-        latents[:, y, x], job.coarse[:, y, x], job.confidence[:, y, x],
-        planes.rgb[:, rows, columns].to(scaler.device), options,
-    )  # fmt: skip
-    core = [slice(f * (a - start), f * (b - start)) for (a, b), (start, _) in zip(region, around, strict=True)]
+        latents[:, y, x],
+        job.coarse[:, y, x],
+        job.confidence[:, y, x],
+        planes.rgb[:, rows, columns].to(scaler.device),
+        options,
+    )
+    core = [
+        slice(f * (a - start), f * (b - start))
+        for (a, b), (start, _) in zip(region, around, strict=True)
+    ]
     image, plain = image[:, core[0], core[1]].cpu(), plain[:, core[0], core[1]].cpu()
     (top, left), (n, m) = (f * region[0][0], f * region[1][0]), image.shape[1:]
     strip = torch.zeros(3, n, out.array.shape[1])
     strip[:, :, left : left + m] = image
-    out.array[top : top + n, left : left + m] = finish(strip, planes, (top, top + n))[:, left : left + m]
+    out.array[top : top + n, left : left + m] = finish(strip, planes, (top, top + n))[
+        :, left : left + m
+    ]
     if out.moments is not None:
         cells = cell_moments(image, plain, f).numpy()
-        place = slice(region[0][0], region[0][0] + cells.shape[1]), slice(region[1][0], region[1][0] + cells.shape[2])
+        place = (
+            slice(region[0][0], region[0][0] + cells.shape[1]),
+            slice(region[1][0], region[1][0] + cells.shape[2]),
+        )
         out.moments[:, place[0], place[1]] = cells
 
 
@@ -132,19 +176,30 @@ def _tiles_meeting(grid: PatchGrid, area: list[tuple[int, int]]) -> list[Window]
     """The refiner's tiles that hold any of [start, stop) x [start, stop)."""
     (top, bottom), (left, right) = area
     return [
-        t for t in tiles_of(grid.height, grid.width)
-        if t.rows.start < bottom and t.rows.stop > top and t.columns.start < right and t.columns.stop > left
-    ]  # fmt: skip
+        t
+        for t in tiles_of(grid.height, grid.width)
+        if t.rows.start < bottom
+        and t.rows.stop > top
+        and t.columns.start < right
+        and t.columns.stop > left
+    ]
 
 
 def _job_of(
-    scaler: PatchScaler, planes: Planes, padded: tuple[int, int], grid: PatchGrid, out: Made, options: Options,
+    scaler: PatchScaler,
+    planes: Planes,
+    padded: tuple[int, int],
+    grid: PatchGrid,
+    out: Made,
+    options: Options,
     around: list[tuple[int, int]],
-) -> tuple[Job, list[tuple[int, int]], np.ndarray]:  # fmt: skip
+) -> tuple[Job, list[tuple[int, int]], np.ndarray]:
     """All patches that reach into `around` as a job -> job, the area of its latents, its patches' numbers."""
     v, step = grid.size, scaler.step
-    starts = [[s for s in all_starts if s + v > a and s < b]
-              for all_starts, (a, b) in zip((grid.rows, grid.columns), around, strict=True)]  # fmt: skip
+    starts = [
+        [s for s in all_starts if s + v > a and s < b]
+        for all_starts, (a, b) in zip((grid.rows, grid.columns), around, strict=True)
+    ]
     area = [(s[0], s[-1] + v) for s in starts]
     multiple = -(-scaler.grm.multiple // step) * step
     read, inside = [], []
@@ -154,16 +209,26 @@ def _job_of(
         inside.append(slice(a - low // step, b - low // step))
     lr = reflect_pad(planes.rgb, *padded)[None, :, read[0], read[1]]
     coarse, confidence = scaler.restore(lr.to(scaler.device))
-    coarse, confidence = coarse[:, inside[0], inside[1]].contiguous(), confidence[:, inside[0], inside[1]].contiguous()
+    coarse, confidence = (
+        coarse[:, inside[0], inside[1]].contiguous(),
+        confidence[:, inside[0], inside[1]].contiguous(),
+    )
     (top, bottom), (left, right) = area
     rows, columns = (tuple(s - first[0] for s in first) for first in starts)
     local = PatchGrid(bottom - top, right - left, v, grid.overlap, rows, columns)
     noise = scaler.noise(options, top, left, local.height, local.width).to(scaler.device)
     scores = patch_confidence(confidence, local, out.config.least_confidence).cpu()
     job = scaler.new_job(
-        planes, (planes.rgb.shape[1], planes.rgb.shape[2]), coarse, noise, confidence, local, scores,
-        out.config, Canvas(len(coarse), local, scaler.device),
-    )  # fmt: skip
+        planes,
+        (planes.rgb.shape[1], planes.rgb.shape[2]),
+        coarse,
+        noise,
+        confidence,
+        local,
+        scores,
+        out.config,
+        Canvas(len(coarse), local, scaler.device),
+    )
     number = {corner: i for i, corner in enumerate(grid.corners())}
     index = np.array([number[row + top, column + left] for row, column in local.corners()])
     job.groups = torch.from_numpy(out.groups[index])

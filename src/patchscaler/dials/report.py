@@ -18,17 +18,22 @@ from patchscaler.patching import blended
 
 RECORD, MAPS = "run.json", "maps.npz"
 LONGEST = 2048  # pixels of a map's longer side
-FULL_SCALE = 16.0  # grey levels of invention drawn as brightest, others by their root: one scale for all pictures
+# grey levels of invention drawn as brightest, others by their root: one scale for all pictures
+FULL_SCALE = 16.0
 
 # From dark blue over orange to light yellow: each lighter than the one before, so that brightness alone tells.
 STOPS = [[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]]
 EVEN, AT = np.linspace(0, 1, 256), np.linspace(0, 1, len(STOPS))
-COLORS = np.stack([np.interp(EVEN, AT, channel) for channel in zip(*STOPS, strict=True)], -1).round().astype(np.uint8)
+COLORS = (
+    np.stack([np.interp(EVEN, AT, channel) for channel in zip(*STOPS, strict=True)], -1)
+    .round()
+    .astype(np.uint8)
+)
 
 
 def write_report(
     folder: str | Path, run: Run, record: dict[str, Any], confidence: Any, moments: Any | None
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """-> the files written: run.json, difficulty.png, steps.png and, where measured, two maps of the invention.
 
     confidence: (H, W), moments: (4, H, W) of `dials.invention`; arrays, or what reads like them. They are kept in
@@ -41,9 +46,13 @@ def write_report(
     if moments is not None:
         numbers["moments"] = moments[:].astype(np.float16)
         found = invention(moments)
-        maps |= {"invention_low": (found.low / FULL_SCALE) ** 0.5, "invention_high": (found.high / FULL_SCALE) ** 0.5}
+        maps |= {
+            "invention_low": (found.low / FULL_SCALE) ** 0.5,
+            "invention_high": (found.high / FULL_SCALE) ** 0.5,
+        }
         record = record | {
-            "invention": found.summary() | {"unit": "grey levels of 255", "brightest": FULL_SCALE, "scale": "root"}
+            "invention": found.summary()
+            | {"unit": "grey levels of 255", "brightest": FULL_SCALE, "scale": "root"}
         }
     written = []
     try:
@@ -57,7 +66,9 @@ def write_report(
         written.append(_whole(folder / MAPS, buffer.getvalue()))
         written.append(_whole(folder / RECORD, json.dumps(record, separators=(",", ":")).encode()))
     except OSError as error:
-        raise PatchScalerError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
+        raise PatchScalerError(
+            f"{folder}: the report cannot be written ({error.strerror or error})"
+        ) from error
     return written
 
 
@@ -76,7 +87,9 @@ def read_maps(folder: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
             moments = stored["moments"].astype(np.float32) if "moments" in stored else None
             return stored["confidence"].astype(np.float32), moments
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise PatchScalerError(f"{file}: missing or damaged; make the report again with --report") from error
+        raise PatchScalerError(
+            f"{file}: missing or damaged; make the report again with --report"
+        ) from error
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:

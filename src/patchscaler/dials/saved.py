@@ -23,7 +23,7 @@ from patchscaler.dials.record import (
     read_provenance,
     weights_id,
     weights_of,
-)  # fmt: skip
+)
 from patchscaler.dials.redo import Made, redo
 from patchscaler.dials.report import RECORD, read_maps, read_report, write_report
 from patchscaler.diffusion.groups import check_groups
@@ -39,7 +39,15 @@ from patchscaler.pipeline import PatchScaler
 
 EXACT = ("PNG", "TIFF", "BMP")  # formats whose pixels are those that were written
 MOST_CHANGES = 1000  # of an earlier run
-DAMAGE = (LookupError, AttributeError, TypeError, ValueError, OverflowError, RecursionError, PatchScalerError)
+DAMAGE = (
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    PatchScalerError,
+)
 
 
 @dataclass
@@ -58,7 +66,11 @@ def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
     if report is not None and (Path(report) / RECORD).exists():
         record = read_report(report)
         with _followed(f"{report}: what the report says"):
-            source, model, made = record["input"]["sha256"], record["model"]["id"], record["output"]["sha256"]
+            source, model, made = (
+                record["input"]["sha256"],
+                record["model"]["id"],
+                record["output"]["sha256"],
+            )
             return Saved(checked_options(record["options"]), source, model, record, made)
     if not Path(output).is_file():
         return None
@@ -66,7 +78,9 @@ def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
     if not {"Options", "Input", "Weights"} <= set(facts):
         return None
     with _followed(f"{output}: what it says of its making"):
-        return Saved(checked_options(json.loads(facts["Options"])), facts["Input"], facts["Weights"])
+        return Saved(
+            checked_options(json.loads(facts["Options"])), facts["Input"], facts["Weights"]
+        )
 
 
 @contextmanager
@@ -85,7 +99,9 @@ def checked_options(stored: dict[str, Any]) -> dict[str, Any]:
     Raises PatchScalerError, and what `_followed` makes one of, for what no run can have been asked for.
     """
     if (count := len(stored["changes"])) > MOST_CHANGES:
-        raise PatchScalerError(f"{count} boxes were made again in it, more than {MOST_CHANGES}: enlarge it anew")
+        raise PatchScalerError(
+            f"{count} boxes were made again in it, more than {MOST_CHANGES}: enlarge it anew"
+        )
     options = read_options(stored)
     _check_numbers(options["groups"])
     for name, least in (("origin", -FARTHEST), ("period", 1)):
@@ -99,10 +115,27 @@ def checked_options(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_numbers(groups: GroupConfig) -> None:
-    lengths = [len(n) for n in (groups.thresholds, groups.quantiles, groups.start_times, groups.num_inference_steps)]
-    whole = (groups.latent_patch_size, groups.overlap, *groups.start_times, *groups.num_inference_steps)
+    lengths = [
+        len(n)
+        for n in (
+            groups.thresholds,
+            groups.quantiles,
+            groups.start_times,
+            groups.num_inference_steps,
+        )
+    ]
+    whole = (
+        groups.latent_patch_size,
+        groups.overlap,
+        *groups.start_times,
+        *groups.num_inference_steps,
+    )
     others = (*groups.thresholds, *groups.quantiles, *groups.calibration)
-    if lengths != [2, 2, 3, 3] or not all(isinstance(n, int) for n in whole) or not all(map(math.isfinite, others)):
+    if (
+        lengths != [2, 2, 3, 3]
+        or not all(isinstance(n, int) for n in whole)
+        or not all(map(math.isfinite, others))
+    ):
         raise PatchScalerError("numbers of groups that are none")
     check_groups(groups)
 
@@ -110,16 +143,24 @@ def _check_numbers(groups: GroupConfig) -> None:
 def _check_pair(name: str, pair: tuple[int, ...] | None, least: int) -> None:
     if pair is None and name == "period":
         return
-    if pair is None or len(pair) != 2 or not all(isinstance(n, int) and least <= n <= FARTHEST for n in pair):
+    if (
+        pair is None
+        or len(pair) != 2
+        or not all(isinstance(n, int) and least <= n <= FARTHEST for n in pair)
+    ):
         raise PatchScalerError(f"{name} {pair}: no two whole numbers from {least} to {FARTHEST}")
 
 
 def check_saved(saved: Saved, scaler: PatchScaler, source: str | Path) -> None:
     """Raises PatchScalerError where the earlier run was of another picture, or with other weights."""
     if saved.input != file_hash(source):
-        raise PatchScalerError(f"{source}: the earlier run was of another picture, or it was changed since")
+        raise PatchScalerError(
+            f"{source}: the earlier run was of another picture, or it was changed since"
+        )
     if saved.weights != weights_id(weights_of(scaler)):
-        raise PatchScalerError("the earlier run was made with other weights or another texture memory; give the same")
+        raise PatchScalerError(
+            "the earlier run was made with other weights or another texture memory; give the same"
+        )
 
 
 def pixels_of(output: str | Path) -> np.ndarray:
@@ -128,18 +169,24 @@ def pixels_of(output: str | Path) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def made_of(saved: Saved, scaler: PatchScaler, image: Picture, output: str | Path, report: Path | None) -> Made:
+def made_of(
+    saved: Saved, scaler: PatchScaler, image: Picture, output: str | Path, report: Path | None
+) -> Made:
     """What `redo` needs: pixels from the output's file, groups from the report or found again.
 
     Raises PatchScalerError where the file does not hold the very pixels, or the groups cannot be found again.
     """
     if format_of(output) not in EXACT:
-        raise PatchScalerError(f"{output}: its format keeps pixels only about; redo works on .png, .tif and .bmp")
+        raise PatchScalerError(
+            f"{output}: its format keeps pixels only about; redo works on .png, .tif and .bmp"
+        )
     array = pixels_of(output)
     if saved.record is None or report is None:
         budget = saved.options["budget"]
         if budget is not None and budget.seconds is not None:
-            raise PatchScalerError(f"{output}: made with a budget in seconds; to redo it, its --report is needed")
+            raise PatchScalerError(
+                f"{output}: made with a budget in seconds; to redo it, its --report is needed"
+            )
         return Made(array, saved.options, *scaler.groups_of(image, max_pixels=0, **saved.options))
     try:
         patches = saved.record["patches"]
@@ -158,9 +205,14 @@ def _grid(scaler: PatchScaler, config: GroupConfig, size: tuple[int, int]) -> Pa
 
 
 def redo_file(
-    scaler: PatchScaler, source: str | Path, output: str | Path, changes: Sequence[Change],
-    report: Path | None = None, with_provenance: bool = True, progress: Progress | None = None,
-) -> Made | None:  # fmt: skip
+    scaler: PatchScaler,
+    source: str | Path,
+    output: str | Path,
+    changes: Sequence[Change],
+    report: Path | None = None,
+    with_provenance: bool = True,
+    progress: Progress | None = None,
+) -> Made | None:
     """Boxes of the finished file `output` made again in it; its report, where there is one, follows.
 
     progress: of each box by itself. None where nothing is known of an earlier run. Raises PatchScalerError; the file
@@ -171,7 +223,9 @@ def redo_file(
         return None
     check_saved(saved, scaler, source)
     if saved.output not in (None, file_hash(output)):
-        raise PatchScalerError(f"{output}: is not the file that {report} tells of; leave --report out, or give its own")
+        raise PatchScalerError(
+            f"{output}: is not the file that {report} tells of; leave --report out, or give its own"
+        )
     # As the run was given it: in the depth and the colours that the output could hold.
     picture = load_picture(source, 0, 8 * pixels_of(output).dtype.itemsize)
     fit_picture(picture, format_of(output))
@@ -184,13 +238,17 @@ def redo_file(
     options = scaler.options(**made.options)
     metadata = picture.metadata
     if with_provenance:
-        metadata = metadata.with_provenance(provenance(scaler, options, weights_of(scaler), saved.input))
+        metadata = metadata.with_provenance(
+            provenance(scaler, options, weights_of(scaler), saved.input)
+        )
     save_picture(made.array, output, metadata)
     if report is not None and saved.record is not None and made.textures is not None:
         record = saved.record
         run = Redone(scaler, picture.planes, made, options, np.array(record["patches"]["scores"]))
         taken, written = record["input"], record["output"] | {"sha256": file_hash(output)}
-        record = make_record(scaler, run, taken, written, made.array.shape[1::-1], record["model"]["weights"])
+        record = make_record(
+            scaler, run, taken, written, made.array.shape[1::-1], record["model"]["weights"]
+        )
         write_report(report, run, record, read_maps(report)[0], made.moments)
     return made
 
@@ -198,10 +256,16 @@ def redo_file(
 class Redone:
     """A redone picture as records and reports read it."""
 
-    def __init__(self, scaler: PatchScaler, planes: Planes, made: Made, options: Options, scores: np.ndarray):
+    def __init__(
+        self, scaler: PatchScaler, planes: Planes, made: Made, options: Options, scores: np.ndarray
+    ):
         self.grid = _grid(scaler, made.config, (planes.rgb.shape[1], planes.rgb.shape[2]))
         self.groups, self.scores, self.config = made.groups, scores, made.config
         self.options: Options | None = options
-        self.textures = made.textures if made.textures is not None else np.full((len(scores), 1), -1)
+        self.textures = (
+            made.textures if made.textures is not None else np.full((len(scores), 1), -1)
+        )
         refines = scaler.refiner is not None
-        self.cost: dict[str, Any] = cost_of_groups(torch.from_numpy(made.groups), made.config, self.grid, refines)
+        self.cost: dict[str, Any] = cost_of_groups(
+            torch.from_numpy(made.groups), made.config, self.grid, refines
+        )

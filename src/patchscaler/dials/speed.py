@@ -34,7 +34,11 @@ def seconds_per_evaluation(scaler: "PatchScaler", job: Job, options: Options) ->
         todo = torch.zeros(len(job.grid), dtype=torch.bool)
         todo[hardest[:count]] = True
         trial = replace(
-            job, groups=torch.full_like(job.groups, 2), todo=todo, canvas=Nowhere(), textures=np.array(job.textures[:])
+            job,
+            groups=torch.full_like(job.groups, 2),
+            todo=todo,
+            canvas=Nowhere(),
+            textures=np.array(job.textures[:]),
         )
         evaluations = int(trial.steps[todo].sum())
         if not evaluations:
@@ -71,7 +75,9 @@ def seconds_per_refined(scaler: "PatchScaler", job: Job, side: int = 32) -> floa
     return seconds / (h * w)
 
 
-def affordable_evaluations(scaler: "PatchScaler", job: Job, options: Options, spent: float) -> float:
+def affordable_evaluations(
+    scaler: "PatchScaler", job: Job, options: Options, spent: float
+) -> float:
     """How many evaluations the budget's seconds leave room for. spent: seconds that restoring the picture took."""
     budget = options.budget
     assert budget is not None and budget.seconds is not None
@@ -108,7 +114,9 @@ def estimate(scaler: "PatchScaler", picture: Picture, keywords: dict[str, Any]) 
     sampling = seconds_per_evaluation(scaler, job, options) * int(job.steps.sum())
     seconds = {"restoring": restoring, "sampling": sampling}
     if scaler.refiner:
-        seconds["refining"] = seconds_per_refined(scaler, job) * latents_refined(job.steps > 0, job.grid)
+        seconds["refining"] = seconds_per_refined(scaler, job) * latents_refined(
+            job.steps > 0, job.grid
+        )
     seconds["decoding"] = seconds_of_decoding(scaler, job)
     h, w = job.size
     size, memory = (w * scaler.config.scale, h * scaler.config.scale), in_memory_bytes(scaler, h, w)

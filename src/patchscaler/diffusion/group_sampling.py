@@ -39,8 +39,11 @@ def sample_groups(
     groups = groups.cpu()
     steps = steps_of(groups, config)  # (M,)
     longest = int(steps.max()) if len(steps) else 0
-    times = torch.zeros(3, longest + 1, dtype=torch.long)  # right-aligned: column `longest` is t = 0
-    for g, (start, n) in enumerate(zip(config.start_times, config.num_inference_steps, strict=True)):
+    # right-aligned: column `longest` is t = 0
+    times = torch.zeros(3, longest + 1, dtype=torch.long)
+    for g, (start, n) in enumerate(
+        zip(config.start_times, config.num_inference_steps, strict=True)
+    ):
         if n <= longest:
             times[g, longest - n :] = torch.tensor(group_timesteps(start, n))
     x = coarse.clone()
@@ -58,9 +61,14 @@ def sample_groups(
             x[active] = ddim_step(diffusion, x_t, x_0, t, t_next)
         else:
             # A joiner has no step before: with its own x_0 as history the correction is zero.
-            last_x_0[joining], last_t[joining] = x_0[torch.isin(active, joining)], times[groups[joining], i] - 1
+            last_x_0[joining], last_t[joining] = (
+                x_0[torch.isin(active, joining)],
+                times[groups[joining], i] - 1,
+            )
             history = History(last_x_0[active], last_t[active].to(device))
-            x[active] = dpmpp_2m_step(diffusion, x_t, x_0, t, t_next, history, last=i + 1 == longest)
+            x[active] = dpmpp_2m_step(
+                diffusion, x_t, x_0, t, t_next, history, last=i + 1 == longest
+            )
             last_x_0[active], last_t[active] = x_0, t.cpu()
         on_step(len(active))
     return x

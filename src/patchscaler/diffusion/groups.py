@@ -15,16 +15,22 @@ def check_groups(config: GroupConfig) -> GroupConfig:
     """Raises PatchScalerError, naming the number that cannot be."""
     g1, g2 = config.thresholds
     if not 0 <= g2 <= g1 <= 1:
-        raise PatchScalerError(f"thresholds {g1:g}, {g2:g}: they must fall from gamma_1 <= 1 to gamma_2 >= 0")
+        raise PatchScalerError(
+            f"thresholds {g1:g}, {g2:g}: they must fall from gamma_1 <= 1 to gamma_2 >= 0"
+        )
     if not 0 <= config.least_confidence <= 1:
         raise PatchScalerError(f"least confidence {config.least_confidence:g}: it must lie in 0..1")
     for time, steps in zip(config.start_times, config.num_inference_steps, strict=True):
         if not 0 <= time <= 1000:
             raise PatchScalerError(f"start time {time}: it must lie in 0..1000")
         if not 0 <= steps <= time:
-            raise PatchScalerError(f"{steps} steps from time {time}: take 0 (the coarse patch as it is) to {time}")
+            raise PatchScalerError(
+                f"{steps} steps from time {time}: take 0 (the coarse patch as it is) to {time}"
+            )
     if config.sampler not in SAMPLERS:
-        raise PatchScalerError(f"unknown sampler '{config.sampler}': choose one of {', '.join(SAMPLERS)}")
+        raise PatchScalerError(
+            f"unknown sampler '{config.sampler}': choose one of {', '.join(SAMPLERS)}"
+        )
     return config
 
 
@@ -49,17 +55,23 @@ def assign_groups(scores: Tensor, thresholds: tuple[float, float]) -> Tensor:
     return (scores <= g1).long() + (scores <= g2).long()
 
 
-def thresholds_from_table(table: tuple[float, ...], shares: tuple[float, float]) -> tuple[float, float]:
+def thresholds_from_table(
+    table: tuple[float, ...], shares: tuple[float, float]
+) -> tuple[float, float]:
     """Thresholds for shares of simple and of simple + medium patches, from confidences at even quantiles.
 
     table: `GroupConfig.calibration`. Raises PatchScalerError where a model has none.
     """
     if len(table) < 2:
-        raise PatchScalerError("this model stores no calibration: give --thresholds in place of shares")
+        raise PatchScalerError(
+            "this model stores no calibration: give --thresholds in place of shares"
+        )
     check_shares(shares)
     position = [(1 - share) * (len(table) - 1) for share in shares]
     low = [min(int(p), len(table) - 2) for p in position]
-    g1, g2 = (table[i] + (p - i) * (table[i + 1] - table[i]) for p, i in zip(position, low, strict=True))
+    g1, g2 = (
+        table[i] + (p - i) * (table[i + 1] - table[i]) for p, i in zip(position, low, strict=True)
+    )
     # Nobody and everybody are meant literally, whatever this picture's confidences are.
     return {0.0: 1.0, 1.0: 0.0}.get(shares[0], g1), {0.0: 1.0, 1.0: 0.0}.get(shares[1], g2)
 

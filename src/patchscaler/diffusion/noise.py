@@ -19,7 +19,13 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def noise_field(
-    seed: int, channels: int, top: int, left: int, height: int, width: int, period: tuple[int, int] | None = None
+    seed: int,
+    channels: int,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    period: tuple[int, int] | None = None,
 ) -> Tensor:
     """(channels, height, width) float32 N(0, 1): the window at (top, left) of the canvas of this seed.
 
@@ -28,10 +34,15 @@ def noise_field(
     """
     with np.errstate(over="ignore"):
         key = _mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
-        row_numbers, column_numbers = (np.arange(a, a + n, dtype=np.int64) for a, n in ((top, height), (left, width)))
+        row_numbers, column_numbers = (
+            np.arange(a, a + n, dtype=np.int64) for a, n in ((top, height), (left, width))
+        )
         if period:
             row_numbers, column_numbers = row_numbers % period[0], column_numbers % period[1]
-        rows, columns = row_numbers.astype(np.uint64)[:, None], column_numbers.astype(np.uint64)[None, :]
+        rows, columns = (
+            row_numbers.astype(np.uint64)[:, None],
+            column_numbers.astype(np.uint64)[None, :],
+        )
         place = _mix(_mix(key ^ rows) + columns * GOLDEN)  # (height, width)
         counter = place[None] + np.arange(channels, dtype=np.uint64)[:, None, None] * GOLDEN
         bits = _mix(counter)  # (channels, height, width)

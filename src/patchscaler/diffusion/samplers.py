@@ -35,7 +35,13 @@ def ddim_step(diffusion: Diffusion, x_t: Tensor, x_0: Tensor, t: Tensor, t_next:
 
 
 def dpmpp_2m_step(
-    diffusion: Diffusion, x_t: Tensor, x_0: Tensor, t: Tensor, t_next: Tensor, history: History, last: bool
+    diffusion: Diffusion,
+    x_t: Tensor,
+    x_0: Tensor,
+    t: Tensor,
+    t_next: Tensor,
+    history: History,
+    last: bool,
 ) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2), midpoint form; first order on the first and last step."""
     a, a_next = diffusion.alpha_bar(t), diffusion.alpha_bar(t_next)
@@ -54,7 +60,9 @@ def _half_log_snr(a: Tensor) -> Tensor:
     return 0.5 * (torch.log(a) - torch.log1p(-a))
 
 
-def sample(denoise: Denoise, x_t: Tensor, timesteps: list[int], diffusion: Diffusion, sampler: str = "ddim") -> Tensor:
+def sample(
+    denoise: Denoise, x_t: Tensor, timesteps: list[int], diffusion: Diffusion, sampler: str = "ddim"
+) -> Tensor:
     """x_tau (N, C, V, V) -> x_0. timesteps: [tau, ..., 0], see `group_timesteps`. sampler: ddim or dpm++."""
     if sampler not in SAMPLERS:
         raise PatchScalerError(f"unknown sampler '{sampler}': choose one of {', '.join(SAMPLERS)}")

@@ -21,7 +21,10 @@ def make_betas(config: DiffusionConfig) -> Tensor:
     if config.schedule == "linear":
         return torch.linspace(config.beta_start, config.beta_end, n, dtype=torch.float64)
     if config.schedule == "scaled_linear":
-        return torch.linspace(config.beta_start**0.5, config.beta_end**0.5, n, dtype=torch.float64) ** 2
+        return (
+            torch.linspace(config.beta_start**0.5, config.beta_end**0.5, n, dtype=torch.float64)
+            ** 2
+        )
     raise PatchScalerError(f"unknown schedule '{config.schedule}': choose linear or scaled_linear")
 
 
@@ -87,5 +90,10 @@ def group_timesteps(start_time: int, num_inference_steps: int) -> list[int]:
     if num_inference_steps == 0:
         return [0]
     if not 0 < num_inference_steps <= start_time:
-        raise PatchScalerError(f"{num_inference_steps} steps from time {start_time}: take 1 to {start_time} steps")
-    return [round(start_time * (num_inference_steps - i) / num_inference_steps) for i in range(num_inference_steps + 1)]
+        raise PatchScalerError(
+            f"{num_inference_steps} steps from time {start_time}: take 1 to {start_time} steps"
+        )
+    return [
+        round(start_time * (num_inference_steps - i) / num_inference_steps)
+        for i in range(num_inference_steps + 1)
+    ]

@@ -27,7 +27,8 @@ class MethodCost:
     warm_up: float | None = None  # seconds of the first run, before the first picture is timed
     megapixels_per_second: float | None = None  # of output, all pictures together
     evaluations: float | None = None  # of Patch-DiT a picture, mean; ours only
-    peak_mib: float | None = None  # of a process that loads the method and enlarges the largest picture
+    # of a process that loads the method and enlarges the largest picture
+    peak_mib: float | None = None
     cuda_mib: float | None = None  # of the same on the GPU
     memory_failure: str = ""
 
@@ -58,7 +59,10 @@ class Timed:
         if self.warm_up is None:
             self.warm_up = self._timed(lr)[1]
         picture, seconds = self._timed(lr)
-        self.cost = dict(getattr(self.method, "cost", {})) | {"warm_seconds": seconds, "warm_up": self.warm_up}
+        self.cost = dict(getattr(self.method, "cost", {})) | {
+            "warm_seconds": seconds,
+            "warm_up": self.warm_up,
+        }
         return picture
 
     def _timed(self, lr: np.ndarray) -> tuple[np.ndarray, float]:
@@ -71,18 +75,34 @@ class Timed:
 
 
 def compare(
-    specs: Sequence[Spec], pairs: Sequence[Pair], metrics: Sequence[Any], out: str | Path, settings: Settings, *,
-    failures: Sequence[Failure] = (), **options: Any,
-) -> Comparison:  # fmt: skip
+    specs: Sequence[Spec],
+    pairs: Sequence[Pair],
+    metrics: Sequence[Any],
+    out: str | Path,
+    settings: Settings,
+    *,
+    failures: Sequence[Failure] = (),
+    **options: Any,
+) -> Comparison:
     """Every method over every pair. failures: of `load_pairs`, passed on; options: those of `compare_sets`."""
-    return compare_sets(specs, [PictureSet("", None, [*pairs], [*failures])], metrics, out, settings, **options)[0]
+    return compare_sets(
+        specs, [PictureSet("", None, [*pairs], [*failures])], metrics, out, settings, **options
+    )[0]
 
 
 def compare_sets(
-    specs: Sequence[Spec], sets: Sequence[PictureSet], metrics: Sequence[Any], out: str | Path, settings: Settings, *,
-    memory: bool = True, progress: Progress | None = None, crop_border: int = 0,
-    niqe_parameters: str | Path | None = None, device: str = "cpu",
-) -> list[Comparison]:  # fmt: skip
+    specs: Sequence[Spec],
+    sets: Sequence[PictureSet],
+    metrics: Sequence[Any],
+    out: str | Path,
+    settings: Settings,
+    *,
+    memory: bool = True,
+    progress: Progress | None = None,
+    crop_border: int = 0,
+    niqe_parameters: str | Path | None = None,
+    device: str = "cpu",
+) -> list[Comparison]:
     """Every method over every set. memory: also ask a process of its own for each method's peak.
 
     crop_border, niqe_parameters, device: as for `evaluate`. What was done in `out` before is not done again,
@@ -90,11 +110,16 @@ def compare_sets(
     """
     methods, unavailable = build_methods(specs, settings)
     if not methods:
-        raise PatchScalerError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
+        raise PatchScalerError(
+            "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
+        )
     # Their networks are built once, and not for every method.
-    found, missing = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
+    found, missing = resolve_metrics(
+        metrics, crop_border, device=device, niqe_parameters=niqe_parameters
+    )
     comparisons = compare_methods(methods, sets, found, out, missing=missing, progress=progress)
-    peaks: dict[tuple[str, tuple[int, ...]], MethodCost] = {}  # of one size, pictures differ little in what they need
+    # of one size, pictures differ little in what they need
+    peaks: dict[tuple[str, tuple[int, ...]], MethodCost] = {}
     for comparison, pictures in zip(comparisons, sets, strict=True):
         comparison.unavailable = unavailable
         largest = largest_input(pictures.pairs) if memory else None
@@ -105,14 +130,23 @@ def compare_sets(
             if key not in peaks:
                 peaks[key] = _memory(spec, settings, largest)
             cost, peak = comparison.costs[spec.name], peaks[key]
-            cost.peak_mib, cost.cuda_mib, cost.memory_failure = peak.peak_mib, peak.cuda_mib, peak.memory_failure
+            cost.peak_mib, cost.cuda_mib, cost.memory_failure = (
+                peak.peak_mib,
+                peak.cuda_mib,
+                peak.memory_failure,
+            )
     return comparisons
 
 
 def compare_methods(
-    methods: Sequence[AnyMethod], sets: Sequence[PictureSet], metrics: Sequence[Any], out: str | Path, *,
-    missing: dict[str, str] | None = None, progress: Progress | None = None,
-) -> list[Comparison]:  # fmt: skip
+    methods: Sequence[AnyMethod],
+    sets: Sequence[PictureSet],
+    metrics: Sequence[Any],
+    out: str | Path,
+    *,
+    missing: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> list[Comparison]:
     """Methods that are loaded over every set, without their memory. missing: metrics that are not to be had, and why.
 
     One set has its results in `out`, several each in a folder of its own there.
@@ -129,8 +163,15 @@ def compare_methods(
                     progress(label, done, total, name)
 
             folder = Path(out) if len(sets) == 1 else Path(out) / pictures.folder
-            evaluation = evaluate(method, pictures.pairs, metrics, folder, failures=pictures.failures,
-                                  unavailable=missing, progress=show)  # fmt: skip
+            evaluation = evaluate(
+                method,
+                pictures.pairs,
+                metrics,
+                folder,
+                failures=pictures.failures,
+                unavailable=missing,
+                progress=show,
+            )
             for row in evaluation.rows:
                 row.seconds = row.cost.get("warm_seconds", row.seconds)
             comparison.evaluations.append(evaluation)
@@ -142,8 +183,12 @@ def compare_methods(
 def cost_of(evaluation: Evaluation) -> MethodCost:
     """From what the rows say; memory is left out."""
     timed = [row for row in evaluation.rows if row.seconds]
-    warm_ups = [row.cost["warm_up"] for row in evaluation.rows if row.cost.get("warm_up") is not None]
-    counted = [row.cost["evaluations_total"] for row in evaluation.rows if "evaluations_total" in row.cost]
+    warm_ups = [
+        row.cost["warm_up"] for row in evaluation.rows if row.cost.get("warm_up") is not None
+    ]
+    counted = [
+        row.cost["evaluations_total"] for row in evaluation.rows if "evaluations_total" in row.cost
+    ]
     cost = MethodCost(evaluation.seconds, warm_ups[0] if warm_ups else None)
     if timed:
         pixels = sum(row.size[0] * row.size[1] for row in timed)

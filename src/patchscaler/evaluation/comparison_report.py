@@ -31,14 +31,21 @@ def _cost_cells(cost: MethodCost) -> list[str]:
         return "-" if value is None else f"{value:.{digits}f}"
 
     return [
-        number(cost.seconds, 3), number(cost.warm_up, 3), number(cost.megapixels_per_second, 3),
-        number(cost.peak_mib, 0), number(cost.cuda_mib, 0), number(cost.evaluations, 1),
-    ]  # fmt: skip
+        number(cost.seconds, 3),
+        number(cost.warm_up, 3),
+        number(cost.megapixels_per_second, 3),
+        number(cost.peak_mib, 0),
+        number(cost.cuda_mib, 0),
+        number(cost.evaluations, 1),
+    ]
 
 
 def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows: quality first, then cost; columns that nobody has anything in are left out."""
-    metrics, (means, counts) = metrics_of(comparison.evaluations), common_means(comparison.evaluations)
+    metrics, (means, counts) = (
+        metrics_of(comparison.evaluations),
+        common_means(comparison.evaluations),
+    )
     shown = [m for m in metrics if counts[m.name]]
     head = ["method", "n", *(f"{m.name} {m.arrow}" for m in shown), *COSTS]
     rows = []
@@ -52,7 +59,9 @@ def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def all_notes(comparison: Comparison) -> list[str]:
     """What the figures mean, what is missing, what failed."""
-    out = [line for line in notes(comparison.evaluations) if not line.startswith("s/picture")] + [MEANING]
+    out = [line for line in notes(comparison.evaluations) if not line.startswith("s/picture")] + [
+        MEANING
+    ]
     out += [f"unavailable: {name}: {reason}" for name, reason in comparison.unavailable.items()]
     for name, cost in comparison.costs.items():
         if cost.memory_failure:
@@ -68,9 +77,10 @@ def terminal(comparison: Comparison) -> str:
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """What `evaluate` says of each method, and its cost."""
     return report.to_json(comparison.evaluations) | {
-        "format": FORMAT, "costs": {name: asdict(cost) for name, cost in comparison.costs.items()},
+        "format": FORMAT,
+        "costs": {name: asdict(cost) for name, cost in comparison.costs.items()},
         "unavailable_methods": comparison.unavailable,
-    }  # fmt: skip
+    }
 
 
 def write_json(comparison: Comparison, file: str | Path) -> None:
@@ -91,7 +101,9 @@ def write_csv(comparison: Comparison, file: str | Path) -> None:
     write_csv_file(file, [*all_notes(comparison), *descriptions(comparison)], head, rows)
 
 
-def csv_table(comparison: Comparison, metrics: Sequence[Metric]) -> tuple[list[str], list[list[Any]]]:
+def csv_table(
+    comparison: Comparison, metrics: Sequence[Metric]
+) -> tuple[list[str], list[list[Any]]]:
     """Head and rows; a score that there is not is an empty cell."""
     means, _ = common_means(comparison.evaluations)
     costs = [name for name in asdict(MethodCost()) if name != "memory_failure"]
@@ -106,10 +118,15 @@ def csv_table(comparison: Comparison, metrics: Sequence[Metric]) -> tuple[list[s
 
 def descriptions(comparison: Comparison) -> list[str]:
     """What each method says of itself, in full."""
-    return [f"{e.method}: {json.dumps(e.description, sort_keys=True, default=str)}" for e in comparison.evaluations]
+    return [
+        f"{e.method}: {json.dumps(e.description, sort_keys=True, default=str)}"
+        for e in comparison.evaluations
+    ]
 
 
-def write_csv_file(file: str | Path, lines: Sequence[str], head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_csv_file(
+    file: str | Path, lines: Sequence[str], head: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
     """lines: what stands above as comments. Raises PatchScalerError where it cannot be written."""
     stream = io.StringIO()
     for line in lines:
@@ -121,14 +138,24 @@ def write_csv_file(file: str | Path, lines: Sequence[str], head: Sequence[str], 
 
 
 def write_html(
-    comparison: Comparison, pairs: Sequence[Pair], file: str | Path, *, title: str = "Comparison",
+    comparison: Comparison,
+    pairs: Sequence[Pair],
+    file: str | Path,
+    *,
+    title: str = "Comparison",
     worst_by: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Quality and cost in one table; per picture, the same two crops of every method, each in a row."""
     html_report.write_html(
-        comparison.evaluations, pairs, file, title=title, worst_by=worst_by, crops=crops_of(comparison),
-        summary=html_report.plain_table(*side_by_side(comparison)), lines=all_notes(comparison),
-    )  # fmt: skip
+        comparison.evaluations,
+        pairs,
+        file,
+        title=title,
+        worst_by=worst_by,
+        crops=crops_of(comparison),
+        summary=html_report.plain_table(*side_by_side(comparison)),
+        lines=all_notes(comparison),
+    )
 
 
 def crops_of(comparison: Comparison) -> html_report.Choose:

@@ -36,17 +36,23 @@ def patch_errors(scaler: "PatchScaler", pairs: Sequence[Pair]) -> tuple[Tensor, 
         planes = array_planes(pair.lr)
         height, width = planes.rgb.shape[-2:]
         padded = scaler.padded_size(height, width)
-        coarse, confidence = scaler.restore(reflect_pad(planes.rgb, *padded)[None].to(scaler.device))
+        coarse, confidence = scaler.restore(
+            reflect_pad(planes.rgb, *padded)[None].to(scaler.device)
+        )
         factor, groups = scaler.autoencoder.factor, scaler.config.groups
         grid = make_grid(coarse.shape[1], coarse.shape[2], groups.latent_patch_size, groups.overlap)
-        original = reflect_pad(array_planes(hr).rgb, *(scaler.config.scale * side for side in padded))
+        original = reflect_pad(
+            array_planes(hr).rgb, *(scaler.config.scale * side for side in padded)
+        )
         original = original[None].to(scaler.device)  # (1, 3, H, W)
         apart = scaler.autoencoder.decode(coarse[None]) - original  # (1, 3, H, W)
-        wrong = torch.stack([
-            (coarse - scaler.autoencoder.encode(original)[0]).square().mean(0),
-            F.avg_pool2d(apart.square().mean(1), factor)[0],
-            F.avg_pool2d(apart.abs().mean(1), factor)[0],
-        ])  # (3, H / factor, W / factor)  # fmt: skip
+        wrong = torch.stack(
+            [
+                (coarse - scaler.autoencoder.encode(original)[0]).square().mean(0),
+                F.avg_pool2d(apart.square().mean(1), factor)[0],
+                F.avg_pool2d(apart.abs().mean(1), factor)[0],
+            ]
+        )  # (3, H / factor, W / factor)
         scores.append(patch_confidence(confidence, grid).cpu())
         errors.append(partition(wrong, grid).mean((2, 3)).T.cpu())
     return torch.cat(scores), torch.cat(errors, 1)
@@ -55,10 +61,18 @@ def patch_errors(scaler: "PatchScaler", pairs: Sequence[Pair]) -> tuple[Tensor, 
 def confidence_lines(scores: Tensor, errors: Tensor) -> list[str]:
     """For people. Raises PatchScalerError for too few patches to be put in order."""
     if len(scores) < 3:
-        raise PatchScalerError(f"{len(scores)} patches are too few to be put in order: give more or larger pictures")
-    names = {"latents": "latents, squared", "pixels": "pixels, squared", "pixels_l1": "pixels, absolute"}
+        raise PatchScalerError(
+            f"{len(scores)} patches are too few to be put in order: give more or larger pictures"
+        )
+    names = {
+        "latents": "latents, squared",
+        "pixels": "pixels, squared",
+        "pixels_l1": "pixels, absolute",
+    }
     low, median, high = np.quantile(scores.numpy(), (0.1, 0.5, 0.9))
-    lines = [f"{len(scores)} patches; confidence {median:.3f} (a tenth below {low:.3f}, a tenth above {high:.3f})"]
+    lines = [
+        f"{len(scores)} patches; confidence {median:.3f} (a tenth below {low:.3f}, a tenth above {high:.3f})"
+    ]
     lines += [
         f"rank correlation of low confidence and error ({names[name]}): {rank_correlation(-scores, error):.3f}"
         for name, error in zip(ERRORS, errors, strict=True)

@@ -24,8 +24,11 @@ def most_different(results: Sequence[np.ndarray], side: int) -> Crop:
     h, w = results[0].shape[:2]
     side = min(side, h, w)
     difference = np.stack([luma(r) for r in results]).std(0)  # (H, W)
-    total = np.pad(difference.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # sums of any rectangle by four look-ups
-    inside = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    # sums of any rectangle by four look-ups
+    total = np.pad(difference.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = (
+        total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    )
     top, left = np.unravel_index(int(inside.argmax()), inside.shape)
     return Crop("where methods differ most", int(top), int(left), side)
 
@@ -33,13 +36,20 @@ def most_different(results: Sequence[np.ndarray], side: int) -> Crop:
 def at_random(name: str, height: int, width: int, side: int, avoid: Crop | None = None) -> Crop:
     """By the picture's name alone. Of a few draws, the one that overlaps `avoid` least."""
     side = min(side, height, width)
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
-    draws = [(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))) for _ in range(8)]
+    rng = np.random.default_rng(
+        int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    )
+    draws = [
+        (int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)))
+        for _ in range(8)
+    ]
 
     def shared(place: tuple[int, int]) -> int:
         if avoid is None:
             return 0
-        rows, columns = (max(0, side - abs(a - b)) for a, b in zip(place, (avoid.top, avoid.left), strict=True))
+        rows, columns = (
+            max(0, side - abs(a - b)) for a, b in zip(place, (avoid.top, avoid.left), strict=True)
+        )
         return rows * columns
 
     top, left = min(draws, key=shared)

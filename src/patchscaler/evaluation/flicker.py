@@ -35,14 +35,18 @@ class Flicker:
     along_over_bicubic: float
 
     def line(self) -> str:
-        return (f"{self.clip:<14}{self.method:<28}{self.difference:>11.3f}{self.over_bicubic:>+14.3f}"
-                f"{self.along:>15.3f}{self.along_over_bicubic:>+14.3f}")  # fmt: skip
+        return (
+            f"{self.clip:<14}{self.method:<28}{self.difference:>11.3f}{self.over_bicubic:>+14.3f}"
+            f"{self.along:>15.3f}{self.along_over_bicubic:>+14.3f}"
+        )
 
 
 HEAD = f"{'clip':<14}{'method':<28}{'difference':>11}{'over bicubic':>14}{'along movement':>15}{'over bicubic':>14}"
 
 
-def clips(image: Image.Image, side: int, frames: int, scale: int = 4) -> Iterator[tuple[str, list[Image.Image], int]]:
+def clips(
+    image: Image.Image, side: int, frames: int, scale: int = 4
+) -> Iterator[tuple[str, list[Image.Image], int]]:
     """-> (name, small frames of `side` pixels, pixels of the result that it pans a frame).
 
     still: one picture again and again; grain: the same with fresh noise in each; pan: one pixel of the result, a
@@ -50,14 +54,20 @@ def clips(image: Image.Image, side: int, frames: int, scale: int = 4) -> Iterato
     """
     wide = side * scale
     if image.width < wide + frames or image.height < wide:
-        raise PatchScalerError(f"the picture is {image.width}x{image.height}; {wide + frames}x{wide} are needed")
+        raise PatchScalerError(
+            f"the picture is {image.width}x{image.height}; {wide + frames}x{wide} are needed"
+        )
     left, top = (image.width - wide - frames) // 2, (image.height - wide) // 2
     views = [image.crop((left + n, top, left + n + wide, top + wide)) for n in range(frames)]
     small = [view.resize((side, side), Image.Resampling.BICUBIC) for view in views]
     rng, first = np.random.default_rng(0), np.asarray(small[0]).astype(np.float32)
     noisy = [first + rng.normal(scale=GRAIN, size=first.shape) for _ in range(frames)]
     yield "still", [small[0]] * frames, 0
-    yield "still, grain", [Image.fromarray(np.rint(x.clip(0, 255)).astype(np.uint8)) for x in noisy], 0
+    yield (
+        "still, grain",
+        [Image.fromarray(np.rint(x.clip(0, 255)).astype(np.uint8)) for x in noisy],
+        0,
+    )
     yield "pan", small, 1
 
 
@@ -78,7 +88,12 @@ def methods(scaler: "PatchScaler", options: dict[str, Any]) -> dict[str, Method]
     def coarse(frame: Image.Image, number: int) -> np.ndarray:
         return scaler.upscale(frame, **(options | {"fidelity": 1.0})).array
 
-    return {"bicubic": bicubic, "patchscaler": fixed, "noise anew each frame": fresh, "nothing invented": coarse}
+    return {
+        "bicubic": bicubic,
+        "patchscaler": fixed,
+        "noise anew each frame": fresh,
+        "nothing invented": coarse,
+    }
 
 
 def measure_flicker(

@@ -24,15 +24,24 @@ from patchscaler.images.write import replacing
 CROP = 128  # pixels a side of the crops, of the result
 SHOWN = 30  # pictures with crops; all are in the tables
 Labelled = Sequence[tuple[str, np.ndarray]]  # (what it is, (H, W, 3) uint8), in the order shown
-Choose = Callable[[str, Labelled], list[Crop]]  # a picture's name and what is shown of it -> where to look
-FIRST = ("lpips-alex", "lpips-vgg", "dists", "psnr-y", "ssim-y", "niqe", "brisque")  # what "worst" goes by
+# a picture's name and what is shown of it -> where to look
+Choose = Callable[[str, Labelled], list[Crop]]
+# what "worst" goes by
+FIRST = ("lpips-alex", "lpips-vgg", "dists", "psnr-y", "ssim-y", "niqe", "brisque")
 
 
 def write_html(
-    evaluations: Sequence[Evaluation], pairs: Sequence[Pair], file: str | Path, *, title: str = "Evaluation",
-    worst_by: str | None = None, shown: int = SHOWN, crops: Choose | None = None, summary: str | None = None,
+    evaluations: Sequence[Evaluation],
+    pairs: Sequence[Pair],
+    file: str | Path,
+    *,
+    title: str = "Evaluation",
+    worst_by: str | None = None,
+    shown: int = SHOWN,
+    crops: Choose | None = None,
+    summary: str | None = None,
     lines: Sequence[str] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """worst_by: the metric that orders pictures (by default the first there is of FIRST). Raises PatchScalerError.
 
     crops: where to look (by default at the place of the first method's most error). summary, lines: in place of
@@ -40,27 +49,44 @@ def write_html(
     """
     pictures = picture_parts(evaluations, pairs, worst_by=worst_by, shown=shown, crops=crops)
     body = [
-        heading(title, 1), summary or _means_table(evaluations, metrics_of(evaluations)),
-        note_list(lines or notes(evaluations)), *pictures, *repeat_parts(evaluations),
-    ]  # fmt: skip
+        heading(title, 1),
+        summary or _means_table(evaluations, metrics_of(evaluations)),
+        note_list(lines or notes(evaluations)),
+        *pictures,
+        *repeat_parts(evaluations),
+    ]
     write_page(file, title, body)
 
 
 def picture_parts(
-    evaluations: Sequence[Evaluation], pairs: Sequence[Pair], *, worst_by: str | None = None, shown: int = SHOWN,
-    crops: Choose | None = None, title: str = "Picture by picture",
-) -> list[str]:  # fmt: skip
+    evaluations: Sequence[Evaluation],
+    pairs: Sequence[Pair],
+    *,
+    worst_by: str | None = None,
+    shown: int = SHOWN,
+    crops: Choose | None = None,
+    title: str = "Picture by picture",
+) -> list[str]:
     """What is said of each picture, then all scores; title: above it, the other arguments as for `write_html`."""
     metrics = metrics_of(evaluations)
     order = _order(evaluations, metrics, worst_by)
     by_name = {pair.name: pair for pair in pairs}
     choose = crops or _most_error(evaluations)
-    cards = [_card(name, by_name.get(name), evaluations, metrics, choose) for name in order.names[:shown]]
+    cards = [
+        _card(name, by_name.get(name), evaluations, metrics, choose) for name in order.names[:shown]
+    ]
     return [
         f"{heading(title)}<p>{html.escape(order.text)}"
-        + (f" The first {shown} of {len(order.names)} with crops." if len(order.names) > shown else "") + "</p>",
-        *cards, heading("All scores"), *(_scores_table(e, order.names) for e in evaluations),
-    ]  # fmt: skip
+        + (
+            f" The first {shown} of {len(order.names)} with crops."
+            if len(order.names) > shown
+            else ""
+        )
+        + "</p>",
+        *cards,
+        heading("All scores"),
+        *(_scores_table(e, order.names) for e in evaluations),
+    ]
 
 
 def heading(text: str, level: int = 2) -> str:
@@ -89,11 +115,15 @@ class _Order:
         self.names, self.text = names, text
 
 
-def _order(evaluations: Sequence[Evaluation], metrics: Sequence[Metric], worst_by: str | None) -> _Order:
+def _order(
+    evaluations: Sequence[Evaluation], metrics: Sequence[Metric], worst_by: str | None
+) -> _Order:
     """Names of pictures, the worst of the first method first; those it has no score for come at the end."""
     known = {m.name: m for m in metrics}
     if worst_by is not None and worst_by not in known:
-        raise PatchScalerError(f"'{worst_by}' is not among the metrics: {', '.join(known) or 'none'}")
+        raise PatchScalerError(
+            f"'{worst_by}' is not among the metrics: {', '.join(known) or 'none'}"
+        )
     names = list(dict.fromkeys(r.name for e in evaluations for r in e.rows))
     by = worst_by or next((n for n in (*FIRST, *known) if n in known), None)
     if by is None or not evaluations:
@@ -107,7 +137,9 @@ def _order(evaluations: Sequence[Evaluation], metrics: Sequence[Metric], worst_b
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[int | None] = ()) -> str:
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[int | None] = ()
+) -> str:
     """best: of each column after the first, the row to set in bold."""
     cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
     out = [f'<div class="wide"><table><tr>{cells}</tr>']
@@ -116,7 +148,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[in
         tds = [f"<td>{html.escape(row[0])}</td>"]
         for j, text in enumerate(row[1:]):
             strong = j < len(marks) and marks[j]
-            tds.append(f"<td>{'<b>' if strong else ''}{html.escape(text)}{'</b>' if strong else ''}</td>")
+            tds.append(
+                f"<td>{'<b>' if strong else ''}{html.escape(text)}{'</b>' if strong else ''}</td>"
+            )
         out.append(f"<tr>{''.join(tds)}</tr>")
     return "".join([*out, "</table></div>"])
 
@@ -148,8 +182,10 @@ def _means_table(evaluations: Sequence[Evaluation], metrics: Sequence[Metric]) -
 def _scores_table(evaluation: Evaluation, names: Sequence[str]) -> str:
     rows = {r.name: r for r in evaluation.rows}
     body = [
-        [n, *(_number(m, rows[n].scores.get(m.name)) for m in evaluation.metrics)] for n in names if n in rows
-    ]  # fmt: skip
+        [n, *(_number(m, rows[n].scores.get(m.name)) for m in evaluation.metrics)]
+        for n in names
+        if n in rows
+    ]
     head = [evaluation.method, *(f"{m.name} {m.arrow}" for m in evaluation.metrics)]
     return f"<details><summary>{html.escape(evaluation.method)}</summary>{_table(head, body)}</details>"
 
@@ -160,7 +196,9 @@ def _repeat(evaluation: Evaluation) -> str:
     lines += [f"weights of {m.name}: {m.weights}" for m in evaluation.metrics if m.weights]
     lines += [f"{k}: {v}" for k, v in evaluation.environment.items()]
     text = html.escape("\n".join(lines))
-    return f"<details><summary>{html.escape(evaluation.method)}</summary><pre>{text}</pre></details>"
+    return (
+        f"<details><summary>{html.escape(evaluation.method)}</summary><pre>{text}</pre></details>"
+    )
 
 
 def _number(metric: Metric, value: float | None) -> str:
@@ -171,13 +209,19 @@ def _number(metric: Metric, value: float | None) -> str:
 
 
 def _card(
-    name: str, pair: Pair | None, evaluations: Sequence[Evaluation], metrics: Sequence[Metric], choose: Choose
+    name: str,
+    pair: Pair | None,
+    evaluations: Sequence[Evaluation],
+    metrics: Sequence[Metric],
+    choose: Choose,
 ) -> str:
     """One picture: scores of each method, and the same crops of everything there is."""
     rows = {e.method: next((r for r in e.rows if r.name == name), None) for e in evaluations}
     body = [
-        [method, *(_number(m, row.scores.get(m.name)) for m in metrics)] for method, row in rows.items() if row
-    ]  # fmt: skip
+        [method, *(_number(m, row.scores.get(m.name)) for m in metrics)]
+        for method, row in rows.items()
+        if row
+    ]
     best = [_best(m, [row.scores.get(m.name) for row in rows.values() if row]) for m in metrics]
     table = _table(["", *(f"{m.name} {m.arrow}" for m in metrics)], body, best)
     failed = [f for e in evaluations for f in e.failures if f.name == name]
@@ -198,7 +242,9 @@ def _most_error(evaluations: Sequence[Evaluation]) -> Choose:
         by_label = dict(pictures)
         first = by_label[next(e.method for e in evaluations if e.method in by_label)]
         truth = by_label.get("original")
-        return [Crop("of most detail" if truth is None else "of most error", *interesting(first, truth))]
+        return [
+            Crop("of most detail" if truth is None else "of most error", *interesting(first, truth))
+        ]
 
     return choose
 
@@ -231,7 +277,10 @@ def _pictures(pair: Pair | None, rows: dict[str, Row | None]) -> list[tuple[str,
             hr = pair.hr
             if pair.has_lr:
                 small = Image.fromarray(pair.lr)
-                for label, kind in (("input", Image.Resampling.NEAREST), ("bicubic", Image.Resampling.BICUBIC)):
+                for label, kind in (
+                    ("input", Image.Resampling.NEAREST),
+                    ("bicubic", Image.Resampling.BICUBIC),
+                ):
                     if label not in rows:  # a method of this name is shown already
                         out.append((label, np.asarray(small.resize((w, h), kind))))
         except PatchScalerError:
@@ -242,7 +291,9 @@ def _pictures(pair: Pair | None, rows: dict[str, Row | None]) -> list[tuple[str,
     return [(label, picture) for label, picture in out if picture.shape == (h, w, 3)]
 
 
-def interesting(picture: np.ndarray, truth: np.ndarray | None, side: int = CROP) -> tuple[int, int, int]:
+def interesting(
+    picture: np.ndarray, truth: np.ndarray | None, side: int = CROP
+) -> tuple[int, int, int]:
     """(top, left, side) of the square of most error, where there is a truth, or most detail.
 
     Squares are tried on a grid of half their side.
@@ -256,7 +307,8 @@ def interesting(picture: np.ndarray, truth: np.ndarray | None, side: int = CROP)
         weight[:-1] += np.abs(np.diff(gray, axis=0))
     else:
         weight = np.abs(gray - truth.astype(np.float64).mean(2))
-    total = np.pad(weight.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # sums of any rectangle by four look-ups
+    # sums of any rectangle by four look-ups
+    total = np.pad(weight.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     step = max(1, side // 2)
     tops = sorted({*range(0, h - side + 1, step), h - side})
     lefts = sorted({*range(0, w - side + 1, step), w - side})
@@ -264,8 +316,11 @@ def interesting(picture: np.ndarray, truth: np.ndarray | None, side: int = CROP)
     def inside(place: tuple[int, int]) -> float:
         t, left = place
         return float(
-            total[t + side, left + side] - total[t, left + side] - total[t + side, left] + total[t, left]
-        )  # fmt: skip
+            total[t + side, left + side]
+            - total[t, left + side]
+            - total[t + side, left]
+            + total[t, left]
+        )
 
     top, left = max(((t, left) for t in tops for left in lefts), key=inside)
     return top, left, side
@@ -276,7 +331,9 @@ def _overview(array: np.ndarray, crop: Crop) -> str:
     top, left, side = crop.top, crop.left, crop.side
     picture = Image.fromarray(array)
     scale = 256 / max(picture.size)
-    small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    small = picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    )
     box = [round(v * scale) for v in (left, top, left + side, top + side)]
     draw = ImageDraw.Draw(small)
     draw.rectangle(box, outline=(0, 0, 0), width=3)

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchscaler.evaluation.metric import Metric, MetricOptions, MetricUnavailable, Score, border_text
+from patchscaler.evaluation.metric import (
+    Metric,
+    MetricOptions,
+    MetricUnavailable,
+    Score,
+    border_text,
+)
 from patchscaler.models.packages import PackageMissing
 from patchscaler.models.perceptual import DISTS, LPIPS
 
@@ -20,9 +26,13 @@ def lpips_metric(net: str) -> Callable[[MetricOptions], Metric]:
     def build(options: MetricOptions) -> Metric:
         weights = _hash(name, lambda: LPIPS.files(net))
         network = LPIPS(net).to(options.device)
-        protocol = f"LPIPS 0.1 on {net}, RGB in [-1, 1], float32, {border_text(options.crop_border)}"
+        protocol = (
+            f"LPIPS 0.1 on {net}, RGB in [-1, 1], float32, {border_text(options.crop_border)}"
+        )
         score = pair_score(network, options.device, -1.0)
-        return Metric(name, False, True, protocol, score, least, options.crop_border, weights=weights)
+        return Metric(
+            name, False, True, protocol, score, least, options.crop_border, weights=weights
+        )
 
     return build
 
@@ -41,7 +51,9 @@ def pair_score(network: nn.Module, device: str, low: float) -> Score:
         assert reference is not None
         # TF32, torch's choice for convolutions on a GPU, would change the third digit.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return float(network(to_tensor(picture, device, low), to_tensor(reference, device, low)))
+            return float(
+                network(to_tensor(picture, device, low), to_tensor(reference, device, low))
+            )
 
     return score
 

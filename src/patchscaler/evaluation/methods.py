@@ -33,7 +33,8 @@ class PatchScalerMethod:
     def __init__(self, scaler: Any, name: str = "patchscaler", **options: Any):
         self.scaler, self.name = scaler, name
         self.options: dict[str, Any] = {"max_pixels": 0} | options
-        self.cost: dict[str, Any] = {}  # of the last picture: patches and evaluations per group, seconds
+        # of the last picture: patches and evaluations per group, seconds
+        self.cost: dict[str, Any] = {}
 
     def upscale(self, lr: np.ndarray) -> np.ndarray:
         result = self.scaler.upscale(lr, **self.options)
@@ -46,13 +47,20 @@ class PatchScalerMethod:
         groups = self.options.get("groups") or self.scaler.config.groups
         plain = {k: v for k, v in self.options.items() if k not in ("groups", "progress")}
         return {
-            "version": __version__, "model": self.scaler.config.name,
+            "version": __version__,
+            "model": self.scaler.config.name,
             "code": code_hash("*.py", "diffusion/*.py", "models/*.py", "images/*.py", "dials/*.py"),
-            "weights": weights_id(weights_of(self.scaler)), "groups": vars(groups),  # the memory's and all networks'
+            # the memory's and all networks'
+            "weights": weights_id(weights_of(self.scaler)),
+            "groups": vars(groups),
             "configuration": hashlib.sha256(self.scaler.config.to_json().encode()).hexdigest(),
-            "options": plain, "device": str(self.scaler.device), "dtype": str(self.scaler.dtype),
-            "engine": self.scaler.engine, "licence": "Apache-2.0", "source": "https://arxiv.org/abs/2405.17158",
-        }  # fmt: skip
+            "options": plain,
+            "device": str(self.scaler.device),
+            "dtype": str(self.scaler.dtype),
+            "engine": self.scaler.engine,
+            "licence": "Apache-2.0",
+            "source": "https://arxiv.org/abs/2405.17158",
+        }
 
 
 class Resize:
@@ -62,7 +70,9 @@ class Resize:
 
     def __init__(self, kind: str, name: str | None = None):
         if kind not in self.KINDS:
-            raise PatchScalerError(f"unknown resampling '{kind}': choose from {', '.join(self.KINDS)}")
+            raise PatchScalerError(
+                f"unknown resampling '{kind}': choose from {', '.join(self.KINDS)}"
+            )
         self.kind, self.name = kind, name or kind
 
     def upscale(self, lr: np.ndarray) -> np.ndarray:
@@ -70,7 +80,11 @@ class Resize:
         return np.asarray(Image.fromarray(lr).resize((4 * w, 4 * h), self.KINDS[self.kind]))
 
     def describe(self) -> dict[str, Any]:
-        return {"resampling": self.kind, "runtime": f"Pillow {PIL.__version__}", "licence": "MIT-CMU"}
+        return {
+            "resampling": self.kind,
+            "runtime": f"Pillow {PIL.__version__}",
+            "licence": "MIT-CMU",
+        }
 
 
 class ResultFolder:

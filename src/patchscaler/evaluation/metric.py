@@ -52,7 +52,9 @@ class Metric:
             pictures.append(self._checked(reference, "the original"))
             if picture.shape != reference.shape:
                 sizes = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (picture, reference))
-                raise PatchScalerError(f"{self.name}: picture and original must be of one size, not {sizes}")
+                raise PatchScalerError(
+                    f"{self.name}: picture and original must be of one size, not {sizes}"
+                )
         value = float(self.score(pictures[0], pictures[1] if self.needs_reference else None))
         if np.isnan(value):
             raise PatchScalerError(f"{self.name}: has no value for this picture (too flat?)")
@@ -73,11 +75,15 @@ class Metric:
             kind = getattr(picture, "dtype", type(picture).__name__)
             raise PatchScalerError(f"{self.name}: {which} is of {kind}; give uint8 in 0..255")
         if picture.ndim != 3 or picture.shape[2] != 3:
-            raise PatchScalerError(f"{self.name}: {which} has shape {picture.shape}; give (H, W, 3)")
+            raise PatchScalerError(
+                f"{self.name}: {which} has shape {picture.shape}; give (H, W, 3)"
+            )
         b, (h, w) = self.crop_border, picture.shape[:2]
         if min(h, w) - 2 * b < max(1, self.least):
             border = f" after {b} pixels are taken off each side" if b else ""
-            raise PatchScalerError(f"{self.name}: {which} is {w}x{h}; it takes {self.least} or more a side{border}")
+            raise PatchScalerError(
+                f"{self.name}: {which} is {w}x{h}; it takes {self.least} or more a side{border}"
+            )
         return picture[b : h - b, b : w - b]
 
 

@@ -11,8 +11,14 @@ from patchscaler.evaluation.pyiqa_metrics import pyiqa_metric
 from patchscaler.evaluation.statistics import brisque_metric, niqe_metric
 
 __all__ = [
-    "DEFAULT_METRICS", "METRICS", "Metric", "MetricOptions", "MetricUnavailable", "get_metric", "luma",
-]  # fmt: skip
+    "DEFAULT_METRICS",
+    "METRICS",
+    "Metric",
+    "MetricOptions",
+    "MetricUnavailable",
+    "get_metric",
+    "luma",
+]
 
 METRICS: dict[str, Callable[[MetricOptions], Metric]] = {
     "psnr-y": psnr_metric("psnr-y", "y"),
@@ -31,11 +37,23 @@ METRICS: dict[str, Callable[[MetricOptions], Metric]] = {
     "clipiqa": pyiqa_metric("clipiqa", "clipiqa"),
     "clipiqa+": pyiqa_metric("clipiqa+", "clipiqa+"),
 }
-DEFAULT_METRICS: tuple[str, ...] = ("psnr-y", "ssim-y", "lpips-alex", "dists", "niqe", "brisque", "sharpness")
+DEFAULT_METRICS: tuple[str, ...] = (
+    "psnr-y",
+    "ssim-y",
+    "lpips-alex",
+    "dists",
+    "niqe",
+    "brisque",
+    "sharpness",
+)
 
 
 def get_metric(
-    name: str, crop_border: int = 0, *, device: str = "cpu", niqe_parameters: str | Path | None = None
+    name: str,
+    crop_border: int = 0,
+    *,
+    device: str = "cpu",
+    niqe_parameters: str | Path | None = None,
 ) -> Metric:
     """A metric by name. device: of the networks. niqe_parameters: a file of `--fit-niqe`.
 

@@ -52,7 +52,9 @@ class Pair:
             return read_picture(self.lr_file)
         if self.degradation is None or self.hr_file is None:
             raise PatchScalerError(f"{self.name}: has no small picture; give --lr or --degradation")
-        return degraded(self._original(), self.degradation, self.hr_file.stem, self.seed, self.scale)
+        return degraded(
+            self._original(), self.degradation, self.hr_file.stem, self.seed, self.scale
+        )
 
     @property
     def hr(self) -> np.ndarray | None:
@@ -67,9 +69,13 @@ class Pair:
 
 
 def load_pairs(
-    lr: str | Path | None = None, hr: str | Path | None = None, degradation: str | None = None,
-    seed: int = 0, scale: int = 4, limit: int = 0,
-) -> tuple[list[Pair], list[Failure]]:  # fmt: skip
+    lr: str | Path | None = None,
+    hr: str | Path | None = None,
+    degradation: str | None = None,
+    seed: int = 0,
+    scale: int = 4,
+    limit: int = 0,
+) -> tuple[list[Pair], list[Failure]]:
     """Folders (or single files) -> pairs by name, and what could not be used.
 
     lr: small pictures; hr: originals, matched by name (a suffix like _x4 is tolerated); degradation: bicubic,
@@ -78,18 +84,26 @@ def load_pairs(
     are among the failures. Raises PatchScalerError where nothing can be measured at all.
     """
     if lr is None and hr is None:
-        raise PatchScalerError("give a folder of small pictures (--lr), or of originals (--hr) and a --degradation")
+        raise PatchScalerError(
+            "give a folder of small pictures (--lr), or of originals (--hr) and a --degradation"
+        )
     if degradation is not None:
         if lr is not None or hr is None:
-            raise PatchScalerError("--degradation makes the small pictures from --hr: leave --lr out")
+            raise PatchScalerError(
+                "--degradation makes the small pictures from --hr: leave --lr out"
+            )
         if degradation not in DEGRADATIONS:
-            raise PatchScalerError(f"unknown degradation '{degradation}': choose from {', '.join(DEGRADATIONS)}")
+            raise PatchScalerError(
+                f"unknown degradation '{degradation}': choose from {', '.join(DEGRADATIONS)}"
+            )
     failures: list[Failure] = []
     small = pictures_by_stem(lr, failures) if lr is not None else {}
     large = pictures_by_stem(hr, failures) if hr is not None else {}
     candidates: list[Pair] = []
     if lr is None:
-        candidates = [Pair(stem, None, file, degradation, seed, scale) for stem, file in large.items()]
+        candidates = [
+            Pair(stem, None, file, degradation, seed, scale) for stem, file in large.items()
+        ]
     else:
         used = set()
         for stem, file in small.items():
@@ -98,11 +112,21 @@ def load_pairs(
                 failures.append(Failure(file.name, f"no original of this name in {hr}"))
                 continue
             if partner is not None and partner in used:
-                failures.append(Failure(file.name, f"another small picture belongs to {partner.name}; rename one"))
+                failures.append(
+                    Failure(
+                        file.name, f"another small picture belongs to {partner.name}; rename one"
+                    )
+                )
                 continue
             used.add(partner)
-            candidates.append(Pair(partner.stem if partner else stem, file, partner, None, seed, scale))
-        failures += [Failure(p.name, f"no small picture of this name in {lr}") for p in large.values() if p not in used]
+            candidates.append(
+                Pair(partner.stem if partner else stem, file, partner, None, seed, scale)
+            )
+        failures += [
+            Failure(p.name, f"no small picture of this name in {lr}")
+            for p in large.values()
+            if p not in used
+        ]
     pairs = []
     for pair in candidates[: limit or None]:
         reason = problem_of(pair)
@@ -111,7 +135,9 @@ def load_pairs(
         else:
             pairs.append(pair)
     if not pairs and not failures:
-        raise PatchScalerError(f"{lr or hr}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise PatchScalerError(
+            f"{lr or hr}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
     return pairs, failures
 
 
@@ -155,7 +181,10 @@ def pictures_by_stem(folder: str | Path, failures: list[Failure] | None = None) 
         if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith(".") or file.is_dir():
             continue
         if file.stem in found:
-            clash = Failure(file.name, f"another picture of this name is there ({found[file.stem].name}); rename one")
+            clash = Failure(
+                file.name,
+                f"another picture of this name is there ({found[file.stem].name}); rename one",
+            )
             if failures is None:
                 raise PatchScalerError(f"{root}/{clash}")
             failures.append(clash)
@@ -193,4 +222,6 @@ def degraded(hr: np.ndarray, degradation: str, stem: str, seed: int, scale: int 
     digest = hashlib.sha256(f"{degradation}:{stem}:{seed}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     x = torch.from_numpy(np.array(hr)).movedim(-1, 0)[None].float() / 255  # (1, 3, H, W)
-    return (degrade(x, degradation, generator, scale)[0] * 255).round().byte().movedim(0, -1).numpy()
+    return (
+        (degrade(x, degradation, generator, scale)[0] * 255).round().byte().movedim(0, -1).numpy()
+    )

@@ -35,9 +35,15 @@ def pyiqa_metric(name: str, theirs: str) -> Callable[[MetricOptions], Metric]:
             f"{border_text(options.crop_border)}"
         )
         return Metric(
-            name, not getattr(model, "lower_better", False), False, protocol, score, 32, options.crop_border,
+            name,
+            not getattr(model, "lower_better", False),
+            False,
+            protocol,
+            score,
+            32,
+            options.crop_border,
             weights=_state_hash(model),
-        )  # fmt: skip
+        )
 
     return build
 
@@ -48,13 +54,20 @@ def _load(name: str, theirs: str, device: str) -> tuple[Any, Any]:
         raise MetricUnavailable(name, "needs pyiqa, which is not installed", HINT)
     try:
         pyiqa = importlib.import_module("pyiqa")
-    except Exception as error:  # a torchvision that does not fit torch raises RuntimeError, others ImportError
-        raise MetricUnavailable(name, f"pyiqa cannot be imported ({_first_line(error)})", HINT) from error
+    except Exception as error:
+        # a torchvision that does not fit torch raises RuntimeError, others ImportError
+        raise MetricUnavailable(
+            name, f"pyiqa cannot be imported ({_first_line(error)})", HINT
+        ) from error
     try:
         return pyiqa, pyiqa.create_metric(theirs, device=torch.device(device))
     except Exception as error:  # network, hub and format errors have no common base class
-        hint = f"with a network, run once: python -c \"import pyiqa; pyiqa.create_metric('{theirs}')\""
-        raise MetricUnavailable(name, f"pyiqa cannot load its weights ({_first_line(error)})", hint) from error
+        hint = (
+            f"with a network, run once: python -c \"import pyiqa; pyiqa.create_metric('{theirs}')\""
+        )
+        raise MetricUnavailable(
+            name, f"pyiqa cannot load its weights ({_first_line(error)})", hint
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

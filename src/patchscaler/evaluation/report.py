@@ -31,12 +31,20 @@ def terminal_table(evaluations: Sequence[Evaluation]) -> str:
         seconds = evaluation.seconds
         cells = [f"{mean[m.name]:.{m.digits}f}" if m.name in mean else "-" for m in shown]
         rows.append(
-            [evaluation.method, str(len(evaluation.rows)), *cells, "-" if seconds is None else f"{seconds:.2f}"]
+            [
+                evaluation.method,
+                str(len(evaluation.rows)),
+                *cells,
+                "-" if seconds is None else f"{seconds:.2f}",
+            ]
         )
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
-        first, rest = row[0].ljust(widths[0]), (c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
+        first, rest = (
+            row[0].ljust(widths[0]),
+            (c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+        )
         return "  ".join([first, *rest]).rstrip()
 
     out = [line(head), *(line(row) for row in rows), ""]
@@ -53,28 +61,41 @@ def to_json(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     for evaluation in evaluations:
         metrics = [
             {
-                "name": m.name, "higher_is_better": m.higher_is_better, "best": m.best,
-                "needs_reference": m.needs_reference, "protocol": m.protocol, "crop_border": m.crop_border,
+                "name": m.name,
+                "higher_is_better": m.higher_is_better,
+                "best": m.best,
+                "needs_reference": m.needs_reference,
+                "protocol": m.protocol,
+                "crop_border": m.crop_border,
                 "weights": m.weights,
             }
             for m in evaluation.metrics
-        ]  # fmt: skip
+        ]
         rows = []
         for row in evaluation.rows:
             rows.append(asdict(row) | {"scores": {k: plain(v) for k, v in row.scores.items()}})
         out.append(
             {
-                "method": evaluation.method, "description": evaluation.description, "data": evaluation.data,
-                "metrics": metrics, "means": {k: plain(v) for k, v in evaluation.means.items()},
-                "counts": evaluation.counts, "seconds_median": evaluation.seconds, "rows": rows,
-                "unavailable": evaluation.unavailable, "failures": [asdict(f) for f in evaluation.failures],
+                "method": evaluation.method,
+                "description": evaluation.description,
+                "data": evaluation.data,
+                "metrics": metrics,
+                "means": {k: plain(v) for k, v in evaluation.means.items()},
+                "counts": evaluation.counts,
+                "seconds_median": evaluation.seconds,
+                "rows": rows,
+                "unavailable": evaluation.unavailable,
+                "failures": [asdict(f) for f in evaluation.failures],
                 "environment": evaluation.environment,
             }
-        )  # fmt: skip
+        )
     means, counts = common_means(evaluations)
     common = {
         "counts": counts,
-        "means": {e.method: {k: plain(v) for k, v in m.items()} for e, m in zip(evaluations, means, strict=True)},
+        "means": {
+            e.method: {k: plain(v) for k, v in m.items()}
+            for e, m in zip(evaluations, means, strict=True)
+        },
     }
     return {"format": FORMAT, "common": common, "evaluations": out}
 
@@ -93,17 +114,30 @@ def write_csv(evaluations: Sequence[Evaluation], file: str | Path) -> None:
     for note in notes(evaluations):
         stream.write(f"# {note}\n")
     for evaluation in evaluations:
-        stream.write(f"# {evaluation.method}: {json.dumps(evaluation.description, sort_keys=True, default=str)}\n")
-        stream.write(f"# environment: {json.dumps(evaluation.environment, sort_keys=True, default=str)}\n")
+        stream.write(
+            f"# {evaluation.method}: {json.dumps(evaluation.description, sort_keys=True, default=str)}\n"
+        )
+        stream.write(
+            f"# environment: {json.dumps(evaluation.environment, sort_keys=True, default=str)}\n"
+        )
     writer = csv.writer(stream, lineterminator="\n")
     hashes = ["input_hash", "original_hash", "result_hash"]
-    writer.writerow(["method", "picture", "width", "height", "seconds", *(m.name for m in metrics), *hashes])
+    writer.writerow(
+        ["method", "picture", "width", "height", "seconds", *(m.name for m in metrics), *hashes]
+    )
     for evaluation in evaluations:
         for row in evaluation.rows:
             scores = [row.scores.get(m.name, "") for m in metrics]
             seconds = "" if row.seconds is None else row.seconds
             writer.writerow(
-                [evaluation.method, row.name, *row.size, seconds, *scores, *(getattr(row, h) for h in hashes)]
+                [
+                    evaluation.method,
+                    row.name,
+                    *row.size,
+                    seconds,
+                    *scores,
+                    *(getattr(row, h) for h in hashes),
+                ]
             )
     with replacing(Path(file)) as temporary:
         temporary.write_text(stream.getvalue(), "utf-8")

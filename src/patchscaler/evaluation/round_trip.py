@@ -29,9 +29,12 @@ class RoundTrip:
     """Of each picture, in the order of `names`; edges are of all together."""
 
     names: list[str] = field(default_factory=list)
-    psnr: list[float] = field(default_factory=list)  # dB, R, G, B of 8 bits, decoded against original
-    shifts: list[float] = field(default_factory=list)  # of the mean colour, the channel it is largest in, grey levels
-    noise_psnr: list[float] = field(default_factory=list)  # dB, decoded noisy latents against decoded latents
+    # dB, R, G, B of 8 bits, decoded against original
+    psnr: list[float] = field(default_factory=list)
+    # of the mean colour, the channel it is largest in, grey levels
+    shifts: list[float] = field(default_factory=list)
+    # dB, decoded noisy latents against decoded latents
+    noise_psnr: list[float] = field(default_factory=list)
     noisy_psnr: list[float] = field(default_factory=list)  # dB, the same against the original
     # Sums and counts of gradients: (original, decoded) x (whole, flat) x (borders, elsewhere) x (sum, count)
     edges: np.ndarray = field(default_factory=lambda: np.zeros((2, 2, 2, 2)))
@@ -48,7 +51,9 @@ class RoundTrip:
 
 
 @torch.inference_mode()
-def round_trip(autoencoder: Autoencoder, pairs: Sequence[Pair], *, seed: int = 0, device: str = "cpu") -> RoundTrip:
+def round_trip(
+    autoencoder: Autoencoder, pairs: Sequence[Pair], *, seed: int = 0, device: str = "cpu"
+) -> RoundTrip:
     """Every original there and back. seed: of the noise. Raises PatchScalerError where a pair has no original."""
     found = RoundTrip(block=autoencoder.factor)
     for pair in pairs:
@@ -57,8 +62,10 @@ def round_trip(autoencoder: Autoencoder, pairs: Sequence[Pair], *, seed: int = 0
             raise PatchScalerError(f"{pair.name}: has no original to encode; give --hr")
         height, width = hr.shape[:2]
         padded = [-(-side // found.block) * found.block for side in (height, width)]
-        latents = autoencoder.encode(reflect_pad(array_planes(hr).rgb, *padded)[None].to(device))  # (1, C, h, w)
-        clean = autoencoder.decode(latents)  # (1, 3, H, W), with the padding, which the noise is as large with
+        # (1, C, h, w)
+        latents = autoencoder.encode(reflect_pad(array_planes(hr).rgb, *padded)[None].to(device))
+        # (1, 3, H, W), with the padding, which the noise is as large with
+        clean = autoencoder.decode(latents)
         noisy = autoencoder.decode(latents + noise_of(autoencoder, latents, seed))
         decoded, noisy_bytes = (to_bytes(x)[:height, :width] for x in (clean, noisy))
         found.names.append(pair.name)
@@ -67,7 +74,10 @@ def round_trip(autoencoder: Autoencoder, pairs: Sequence[Pair], *, seed: int = 0
         found.noise_psnr.append(_tensor_psnr(noisy - clean))
         found.noisy_psnr.append(psnr(noisy_bytes, hr, "rgb"))
         flat = flat_blocks(hr, found.block)
-        found.flat_blocks, found.blocks = found.flat_blocks + int(flat.sum()), found.blocks + flat.size
+        found.flat_blocks, found.blocks = (
+            found.flat_blocks + int(flat.sum()),
+            found.blocks + flat.size,
+        )
         for i, picture in enumerate((hr, decoded)):
             found.edges[i, 0] += edge_sums(picture, found.block)
             found.edges[i, 1] += edge_sums(picture, found.block, flat)
@@ -92,14 +102,18 @@ def noise_of(autoencoder: Autoencoder, latents: Tensor, seed: int = 0) -> Tensor
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
     still = autoencoder.decode(torch.zeros_like(latents))
     scale = 1.0
-    for _ in range(50):  # one is enough for a linear decoder; others are nearly linear for small noise
-        apart = NOISE_PSNR - _tensor_psnr(autoencoder.decode(scale * noise) - still)  # dB it is too quiet
+    # one is enough for a linear decoder; others are nearly linear for small noise
+    for _ in range(50):
+        # dB it is too quiet
+        apart = NOISE_PSNR - _tensor_psnr(autoencoder.decode(scale * noise) - still)
         if not np.isfinite(apart):
             break
         if abs(apart) < 1e-3:
             return scale * noise
         scale *= 10 ** (-apart / 20)
-    raise PatchScalerError(f"no noise in latents is {NOISE_PSNR:g} dB decoded: is this autoencoder trained?")
+    raise PatchScalerError(
+        f"no noise in latents is {NOISE_PSNR:g} dB decoded: is this autoencoder trained?"
+    )
 
 
 def _tensor_psnr(error: Tensor) -> float:
@@ -148,7 +162,9 @@ def edge_sums(picture: np.ndarray, block: int, flat: np.ndarray | None = None) -
 
 def seconds_of(autoencoder: Autoencoder, device: str = "cpu") -> float:
     """Median wall time of encoding and decoding one picture of SIDE x SIDE pixels, after a warm-up."""
-    picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
+    picture = (
+        torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
+    )
     times = []
     for _ in range(RUNS + 1):
         began = time.perf_counter()

@@ -26,9 +26,12 @@ from patchscaler.images.write import save_image
 
 Progress = Callable[[int, int, str], None]  # (pictures done, pictures in all, name of the last)
 METRIC_SOURCES = (
-    "evaluation/fidelity.py", "evaluation/learned.py", "evaluation/pyiqa_metrics.py", "evaluation/statistics.py",
+    "evaluation/fidelity.py",
+    "evaluation/learned.py",
+    "evaluation/pyiqa_metrics.py",
+    "evaluation/statistics.py",
     "models/perceptual.py",
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -62,7 +65,10 @@ class Evaluation:
     @property
     def means(self) -> dict[str, float]:
         """Of every metric over the pictures that have it."""
-        values = {m.name: [r.scores[m.name] for r in self.rows if m.name in r.scores] for m in self.metrics}
+        values = {
+            m.name: [r.scores[m.name] for r in self.rows if m.name in r.scores]
+            for m in self.metrics
+        }
         return {name: float(np.mean(v)) for name, v in values.items() if v}
 
     @property
@@ -79,13 +85,19 @@ class Evaluation:
     def worst_first(self, metric: str) -> list[Row]:
         """The rows that have this score, the worst one first."""
         judge = next(m for m in self.metrics if m.name == metric)
-        return sorted((r for r in self.rows if metric in r.scores), key=lambda r: -judge.badness(r.scores[metric]))
+        return sorted(
+            (r for r in self.rows if metric in r.scores),
+            key=lambda r: -judge.badness(r.scores[metric]),
+        )
 
 
 def resolve_metrics(
-    metrics: Sequence[str | Metric], crop_border: int = 0, *, device: str = "cpu",
+    metrics: Sequence[str | Metric],
+    crop_border: int = 0,
+    *,
+    device: str = "cpu",
     niqe_parameters: str | Path | None = None,
-) -> tuple[list[Metric], dict[str, str]]:  # fmt: skip
+) -> tuple[list[Metric], dict[str, str]]:
     """Names -> metrics, and the reasons of those that are unavailable. Raises PatchScalerError for unknown names."""
     found: list[Metric] = []
     unavailable: dict[str, str] = {}
@@ -94,24 +106,36 @@ def resolve_metrics(
             found.append(metric)
             continue
         try:
-            found.append(get_metric(metric, crop_border, device=device, niqe_parameters=niqe_parameters))
+            found.append(
+                get_metric(metric, crop_border, device=device, niqe_parameters=niqe_parameters)
+            )
         except MetricUnavailable as error:
             unavailable[metric] = f"{error.reason}; hint: {error.hint}"
     return found, unavailable
 
 
 def evaluate(
-    method: Method | ResultFolder, pairs: Sequence[Pair], metrics: Sequence[str | Metric], out: str | Path, *,
-    crop_border: int = 0, device: str = "cpu", niqe_parameters: str | Path | None = None,
-    failures: Sequence[Failure] = (), unavailable: dict[str, str] | None = None, progress: Progress | None = None,
-) -> Evaluation:  # fmt: skip
+    method: Method | ResultFolder,
+    pairs: Sequence[Pair],
+    metrics: Sequence[str | Metric],
+    out: str | Path,
+    *,
+    crop_border: int = 0,
+    device: str = "cpu",
+    niqe_parameters: str | Path | None = None,
+    failures: Sequence[Failure] = (),
+    unavailable: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
     """Enlarge each pair's LR, save it as out/METHOD/NAME.png, score it.
 
     metrics: names, or Metrics; crop_border, device (of their networks) and niqe_parameters go with names.
     failures, unavailable: what `load_pairs` could not use and `resolve_metrics` could not have, passed on.
     A picture or a score that fails is listed and the rest goes on.
     """
-    resolved, missing = resolve_metrics(metrics, crop_border, device=device, niqe_parameters=niqe_parameters)
+    resolved, missing = resolve_metrics(
+        metrics, crop_border, device=device, niqe_parameters=niqe_parameters
+    )
     unavailable = (unavailable or {}) | missing
     folder = Path(out) / file_name(method.name)
     records = Records(folder / "records.jsonl")
@@ -141,7 +165,9 @@ def evaluate(
         "seed": sorted({p.seed for p in pairs if p.degradation}) or None,
         "hash": _key("data", *((r.name, r.input_hash, r.original_hash) for r in rows)),
     }
-    return Evaluation(method.name, description, resolved, rows, unavailable, failed, data, environment())
+    return Evaluation(
+        method.name, description, resolved, rows, unavailable, failed, data, environment()
+    )
 
 
 def _result(
@@ -157,7 +183,9 @@ def _result(
         seconds, cost, file = None, {}, find_partner(pair.name, method.files)
     else:
         if lr is None:
-            raise PatchScalerError("there is no small picture to enlarge; give --lr or --degradation")
+            raise PatchScalerError(
+                "there is no small picture to enlarge; give --lr or --degradation"
+            )
         key, file = _key("result", described, _pixels(lr)), folder / f"{pair.name}.png"
         record = records.find(key)
         stored = _read_if_good(file) if record else None
@@ -170,7 +198,13 @@ def _result(
             cost = dict(getattr(method, "cost", {}))
             save_image(Image.fromarray(picture), file)
             records.add(
-                {"key": key, "picture": pair.name, "pixels": _pixels(picture), "seconds": seconds, "cost": cost}
+                {
+                    "key": key,
+                    "picture": pair.name,
+                    "pixels": _pixels(picture),
+                    "seconds": seconds,
+                    "cost": cost,
+                }
             )
     if lr is not None and picture.shape != (lr.shape[0] * pair.scale, lr.shape[1] * pair.scale, 3):
         wanted = f"{lr.shape[1] * pair.scale}x{lr.shape[0] * pair.scale}"
@@ -190,19 +224,31 @@ def _enlarge(method: Method, lr: np.ndarray) -> np.ndarray:
         raise
     except Exception as error:  # other people's methods raise every kind; the other pictures go on
         raise PatchScalerError(f"{method.name} failed ({type(error).__name__}: {error})") from error
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+    if (
+        not isinstance(picture, np.ndarray)
+        or picture.dtype != np.uint8
+        or picture.ndim != 3
+        or picture.shape[2] != 3
+    ):
         raise PatchScalerError(f"{method.name} gave no (H, W, 3) uint8 picture")
     return picture
 
 
 def _score(
-    row: Row, picture: np.ndarray, hr: np.ndarray | None, metrics: Sequence[Metric], code: str, records: "Records"
+    row: Row,
+    picture: np.ndarray,
+    hr: np.ndarray | None,
+    metrics: Sequence[Metric],
+    code: str,
+    records: "Records",
 ) -> list[Failure]:
     """Fill `row.scores`; what could not be computed is returned. code: hash of the metrics' sources."""
     failed = []
     for metric in metrics:
         original = row.original_hash if metric.needs_reference else ""
-        key = _key("score", metric.name, metric.protocol, metric.weights, code, row.result_hash, original)
+        key = _key(
+            "score", metric.name, metric.protocol, metric.weights, code, row.result_hash, original
+        )
         record = records.find(key)
         if record:
             row.scores[metric.name] = float(record["value"])
@@ -212,8 +258,11 @@ def _score(
         except PatchScalerError as error:
             failed.append(Failure(row.name, str(error)))
             continue
-        except Exception as error:  # memory that ran out, other people's networks: the other scores go on
-            failed.append(Failure(row.name, f"{metric.name} failed ({type(error).__name__}: {error})"))
+        except Exception as error:
+            # memory that ran out, other people's networks: the other scores go on
+            failed.append(
+                Failure(row.name, f"{metric.name} failed ({type(error).__name__}: {error})")
+            )
             continue
         row.scores[metric.name] = value
         records.add({"key": key, "picture": row.name, "metric": metric.name, "value": plain(value)})
@@ -249,7 +298,9 @@ class Records:
             with open(self.file, "a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise PatchScalerError(f"{self.file}: cannot be written ({error.strerror or error})") from error
+            raise PatchScalerError(
+                f"{self.file}: cannot be written ({error.strerror or error})"
+            ) from error
 
 
 def plain(value: float) -> float | str:
@@ -264,7 +315,9 @@ def _key(*parts: Any) -> str:
 def _pixels(picture: np.ndarray | None) -> str:
     if picture is None:
         return ""
-    return hashlib.sha256(str(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+    return hashlib.sha256(
+        str(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()
+    ).hexdigest()
 
 
 def _read_if_good(file: Path) -> np.ndarray | None:

@@ -60,31 +60,44 @@ def split_degradations(texts: Sequence[str] | None) -> list[str]:
     names = [name.strip() for text in texts or [] for name in text.split(",") if name.strip()]
     for i, name in enumerate(names):
         if name not in DEGRADATIONS:
-            raise PatchScalerError(f"unknown degradation '{name}': choose from {', '.join(DEGRADATIONS)}")
+            raise PatchScalerError(
+                f"unknown degradation '{name}': choose from {', '.join(DEGRADATIONS)}"
+            )
         if name in names[:i]:
             raise PatchScalerError(f"degradation '{name}' is named twice: leave one out")
     return names
 
 
 def open_sets(
-    lr: Sequence[tuple[str, str]], hr: Sequence[tuple[str, str]], degradations: Sequence[str], seed: int = 0,
+    lr: Sequence[tuple[str, str]],
+    hr: Sequence[tuple[str, str]],
+    degradations: Sequence[str],
+    seed: int = 0,
     limit: int = 0,
-) -> list[PictureSet]:  # fmt: skip
+) -> list[PictureSet]:
     """Every folder under every degradation, in the order given. lr, hr: of `split_folders`; see `load_pairs`.
 
     With both, the first of `lr` belongs to the first of `hr`, and so on. Raises PatchScalerError where two sets have
     one name, where folders do not pair up, or where a set holds no pictures.
     """
     if lr and hr and len(lr) != len(hr):
-        raise PatchScalerError(f"--lr has {len(lr)} folders and --hr has {len(hr)}: give one of each for every set")
+        raise PatchScalerError(
+            f"--lr has {len(lr)} folders and --hr has {len(hr)}: give one of each for every set"
+        )
     names = [name for name, _ in hr or lr]
     for i, name in enumerate(names):
         if file_name(name).lower() in [file_name(other).lower() for other in names[:i]]:
-            raise PatchScalerError(f"two sets are called '{name}': write one as ANOTHER={(hr or lr)[i][1]}")
+            raise PatchScalerError(
+                f"two sets are called '{name}': write one as ANOTHER={(hr or lr)[i][1]}"
+            )
     kinds: list[str | None] = [*degradations] or [None]
     sets = []
     for i, name in enumerate(names):
         small, large = (folders[i][1] if folders else None for folders in (lr, hr))
         for degradation in kinds:
-            sets.append(PictureSet(name, degradation, *load_pairs(small, large, degradation, seed, limit=limit)))
+            sets.append(
+                PictureSet(
+                    name, degradation, *load_pairs(small, large, degradation, seed, limit=limit)
+                )
+            )
     return sets

@@ -23,8 +23,10 @@ def shared_notes(comparisons: Sequence[Comparison], sets: Sequence[PictureSet]) 
     shared = [line for line in lines[0] if all(line in other for other in lines)]
     return shared + [
         f"{pictures.title}: {line}"
-        for pictures, own in zip(sets, lines, strict=True) for line in own if line not in shared
-    ]  # fmt: skip
+        for pictures, own in zip(sets, lines, strict=True)
+        for line in own
+        if line not in shared
+    ]
 
 
 def terminal(comparisons: Sequence[Comparison], sets: Sequence[PictureSet]) -> str:
@@ -37,7 +39,9 @@ def terminal(comparisons: Sequence[Comparison], sets: Sequence[PictureSet]) -> s
     return "\n".join(out + shared_notes(comparisons, sets))
 
 
-def write_json(comparisons: Sequence[Comparison], sets: Sequence[PictureSet], file: str | Path) -> None:
+def write_json(
+    comparisons: Sequence[Comparison], sets: Sequence[PictureSet], file: str | Path
+) -> None:
     """One as it always was, or a list of such. Raises PatchScalerError where it cannot be written."""
     if len(sets) == 1:
         return one.write_json(comparisons[0], file)
@@ -48,7 +52,9 @@ def write_json(comparisons: Sequence[Comparison], sets: Sequence[PictureSet], fi
     return one.write_json_file(file, {"format": FORMAT, "comparisons": found})
 
 
-def write_csv(comparisons: Sequence[Comparison], sets: Sequence[PictureSet], file: str | Path) -> None:
+def write_csv(
+    comparisons: Sequence[Comparison], sets: Sequence[PictureSet], file: str | Path
+) -> None:
     """A line a set and method. Raises PatchScalerError where it cannot be written."""
     if len(sets) == 1:
         return one.write_csv(comparisons[0], file)
@@ -63,18 +69,35 @@ def write_csv(comparisons: Sequence[Comparison], sets: Sequence[PictureSet], fil
 
 
 def write_html(
-    comparisons: Sequence[Comparison], sets: Sequence[PictureSet], file: str | Path, *, title: str = "Comparison",
+    comparisons: Sequence[Comparison],
+    sets: Sequence[PictureSet],
+    file: str | Path,
+    *,
+    title: str = "Comparison",
     worst_by: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """All tables first, then the pictures set by set."""
     if len(sets) == 1:
         return one.write_html(comparisons[0], sets[0].pairs, file, title=title, worst_by=worst_by)
     tables, pictures = [], []
     for comparison, of in zip(comparisons, sets, strict=True):
-        tables += [html_report.heading(of.title), html_report.plain_table(*one.side_by_side(comparison))]
+        tables += [
+            html_report.heading(of.title),
+            html_report.plain_table(*one.side_by_side(comparison)),
+        ]
         pictures += html_report.picture_parts(
-            comparison.evaluations, of.pairs, worst_by=worst_by, crops=one.crops_of(comparison),
+            comparison.evaluations,
+            of.pairs,
+            worst_by=worst_by,
+            crops=one.crops_of(comparison),
             title=f"{of.title}: picture by picture",
-        )  # fmt: skip
-    body = [html_report.heading(title, 1), *tables, html_report.note_list(shared_notes(comparisons, sets)), *pictures]
-    return html_report.write_page(file, title, [*body, *html_report.repeat_parts(comparisons[0].evaluations)])
+        )
+    body = [
+        html_report.heading(title, 1),
+        *tables,
+        html_report.note_list(shared_notes(comparisons, sets)),
+        *pictures,
+    ]
+    return html_report.write_page(
+        file, title, [*body, *html_report.repeat_parts(comparisons[0].evaluations)]
+    )

@@ -74,7 +74,9 @@ def parse_specs(text: str) -> list[Spec]:
         raise PatchScalerError(f"no method is named: {known_methods()}")
     for i, spec in enumerate(specs):
         if spec.name in [other.name for other in specs[:i]]:
-            raise PatchScalerError(f"two methods are called '{spec.name}': add ,name=ANOTHER to one")
+            raise PatchScalerError(
+                f"two methods are called '{spec.name}': add ,name=ANOTHER to one"
+            )
     return specs
 
 
@@ -105,12 +107,20 @@ def parse_spec(text: str) -> Spec:
     options: dict[str, Any] = {}
     for name, value in texts.items():
         if name not in takes:
-            raise PatchScalerError(f"{text}: unknown option '{name}'; {head} takes {', '.join(takes)}")
+            raise PatchScalerError(
+                f"{text}: unknown option '{name}'; {head} takes {', '.join(takes)}"
+            )
         try:
             options[name] = takes[name](value)
         except ValueError as error:
             raise PatchScalerError(f"{text}: {name}={value}: {error}") from error
-    return Spec(text, head, argument, options, options.pop("name", None) or _default_name(head, argument, text))
+    return Spec(
+        text,
+        head,
+        argument,
+        options,
+        options.pop("name", None) or _default_name(head, argument, text),
+    )
 
 
 def _default_name(kind: str, argument: str, text: str) -> str:
@@ -122,7 +132,9 @@ def _default_name(kind: str, argument: str, text: str) -> str:
         return text
     if not KINDS[kind].argument_needed:  # where the weights of a known model lie
         return text.replace(":" + argument, "")
-    return text.replace(argument, Path(argument).stem if kind in ("spandrel", "ncnn") else Path(argument).name)
+    return text.replace(
+        argument, Path(argument).stem if kind in ("spandrel", "ncnn") else Path(argument).name
+    )
 
 
 def known_methods() -> str:
@@ -138,7 +150,9 @@ def build_method(spec: Spec, settings: Settings) -> AnyMethod:
     return method
 
 
-def build_methods(specs: Sequence[Spec], settings: Settings) -> tuple[list[AnyMethod], dict[str, str]]:
+def build_methods(
+    specs: Sequence[Spec], settings: Settings
+) -> tuple[list[AnyMethod], dict[str, str]]:
     """Those that can be had here, and of the others name -> reason and hint."""
     methods: list[AnyMethod] = []
     unavailable: dict[str, str] = {}
@@ -160,9 +174,12 @@ def _ours(spec: Spec, settings: Settings) -> AnyMethod:
     options = dict(spec.options)
     source = options.pop("model", settings.model)
     scaler = PatchScaler.from_pretrained(
-        source, device=settings.device, dtype=options.pop("dtype", settings.dtype),
-        memory=options.pop("memory", None), autoencoder=options.pop("autoencoder", settings.autoencoder),
-    )  # fmt: skip
+        source,
+        device=settings.device,
+        dtype=options.pop("dtype", settings.dtype),
+        memory=options.pop("memory", None),
+        autoencoder=options.pop("autoencoder", settings.autoencoder),
+    )
     sampling = group_settings(**{name: options.pop(name, None) for name in SAMPLING})
     options["groups"] = sampling(scaler.config.groups)
     return PatchScalerMethod(scaler, **({"seed": settings.seed} | options))
@@ -213,10 +230,24 @@ def _yes(text: str) -> bool:
 
 _TILES: dict[str, Callable[[str], Any]] = {"tile": int, "tile_overlap": int}
 _OURS: dict[str, Callable[[str], Any]] = {
-    "model": str, "memory": str, "autoencoder": str, "dtype": str, "seed": int, "prompt": _yes, "preset": str,
-    "steps": str, "start_times": str, "thresholds": str, "shares": str, "overlap": int, "sampler": str,
-    "memory_limit": float, "color": str, "budget": str, "fidelity": float,
-}  # fmt: skip
+    "model": str,
+    "memory": str,
+    "autoencoder": str,
+    "dtype": str,
+    "seed": int,
+    "prompt": _yes,
+    "preset": str,
+    "steps": str,
+    "start_times": str,
+    "thresholds": str,
+    "shares": str,
+    "overlap": int,
+    "sampler": str,
+    "memory_limit": float,
+    "color": str,
+    "budget": str,
+    "fidelity": float,
+}
 _REALESRGAN = "Real-ESRGAN, weights from a package"
 KINDS = {
     "ours": Kind(_ours, "PatchScaler with any model and options of `upscale`", options=_OURS),
@@ -225,13 +256,22 @@ KINDS = {
     "realesrgan-x4plus": Kind(_ncnn, _REALESRGAN, "FOLDER", options=_TILES),
     "realesrgan-x4plus-anime": Kind(_ncnn, _REALESRGAN, "FOLDER", options=_TILES),
     "realesr-animevideov3": Kind(_ncnn, _REALESRGAN, "FOLDER", options=_TILES),
-    "realsr-jpeg": Kind(_ncnn, "RealSR (DF2K_JPEG), weights from a package", "FOLDER", options=_TILES),
+    "realsr-jpeg": Kind(
+        _ncnn, "RealSR (DF2K_JPEG), weights from a package", "FOLDER", options=_TILES
+    ),
     "realsr-df2k": Kind(_ncnn, "RealSR (DF2K), weights from a package", "FOLDER", options=_TILES),
     "ncnn": Kind(_ncnn, "any ncnn network for RGB x4", "FILE.param", True, _TILES),
-    "spandrel": Kind(_spandrel, "any network spandrel knows", "FILE", True, _TILES | {"dtype": str}),
-    "ldm": Kind(_ldm, "diffusers' LDM upscaler", "DIR", True,
-                _TILES | {"steps": int, "eta": float, "seed": int, "dtype": str}),
+    "spandrel": Kind(
+        _spandrel, "any network spandrel knows", "FILE", True, _TILES | {"dtype": str}
+    ),
+    "ldm": Kind(
+        _ldm,
+        "diffusers' LDM upscaler",
+        "DIR",
+        True,
+        _TILES | {"steps": int, "eta": float, "seed": int, "dtype": str},
+    ),
     "folder": Kind(_folder, "finished pictures of another program", "NAME=DIR", True),
-}  # fmt: skip
+}
 # What is compared where nobody says what: all that need no file of the user's.
 DEFAULT_METHODS = ",".join(name for name, kind in KINDS.items() if not kind.argument_needed)

@@ -48,7 +48,8 @@ def mscn(x: np.ndarray, constant: float, edges: str) -> tuple[np.ndarray, np.nda
     mean = smooth(x, edges)
     deviation = np.sqrt(np.abs(smooth(x * x, edges) - mean * mean))
     coefficients = (x - mean) / (deviation + constant)
-    coefficients[np.abs(coefficients) < 1e-9] = 0  # flat places: what the mean's rounding left there is no sign
+    # flat places: what the mean's rounding left there is no sign
+    coefficients[np.abs(coefficients) < 1e-9] = 0
     return coefficients, deviation
 
 
@@ -105,18 +106,23 @@ class Pristine:
                 mean = np.asarray(arrays["mu_pris_param"], np.float64).reshape(-1)
                 covariance = np.asarray(arrays["cov_pris_param"], np.float64)
         except Exception as error:  # numpy and zipfile raise many kinds on other files
-            raise PatchScalerError(f"{file}: no NIQE parameters in it; make them with --fit-niqe") from error
+            raise PatchScalerError(
+                f"{file}: no NIQE parameters in it; make them with --fit-niqe"
+            ) from error
         if mean.shape != (36,) or covariance.shape != (36, 36) or not np.isfinite(covariance).all():
-            raise PatchScalerError(f"{file}: NIQE parameters are a mean of 36 numbers and a 36x36 covariance")
+            raise PatchScalerError(
+                f"{file}: NIQE parameters are a mean of 36 numbers and a 36x36 covariance"
+            )
         return cls(mean, covariance)
 
     def save(self, file: str | Path) -> None:
         """In BasicSR's format. Raises PatchScalerError where it cannot be written."""
         taps = window()
         arrays = {
-            "mu_pris_param": self.mean[None], "cov_pris_param": self.covariance,
+            "mu_pris_param": self.mean[None],
+            "cov_pris_param": self.covariance,
             "gaussian_window": taps[:, None] * taps,
-        }  # fmt: skip
+        }
         with replacing(Path(file)) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)
 
@@ -142,7 +148,9 @@ def niqe_features(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         normalised, deviation = mscn(x, 1.0, "edge")
         side = BLOCK // scale
         corners = [(i * side, j * side) for j in range(columns) for i in range(rows)]
-        features.append(np.array([_block_features(normalised[i : i + side, j : j + side]) for i, j in corners]))
+        features.append(
+            np.array([_block_features(normalised[i : i + side, j : j + side]) for i, j in corners])
+        )
         if scale == 1:
             sharpness = np.array([deviation[i : i + side, j : j + side].mean() for i, j in corners])
             x = halve(halve(x).T).T
@@ -235,7 +243,10 @@ class Regression:
         model, scaling = brisque_files()
         header, _, body = model.read_text("utf-8").partition("SV\n")
         fields = dict(line.split(None, 1) for line in header.splitlines())
-        if fields.get("svm_type", "").strip() != "epsilon_svr" or fields.get("kernel_type", "").strip() != "rbf":
+        if (
+            fields.get("svm_type", "").strip() != "epsilon_svr"
+            or fields.get("kernel_type", "").strip() != "rbf"
+        ):
             raise PatchScalerError(f"{model}: not a support-vector regression with a radial kernel")
         rows = [line.split() for line in body.splitlines() if line.strip()]
         vectors = np.zeros((len(rows), 36))
@@ -256,7 +267,10 @@ class Regression:
 
 def brisque_files() -> list[Path]:
     """Where the published model lies: regression and scaling. Raises PackageMissing."""
-    return [package_file("brisque", "models", name, hint=BRISQUE_HINT) for name in ("svm.txt", "normalize.pickle")]
+    return [
+        package_file("brisque", "models", name, hint=BRISQUE_HINT)
+        for name in ("svm.txt", "normalize.pickle")
+    ]
 
 
 def brisque(picture: np.ndarray, regression: Regression) -> float:
@@ -266,7 +280,8 @@ def brisque(picture: np.ndarray, regression: Regression) -> float:
 
 def brisque_features(picture: np.ndarray) -> np.ndarray:
     """(36,): 18 of the picture and 18 of it at half the size."""
-    x = picture.astype(np.float64) @ np.array([0.2125, 0.7154, 0.0721]) / 255  # BT.709, as the package's
+    # BT.709, as the package's
+    x = picture.astype(np.float64) @ np.array([0.2125, 0.7154, 0.0721]) / 255
     return np.array(_picture_features(x) + _picture_features(_shrink(_shrink(x).T).T))
 
 
@@ -275,8 +290,11 @@ def _picture_features(x: np.ndarray) -> list[float]:
     alpha, left, right = _exact(m)
     out = [alpha, (left**2 + right**2) / 2]
     products = (
-        m[:, :-1] * m[:, 1:], m[:-1] * m[1:], m[:-1, :-1] * m[1:, 1:], m[1:, :-1] * m[:-1, 1:],
-    )  # fmt: skip
+        m[:, :-1] * m[:, 1:],
+        m[:-1] * m[1:],
+        m[:-1, :-1] * m[1:, 1:],
+        m[1:, :-1] * m[:-1, 1:],
+    )
     for product in products:
         alpha, left, right = _exact(product)
         out += [alpha, (right - left) * scale_of(alpha) * mean_of(alpha), left**2, right**2]
@@ -321,7 +339,9 @@ def niqe_metric(options: MetricOptions) -> Metric:
         return niqe(picture, pristine)
 
     weights = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Metric(name, False, False, protocol, score, BLOCK, options.crop_border, weights=weights, digits=3)
+    return Metric(
+        name, False, False, protocol, score, BLOCK, options.crop_border, weights=weights, digits=3
+    )
 
 
 def brisque_metric(options: MetricOptions) -> Metric:
@@ -339,4 +359,6 @@ def brisque_metric(options: MetricOptions) -> Metric:
         return brisque(picture, regression)
 
     weights = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return Metric("brisque", False, False, protocol, score, 32, options.crop_border, weights=weights, digits=2)
+    return Metric(
+        "brisque", False, False, protocol, score, 32, options.crop_border, weights=weights, digits=2
+    )

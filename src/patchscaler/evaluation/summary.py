@@ -18,7 +18,9 @@ def metrics_of(evaluations: Sequence[Evaluation]) -> list[Metric]:
     return list({m.name: m for e in evaluations for m in e.metrics}.values())
 
 
-def common_means(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, float]], dict[str, int]]:
+def common_means(
+    evaluations: Sequence[Evaluation],
+) -> tuple[list[dict[str, float]], dict[str, int]]:
     """Means of each evaluation over the pictures that all of them have, metric by metric, and how many those are.
 
     A metric that some evaluation has for no picture at all is left out of the comparison for that one only.
@@ -26,7 +28,10 @@ def common_means(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, floa
     means: list[dict[str, float]] = [{} for _ in evaluations]
     counts: dict[str, int] = {}
     for metric in metrics_of(evaluations):
-        scores = [{r.name: r.scores[metric.name] for r in e.rows if metric.name in r.scores} for e in evaluations]
+        scores = [
+            {r.name: r.scores[metric.name] for r in e.rows if metric.name in r.scores}
+            for e in evaluations
+        ]
         having = [s for s in scores if s]
         names = sorted(set.intersection(*(set(s) for s in having))) if having else []
         counts[metric.name] = len(names)
@@ -43,7 +48,9 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
     pictures = max((len(e.rows) for e in evaluations), default=0)
     for metric in metrics:
         if counts[metric.name] < pictures:
-            out.append(f"{metric.name}: mean over {counts[metric.name]} of {pictures} pictures, those all methods have")
+            out.append(
+                f"{metric.name}: mean over {counts[metric.name]} of {pictures} pictures, those all methods have"
+            )
     if any(e.seconds is not None for e in evaluations):
         out.append("s/picture: median wall time in this run, not a benchmark")
     out += [method_line(evaluation) for evaluation in evaluations]
@@ -51,7 +58,11 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
         out += [data_line(evaluation), machine_line(evaluation)]
     for name, reason in {n: r for e in evaluations for n, r in e.unavailable.items()}.items():
         out.append(f"unavailable: {name}: {reason}")
-    shared = set.intersection(*({str(f) for f in e.failures} for e in evaluations)) if evaluations else set()
+    shared = (
+        set.intersection(*({str(f) for f in e.failures} for e in evaluations))
+        if evaluations
+        else set()
+    )
     out += [f"failed: {text}" for text in sorted(shared)]
     for evaluation in evaluations:
         own = [f for f in evaluation.failures if str(f) not in shared]
@@ -93,7 +104,11 @@ def machine_line(evaluation: Evaluation) -> str:
     e = evaluation.environment
     packages = e["packages"]
     where = e["gpu"] or e["processor"]
-    commit = f" ({e['commit'][:12]}{'-dirty' if e['commit'].endswith('-dirty') else ''})" if e["commit"] else ""
+    commit = (
+        f" ({e['commit'][:12]}{'-dirty' if e['commit'].endswith('-dirty') else ''})"
+        if e["commit"]
+        else ""
+    )
     return (
         f"with: patchscaler {e['patchscaler']}{commit}, torch {packages.get('torch')}, numpy {packages.get('numpy')}, "
         f"Python {e['python']}, {where}, {e['threads']} threads"

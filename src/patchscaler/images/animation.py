@@ -18,10 +18,18 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.images.metadata import Metadata, orientation, read_metadata
 from patchscaler.images.planes import Planes, to_palette, to_pil, to_planes
 from patchscaler.images.read import MAX_PIXELS, opened, upright
-from patchscaler.images.write import ANIMATED, check_side, fitting, format_of, replacing, save_options
+from patchscaler.images.write import (
+    ANIMATED,
+    check_side,
+    fitting,
+    format_of,
+    replacing,
+    save_options,
+)
 
 MAX_FRAMES = 2_000
-FRAME_PIXELS = 60_000_000  # of all frames together: sixteen times as many come out, and wait for the writer
+# of all frames together: sixteen times as many come out, and wait for the writer
+FRAME_PIXELS = 60_000_000
 
 
 @dataclass
@@ -42,7 +50,8 @@ class Animation:
         self.durations.clear()
         with opened(self.path, self.max_pixels) as image:
             turn = orientation(image)
-            first = 1 if getattr(image, "default_image", False) else 0  # a still for programs that cannot play
+            # a still for programs that cannot play
+            first = 1 if getattr(image, "default_image", False) else 0
             for number in range(first, first + self.count):
                 image.seek(number)
                 image.load()
@@ -66,7 +75,9 @@ def _rounded(alpha: Tensor) -> Tensor:
     return F.conv2d(x, (kernel[:, None] * kernel)[None, None])[0, 0]
 
 
-def open_animation(path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES) -> Animation | None:
+def open_animation(
+    path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES
+) -> Animation | None:
     """None where the file holds one picture. max_frames: 0 for no limit. Raises PatchScalerError."""
     path = Path(path)
     with opened(path, max_pixels) as image:
@@ -95,13 +106,18 @@ def open_animation(path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: i
 def check_animated(path: str | Path) -> None:
     """Raises PatchScalerError where the output's format holds one picture."""
     if format_of(path) not in ANIMATED:
-        raise PatchScalerError(f"{path}: the picture moves, and this format cannot; use .gif, .webp, .png or .avif")
+        raise PatchScalerError(
+            f"{path}: the picture moves, and this format cannot; use .gif, .webp, .png or .avif"
+        )
 
 
 def save_animation(
-    frames: list[np.ndarray], path: str | Path, animation: Animation, quality: int | None = None,
+    frames: list[np.ndarray],
+    path: str | Path,
+    animation: Animation,
+    quality: int | None = None,
     lossless: bool = False,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """(h, w, 1..4) uint8 each -> one file, all or nothing. Returns a line for each thing it could not hold."""
     path = Path(path)
     check_animated(path)
@@ -122,7 +138,8 @@ def save_animation(
         options["loop"] = 1  # a GIF that says nothing plays once, the others for ever
     if kind == "GIF":
         images = [to_palette(image) for image in images]
-        options |= {"disposal": 2, "optimize": False}  # every frame is whole: none shows through the next
+        # every frame is whole: none shows through the next
+        options |= {"disposal": 2, "optimize": False}
     elif kind == "PNG":
         options |= {"disposal": 0, "blend": 0}
     with replacing(path) as temporary, temporary.open("wb") as file:

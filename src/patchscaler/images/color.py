@@ -55,7 +55,9 @@ def reach_of(kind: str, towards_coarse: bool, scale: int) -> int:
     towards_coarse: the fidelity dial takes a low band off, too.
     """
     bicubic = 2 * scale  # the enlarged reference reads two small pixels more
-    return {"wavelet": REACH + bicubic, "adain": bicubic}.get(kind, 0) + (REACH if towards_coarse else 0)
+    return {"wavelet": REACH + bicubic, "adain": bicubic}.get(kind, 0) + (
+        REACH if towards_coarse else 0
+    )
 
 
 def low_band(x: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ def import_vips(what: str) -> ModuleType:
     try:
         import pyvips
     except (ImportError, OSError) as error:  # OSError: the binding is there, the library is not
-        raise PatchScalerError(f"{what} needs pyvips: pip install 'patchscaler[formats]'") from error
+        raise PatchScalerError(
+            f"{what} needs pyvips: pip install 'patchscaler[formats]'"
+        ) from error
     return pyvips
 
 
@@ -34,7 +36,8 @@ def vips_errors(path: Path) -> Iterator[None]:
         vips = sys.modules.get("pyvips")  # nothing of libvips' comes from a process without it
         if vips is None or not isinstance(error, vips.Error):
             raise
-        told = re.search(r"system error: (.+)", str(error))  # libvips says it thrice, and names temporary files
+        # libvips says it thrice, and names temporary files
+        told = re.search(r"system error: (.+)", str(error))
         reason = told[1] if told else " ".join(str(error).split())[:200]
         raise PatchScalerError(f"{path}: cannot be written ({reason})") from error
 
@@ -43,7 +46,9 @@ def import_heif(what: str) -> ModuleType:
     try:
         import pillow_heif
     except ImportError as error:
-        raise PatchScalerError(f"{what} needs pillow-heif: pip install 'patchscaler[formats]'") from error
+        raise PatchScalerError(
+            f"{what} needs pillow-heif: pip install 'patchscaler[formats]'"
+        ) from error
     return pillow_heif
 
 
@@ -52,11 +57,13 @@ def depth(image: Image.Image, head: bytes) -> int:
     if image.mode == "F" or image.mode.startswith("I"):
         return 8  # grey: Pillow's own
     if image.format == "PNG":
-        return 16 if len(head) > 24 and head[24] == 16 else 8  # of the IHDR chunk, the first of every PNG
+        # of the IHDR chunk, the first of every PNG
+        return 16 if len(head) > 24 and head[24] == 16 else 8
     if image.format == "TIFF":
         return max(_tag(image, 258, 8))
     if image.format == "AVIF":
-        place = head.find(b"pixi")  # pixel information box: version and flags, channels, bits of each
+        # pixel information box: version and flags, channels, bits of each
+        place = head.find(b"pixi")
         return head[place + 9] if 0 <= place < len(head) - 9 else 8
     if image.format == "HEIF":
         return int(image.info.get("bit_depth", 8))
@@ -110,14 +117,17 @@ def read_deep(path: Path, kind: str, bits: int, alpha: bool) -> np.ndarray:
     # 'truncated' would do for PNG, but give what a TIFF lacks as black.
     image = vips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
     if image.format not in ("uchar", "ushort"):
-        raise PatchScalerError(f"{path}: holds numbers of kind '{image.format}'; save it with 8 or 16 bits a channel")
+        raise PatchScalerError(
+            f"{path}: holds numbers of kind '{image.format}'; save it with 8 or 16 bits a channel"
+        )
     array = _cmyk_to_srgb(image) if image.interpretation == "cmyk" else image.numpy()
     array = array[..., None] if array.ndim == 2 else array
     if not alpha:  # samples of no meaning may stand behind the colours
         array = array[..., : 1 if array.shape[2] < 3 else 3]
     if array.dtype == np.uint8:
         return array.astype(np.uint16) * 257
-    if kind == "AVIF":  # libvips moves 10 bits up without filling the lower ones: white would be 65472
+    # libvips moves 10 bits up without filling the lower ones: white would be 65472
+    if kind == "AVIF":
         return np.rint((array >> (16 - bits)) * (65535 / (2**bits - 1))).astype(np.uint16)
     return array
 

@@ -21,7 +21,9 @@ STRIP = 1 << 22  # bytes of pixels handled at a time
 BIG = 3_900_000_000  # bytes above which a TIFF needs offsets of 64 bits (BigTIFF)
 
 
-def save_deep(array: np.ndarray, path: Path, kind: str, data: Metadata, options: dict[str, Any]) -> None:
+def save_deep(
+    array: np.ndarray, path: Path, kind: str, data: Metadata, options: dict[str, Any]
+) -> None:
     """(h, w, 1..4) uint16. options: what Pillow's writer of this format would be told."""
     if kind == "PNG":
         write_png(array, path, options)
@@ -49,7 +51,9 @@ def write_png(array: np.ndarray, path: Path, options: dict[str, Any]) -> None:
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _metadata_chunks(options))
         for strip in strips(array):
-            rows = strip.astype(array.dtype.newbyteorder(">")).view(np.uint8).reshape(len(strip), -1)
+            rows = (
+                strip.astype(array.dtype.newbyteorder(">")).view(np.uint8).reshape(len(strip), -1)
+            )
             filtered = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
             filtered[:, 0] = 1
             filtered[:, 1 : 1 + pixel] = rows[:, :pixel]
@@ -81,7 +85,8 @@ def write_tiff(array: np.ndarray, path: Path, data: Metadata) -> None:
     height, width, channels = array.shape
     rows = max(1, STRIP // array[0].nbytes)
     sizes = []
-    with tempfile.TemporaryFile(dir=path.parent) as packed:  # the directory comes first and names the sizes
+    # the directory comes first and names the sizes
+    with tempfile.TemporaryFile(dir=path.parent) as packed:
         for strip in strips(array):
             differences = strip.copy()
             differences[:, 1:] -= strip[:, :-1]
@@ -90,10 +95,19 @@ def write_tiff(array: np.ndarray, path: Path, data: Metadata) -> None:
         big = sum(sizes) > BIG
         ifd = exif_for_tiff(data, big)
         tags = {
-            256: width, 257: height, 258: (8 * array.itemsize,) * channels, 259: 8, 262: 1 if channels < 3 else 2,
-            273: tuple(int(x) for x in np.cumsum([0, *sizes[:-1]])), 277: channels, 278: rows, 279: tuple(sizes),
-            284: 1, 317: 2, 339: (1,) * channels,
-        }  # fmt: skip
+            256: width,
+            257: height,
+            258: (8 * array.itemsize,) * channels,
+            259: 8,
+            262: 1 if channels < 3 else 2,
+            273: tuple(int(x) for x in np.cumsum([0, *sizes[:-1]])),
+            277: channels,
+            278: rows,
+            279: tuple(sizes),
+            284: 1,
+            317: 2,
+            339: (1,) * channels,
+        }
         for tag, value in tags.items():
             ifd[tag] = value
         for tag in (273, 279):
@@ -135,4 +149,6 @@ def _save_heif(array: np.ndarray, path: Path, options: dict[str, Any]) -> None:
     mode = {1: "L;16", 2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[array.shape[2]]
     heif.options.SAVE_HDR_TO_12_BIT = True
     with path.open("wb") as file:
-        heif.encode(mode, array.shape[1::-1], np.ascontiguousarray(array).tobytes(), file, **options)
+        heif.encode(
+            mode, array.shape[1::-1], np.ascontiguousarray(array).tobytes(), file, **options
+        )

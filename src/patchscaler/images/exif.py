@@ -8,7 +8,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 256, 257, 282, 283, 296
+ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = (
+    274,
+    256,
+    257,
+    282,
+    283,
+    296,
+)
 EXIF_IFD, PIXEL_X, PIXEL_Y = 34665, 40962, 40963
 SHORT, LONG, RATIONAL = 3, 4, 5
 
@@ -70,7 +77,11 @@ class Block:
     def scale_density(self, ratios: tuple[float, float]) -> None:
         done = set()
         for entry in self.entries(self.first):
-            if entry.tag in (X_RESOLUTION, Y_RESOLUTION) and entry.kind == RATIONAL and entry.value not in done:
+            if (
+                entry.tag in (X_RESOLUTION, Y_RESOLUTION)
+                and entry.kind == RATIONAL
+                and entry.value not in done
+            ):
                 done.add(entry.value)  # both may point at one number
                 value = self._rational(entry) * ratios[entry.tag == Y_RESOLUTION]
                 if 0 < value < 2**32:
@@ -88,7 +99,10 @@ def enlarged(exif: bytes, size: tuple[int, int], ratios: tuple[float, float]) ->
     Raises ValueError or struct.error where the block is damaged.
     """
     block = Block(exif)
-    for directory in (block.first, *(e.value for e in block.entries(block.first) if e.tag == EXIF_IFD)):
+    for directory in (
+        block.first,
+        *(e.value for e in block.entries(block.first) if e.tag == EXIF_IFD),
+    ):
         for entry in block.entries(directory):
             if entry.tag == ORIENTATION:
                 block.set_integer(entry, 1)

@@ -15,7 +15,11 @@ STEPS = 65536  # of a sampled curve
 
 # Linear sRGB -> XYZ as ICC profiles hold it, adapted to D50 (the columns of every sRGB profile).
 SRGB_TO_XYZ = np.array(
-    [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+    [
+        [0.4360747, 0.3850649, 0.1430804],
+        [0.2225045, 0.7168786, 0.0606169],
+        [0.0139322, 0.0971045, 0.7141733],
+    ]
 )
 
 
@@ -43,7 +47,9 @@ class ColorSpace:
         if self.matrix is not None:
             linear = np.einsum("ij,jhw->ihw", np.linalg.inv(self.matrix), linear)
         steps = np.linspace(0, 1, STEPS)
-        return np.stack([np.interp(linear[i], curve, steps) for i, curve in enumerate(self.curves)]).astype(np.float32)
+        return np.stack(
+            [np.interp(linear[i], curve, steps) for i, curve in enumerate(self.curves)]
+        ).astype(np.float32)
 
 
 def srgb_decode(x: np.ndarray) -> np.ndarray:
@@ -54,7 +60,9 @@ def srgb_decode(x: np.ndarray) -> np.ndarray:
 
 def srgb_encode(x: np.ndarray) -> np.ndarray:
     a = np.abs(x)
-    return np.sign(x) * np.where(a <= 0.0031308, a * 12.92, 1.055 * np.maximum(a, 1e-9) ** (1 / 2.4) - 0.055)
+    return np.sign(x) * np.where(
+        a <= 0.0031308, a * 12.92, 1.055 * np.maximum(a, 1e-9) ** (1 / 2.4) - 0.055
+    )
 
 
 @lru_cache(maxsize=8)
@@ -73,7 +81,9 @@ def is_srgb(profile: bytes) -> bool:
 def _same_as_srgb(space: ColorSpace) -> bool:
     srgb = srgb_decode(np.linspace(0, 1, STEPS))
     same_curve = all(np.abs(srgb_encode(c) - srgb_encode(srgb)).max() < 0.002 for c in space.curves)
-    return same_curve and (space.matrix is None or bool(np.abs(space.matrix - np.eye(3)).max() < 0.002))
+    return same_curve and (
+        space.matrix is None or bool(np.abs(space.matrix - np.eye(3)).max() < 0.002)
+    )
 
 
 def _taken_apart(profile: bytes) -> ColorSpace | None:
@@ -87,7 +97,8 @@ def _taken_apart(profile: bytes) -> ColorSpace | None:
             matrix = None
         elif kind == "RGB":
             curves = tuple(_curve(tags[f"{c}TRC"]) for c in "rgb")
-            columns = np.stack([_xyz(tags[f"{c}XYZ"]) for c in "rgb"], 1)  # (3, 3) linear RGB -> XYZ
+            # (3, 3) linear RGB -> XYZ
+            columns = np.stack([_xyz(tags[f"{c}XYZ"]) for c in "rgb"], 1)
             matrix = np.linalg.solve(SRGB_TO_XYZ, columns)
             if abs(np.linalg.det(matrix)) < 1e-3 or np.abs(matrix).max() > 20:
                 return None
@@ -150,7 +161,9 @@ def _parametric(tag: memoryview, x: np.ndarray) -> np.ndarray:
     if kind > 4:
         raise ValueError("unknown function")
     count = (1, 3, 4, 5, 7)[kind]
-    g, a, b, c, d, e, f = [v / 65536 for v in struct.unpack_from(f">{count}i", tag, 12)] + [0.0] * (7 - count)
+    g, a, b, c, d, e, f = [v / 65536 for v in struct.unpack_from(f">{count}i", tag, 12)] + [0.0] * (
+        7 - count
+    )
     if kind == 0:
         return x**g
     power = np.maximum(a * x + b, 0) ** g

@@ -22,10 +22,14 @@ FRAME, SCAN, INTERVAL, RESTART = 0xC0, 0xDA, 0xDD, 0xD0  # markers: SOF0, SOS, D
 def write_jpeg(array: Any, path: Path, options: dict[str, Any]) -> None:
     """array: (h, w, 1 or 3), read by rows, so that it may lie on disk. options: as Pillow takes them."""
     height, width, channels = array.shape
-    block = 8 if channels == 1 or options.get("subsampling") == "4:4:4" else 16  # pixels of its side
+    # pixels of its side
+    block = 8 if channels == 1 or options.get("subsampling") == "4:4:4" else 16
     across = -(-width // block)
-    down = max(1, min(BLOCKS // across, STRIP // (width * channels * block)))  # rows of blocks in a strip
-    plain: dict[str, Any] = {name: options[name] for name in ("quality", "subsampling") if name in options}
+    # rows of blocks in a strip
+    down = max(1, min(BLOCKS // across, STRIP // (width * channels * block)))
+    plain: dict[str, Any] = {
+        name: options[name] for name in ("quality", "subsampling") if name in options
+    }
     with path.open("wb") as file:
         for n, top in enumerate(range(0, height, down * block)):
             strip = np.ascontiguousarray(array[top : top + down * block])

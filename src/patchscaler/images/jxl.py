@@ -14,7 +14,9 @@ def import_jxl(what: str) -> None:
     try:
         import pillow_jxl  # noqa: F401  it registers itself
     except ImportError as error:
-        raise PatchScalerError(f"{what} needs pillow-jxl-plugin: pip install 'patchscaler[formats]'") from error
+        raise PatchScalerError(
+            f"{what} needs pillow-jxl-plugin: pip install 'patchscaler[formats]'"
+        ) from error
 
 
 def jxl_size(path: Path, head: bytes) -> tuple[int, int] | None:

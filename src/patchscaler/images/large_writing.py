@@ -23,7 +23,7 @@ from patchscaler.images.write import (
     replacing,
     save_options,
     save_picture,
-)  # fmt: skip
+)
 
 BY_ROWS = ("PNG", "TIFF", "JPEG")
 MAX_IN_MEMORY = 400_000_000  # bytes of pixels that are handed to an encoder at once
@@ -54,9 +54,13 @@ def check_large(path: Path, nbytes: int, pyramid: bool = False) -> None:
 
 
 def save_large(
-    pixels: PixelFile, path: str | Path, metadata: Metadata | None = None, quality: int | None = None,
-    lossless: bool = False, pyramid: bool = False,
-) -> list[str]:  # fmt: skip
+    pixels: PixelFile,
+    path: str | Path,
+    metadata: Metadata | None = None,
+    quality: int | None = None,
+    lossless: bool = False,
+    pyramid: bool = False,
+) -> list[str]:
     """As `save_picture` does it, from pixels on disk. pyramid: a tiled TIFF that holds smaller copies of itself."""
     path = Path(path)
     height, width, channels = pixels.shape
@@ -85,7 +89,9 @@ def _vips_image(pixels: PixelFile) -> Any:
     vips = import_vips("a pyramid")
     height, width, channels = pixels.shape
     deep = pixels.dtype == np.uint16
-    image = vips.Image.rawload(str(pixels.path), width, height, channels, format="ushort" if deep else "uchar")
+    image = vips.Image.rawload(
+        str(pixels.path), width, height, channels, format="ushort" if deep else "uchar"
+    )
     kinds = ("grey16", "rgb16") if deep else ("b-w", "srgb")
     return image.copy(interpretation=kinds[channels > 2])
 
@@ -98,6 +104,13 @@ def _write_pyramid(pixels: PixelFile, path: Path, data: Metadata) -> None:
             image.set_type(vips.GValue.blob_type, name, block)
     density = (data.dpi or (72, 72))[0] / 25.4  # libvips counts in pixels a millimetre
     image.copy(xres=density, yres=density).tiffsave(
-        str(path), tile=True, tile_width=256, tile_height=256, pyramid=True, subifd=False, compression="deflate",
-        predictor="horizontal", bigtiff=pixels.nbytes > 2e9,
-    )  # fmt: skip
+        str(path),
+        tile=True,
+        tile_width=256,
+        tile_height=256,
+        pyramid=True,
+        subifd=False,
+        compression="deflate",
+        predictor="horizontal",
+        bigtiff=pixels.nbytes > 2e9,
+    )

@@ -15,7 +15,21 @@ from patchscaler.images import exif as exif_block
 MAX_BLOCK = 16_000_000  # bytes of one kind of metadata; no camera writes a tenth of it
 IPTC = 0x0404  # of Photoshop's image resources
 # Of a TIFF's own directory, what is about the picture and not about how it is stored.
-DESCRIPTIVE = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)}
+DESCRIPTIVE = {
+    269,
+    270,
+    271,
+    272,
+    285,
+    305,
+    306,
+    315,
+    316,
+    18246,
+    18249,
+    33432,
+    *range(40091, 40096),
+}
 NAMESPACE = "urn:patchscaler:provenance:"
 
 
@@ -31,7 +45,8 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None  # of JPEG and GIF
     texts: dict[str, str] = field(default_factory=dict)  # PNG's text chunks
-    own_xmp: bool = False  # nothing in `xmp` came with the picture: formats without it may go without a word
+    # nothing in `xmp` came with the picture: formats without it may go without a word
+    own_xmp: bool = False
 
     def enlarged(self, width: int, height: int) -> "Metadata":
         """The same of a picture of another size: dimensions and dpi follow, so that it prints as large as before."""
@@ -55,18 +70,29 @@ class Metadata:
             b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
             b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         )
-        return replace(self, xmp=packet + entry + end + b'</x:xmpmeta><?xpacket end="w"?>', own_xmp=True)
+        return replace(
+            self, xmp=packet + entry + end + b'</x:xmpmeta><?xpacket end="w"?>', own_xmp=True
+        )
 
 
 def read_metadata(image: Image.Image, size: tuple[int, int]) -> tuple[Metadata, list[str]]:
     """-> what an opened file says, for its upright `size`; a line for each part that is damaged and left out."""
     notes: list[str] = []
     info = image.info
-    data = Metadata(size, dpi=_dpi(info), icc_profile=_bytes(info.get("icc_profile")), xmp=_bytes(info.get("xmp")))
+    data = Metadata(
+        size,
+        dpi=_dpi(info),
+        icc_profile=_bytes(info.get("icc_profile")),
+        xmp=_bytes(info.get("xmp")),
+    )
     data.iptc, data.comment = _iptc(image), _bytes(info.get("comment"))
     texts = getattr(image, "text", None) if image.format == "PNG" else None
     for name, text in (texts or {}).items():
-        if name != "XML:com.adobe.xmp" and not name.startswith("Raw profile type") and isinstance(text, str):
+        if (
+            name != "XML:com.adobe.xmp"
+            and not name.startswith("Raw profile type")
+            and isinstance(text, str)
+        ):
             data.texts[name] = str(text)
     try:
         data.exif = _exif(image)
@@ -87,7 +113,8 @@ def read_metadata(image: Image.Image, size: tuple[int, int]) -> tuple[Metadata, 
 
 def orientation(image: Image.Image) -> int:
     """How the loaded picture is to be turned (EXIF's 1 to 8); 1 where nothing or nonsense is said."""
-    return 1 if image.format == "TIFF" else stored_orientation(image)  # Pillow turns TIFFs, and their size, itself
+    # Pillow turns TIFFs, and their size, itself
+    return 1 if image.format == "TIFF" else stored_orientation(image)
 
 
 def stored_orientation(image: Image.Image) -> int:
@@ -154,7 +181,9 @@ def exif_within(exif: bytes, limit: int) -> bytes | None:
 
 def exif_for_tiff(data: Metadata, big: bool = False) -> TiffImagePlugin.ImageFileDirectory_v2:
     """A TIFF directory that holds what EXIF, XMP and IPTC say, and nothing of how pixels are stored."""
-    ifd = TiffImagePlugin.ImageFileDirectory_v2(b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" if big else b"II*\0\0\0\0\0")
+    ifd = TiffImagePlugin.ImageFileDirectory_v2(
+        b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" if big else b"II*\0\0\0\0\0"
+    )
     if data.exif:
         with suppress(Exception):  # Pillow's reader raises anything where a block is damaged
             _add_exif(ifd, data.exif)
@@ -171,12 +200,15 @@ def _add_exif(ifd: TiffImagePlugin.ImageFileDirectory_v2, exif: bytes) -> None:
     kept = descriptive(block)
     for tag in kept:
         value = kept[tag]
-        if isinstance(value, str) and not value.isascii():  # Pillow reads UTF-8 as Latin-1, and writes ASCII
+        # Pillow reads UTF-8 as Latin-1, and writes ASCII
+        if isinstance(value, str) and not value.isascii():
             ifd.tagtype[tag], value = 2, value.encode("latin-1", "replace")
         if _writable(tag, value):
             ifd[tag] = value
     for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        values = {tag: v for tag, v in kept.get_ifd(directory).items() if _writable(tag, v, directory)}
+        values = {
+            tag: v for tag, v in kept.get_ifd(directory).items() if _writable(tag, v, directory)
+        }
         if values:
             ifd[directory] = values
 
@@ -204,7 +236,11 @@ def iptc_segment(iptc: bytes) -> bytes:
     """A JPEG's APP13 segment, or b'' where it is too long for one."""
     resource = b"8BIM" + struct.pack(">HHI", IPTC, 0, len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
     payload = b"Photoshop 3.0\0" + resource
-    return b"\xff\xed" + struct.pack(">H", len(payload) + 2) + payload if len(payload) <= 65533 else b""
+    return (
+        b"\xff\xed" + struct.pack(">H", len(payload) + 2) + payload
+        if len(payload) <= 65533
+        else b""
+    )
 
 
 def _xmp_enlarged(xmp: bytes, width: int, height: int) -> bytes:

@@ -32,12 +32,17 @@ def difficulty_mask(result: Result, size: tuple[int, int] | None = None) -> np.n
 def _placed(values: np.ndarray, result: Result) -> np.ndarray:
     """(M,) or (M, 3) numbers of the patches -> (H, W) or (H, W, 3) over the result's array."""
     grid, (height, width) = result.grid, result.array.shape[:2]
-    cells = blended(values, grid)  # (h, w, ...) of all that was made: with padding, or with what lies around a tile
+    # (h, w, ...) of all that was made: with padding, or with what lies around a tile
+    cells = blended(values, grid)
     top, left = 0, 0
     if result.options and result.options.period:
         top, left = (-SCALE * start for start in result.options.origin)
     planes = [
-        np.asarray(Image.fromarray(plane).resize((grid.width * 8, grid.height * 8), Image.Resampling.BILINEAR))
+        np.asarray(
+            Image.fromarray(plane).resize(
+                (grid.width * 8, grid.height * 8), Image.Resampling.BILINEAR
+            )
+        )
         for plane in np.moveaxis(np.atleast_3d(cells).astype(np.float32), -1, 0)
     ]
     whole = np.stack(planes, -1) if values.ndim > 1 else planes[0]

@@ -26,7 +26,8 @@ class Planes:
     grey: bool = False
     bits: int = 8  # 8 or 16, of the result
     icc_profile: bytes | None = None  # of the colours as they were, and will be again
-    excess: Tensor | None = None  # (3, H, W), in the profile's colours: what is lost on their way to sRGB and back
+    # (3, H, W), in the profile's colours: what is lost on their way to sRGB and back
+    excess: Tensor | None = None
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -42,7 +43,9 @@ def to_planes(image: Image.Image | np.ndarray | Tensor | Planes) -> Planes:
         return image
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise PatchScalerError(f"tensor of shape {tuple(image.shape)}: give (3, H, W) in [0, 1]")
+            raise PatchScalerError(
+                f"tensor of shape {tuple(image.shape)}: give (3, H, W) in [0, 1]"
+            )
         if not image.is_floating_point():
             raise PatchScalerError(f"tensor of {image.dtype}: give floats in [0, 1]")
         if image.isnan().any():
@@ -51,7 +54,9 @@ def to_planes(image: Image.Image | np.ndarray | Tensor | Planes) -> Planes:
     if isinstance(image, np.ndarray):
         return array_planes(image)
     if not isinstance(image, Image.Image):
-        raise PatchScalerError(f"{type(image).__name__} is not a picture: give a PIL image, an array or a tensor")
+        raise PatchScalerError(
+            f"{type(image).__name__} is not a picture: give a PIL image, an array or a tensor"
+        )
     return _pil_planes(image)
 
 
@@ -81,7 +86,11 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
 
 
 def _is_grey(image: Image.Image, profile: bytes | None) -> bool:
-    return image.mode in ("1", "L", "LA", "La", "F") or image.mode[0] == "I" or (not profile and _grey_palette(image))
+    return (
+        image.mode in ("1", "L", "LA", "La", "F")
+        or image.mode[0] == "I"
+        or (not profile and _grey_palette(image))
+    )
 
 
 def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
@@ -103,7 +112,9 @@ def _by_littlecms(image: Image.Image, profile: bytes) -> Image.Image | None:
     """In the profile's colours -> RGB in sRGB of 8 bits, by LittleCMS; None where the profile is of no use."""
     with suppress(ImageCms.PyCMSError, OSError, ValueError):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
     return None
 
 
@@ -113,7 +124,11 @@ def _grey_palette(image: Image.Image) -> bool:
         return False
     used = [i for i, count in enumerate(image.histogram()) if count]
     palette = image.getpalette("RGB") or []
-    return all(palette[3 * i] == palette[3 * i + 1] == palette[3 * i + 2] for i in used if 3 * i + 2 < len(palette))
+    return all(
+        palette[3 * i] == palette[3 * i + 1] == palette[3 * i + 2]
+        for i in used
+        if 3 * i + 2 < len(palette)
+    )
 
 
 def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
@@ -126,10 +141,13 @@ def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
     if array.dtype in (np.uint8, np.uint16):
         array = array.astype(np.float32) / np.iinfo(array.dtype).max
     elif not np.issubdtype(array.dtype, np.floating):
-        raise PatchScalerError(f"array of {array.dtype}: give uint8 in 0..255, uint16 in 0..65535 or floats in 0..1")
+        raise PatchScalerError(
+            f"array of {array.dtype}: give uint8 in 0..255, uint16 in 0..65535 or floats in 0..1"
+        )
     elif np.isnan(array).any():
         raise PatchScalerError("the array holds numbers that are none (NaN)")
-    x = np.ascontiguousarray(np.moveaxis(np.asarray(array, np.float32), -1, 0)).clip(0, 1)  # (1..4, H, W)
+    # (1..4, H, W)
+    x = np.ascontiguousarray(np.moveaxis(np.asarray(array, np.float32), -1, 0)).clip(0, 1)
     grey = len(x) < 3
     alpha = torch.from_numpy(x[-1]) if len(x) in (2, 4) else None
     colors, excess = x[: 1 if grey else 3], None
@@ -166,7 +184,9 @@ def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
     out = out.expand(1, 3, h, w)
     side = 1 << max(0, (max(h, w) - 1).bit_length() - 1)
     while side >= 1:
-        mean = F.avg_pool2d(torch.cat([color, seen], 1), side, ceil_mode=True, count_include_pad=False)
+        mean = F.avg_pool2d(
+            torch.cat([color, seen], 1), side, ceil_mode=True, count_include_pad=False
+        )
         mean = F.interpolate(mean, scale_factor=side, mode="nearest")[..., :h, :w]
         share = mean[:, 3:]
         out = torch.where(share > 1e-3, mean[:, :3] / share.clamp_min(1e-3), out)
@@ -175,7 +195,10 @@ def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
 
 
 def finish(
-    rgb: Tensor, planes: Planes, rows: tuple[int, int] | None = None, size: tuple[int, int] | None = None
+    rgb: Tensor,
+    planes: Planes,
+    rows: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """(3, n, W) sRGB in [-1, 1], rows [top, bottom) of the enlarged picture -> (n, W, 1..4) uint8 or uint16.
 
@@ -206,11 +229,14 @@ def without_profile(planes: Planes) -> np.ndarray | None:
     array = finish(planes.rgb, replace(planes, icc_profile=None, excess=None))
     if not profile or color_space(profile) or is_srgb(profile):
         return array
-    colors = 1 if planes.grey else 3  # the numbers as they came: tables are not taken apart on the way to planes
+    # the numbers as they came: tables are not taken apart on the way to planes
+    colors = 1 if planes.grey else 3
     converted = _by_littlecms(to_pil(array[..., :colors]), profile)
     if converted is None:
         return None
-    levels = np.asarray(converted).astype(array.dtype)[..., :colors] * (257 if array.dtype == np.uint16 else 1)
+    levels = np.asarray(converted).astype(array.dtype)[..., :colors] * (
+        257 if array.dtype == np.uint16 else 1
+    )
     return np.concatenate([levels, array[..., colors:]], -1)
 
 
@@ -229,7 +255,9 @@ def to_palette(image: Image.Image) -> Image.Image:
     colors = image.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT)
     if image.mode not in ("LA", "RGBA"):
         return colors
-    indices = np.where(np.asarray(image.getchannel("A")) < 128, 255, np.asarray(colors)).astype(np.uint8)
+    indices = np.where(np.asarray(image.getchannel("A")) < 128, 255, np.asarray(colors)).astype(
+        np.uint8
+    )
     out = Image.fromarray(indices).copy()
     palette = (colors.getpalette() or [])[:765]
     out.putpalette(palette + [0] * (768 - len(palette)))

@@ -26,20 +26,27 @@ from patchscaler.images.planes import (
 )
 from patchscaler.images.rows import Rows, rows_of, told_of
 
-MAX_PIXELS = 4_000_000  # of the input; sixteen times as many come out, and take about 6 GB on the way
-READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF", "JXL")  # Pillow's names
+# of the input; sixteen times as many come out, and take about 6 GB on the way
+MAX_PIXELS = 4_000_000
+# Pillow's names
+READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF", "JXL")
 TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
 
 
 @dataclass
 class Picture:
     """One picture, upright, and all that its file says of it."""
 
-    pixels: Image.Image | np.ndarray | Rows  # (h, w, 1..4) uint16 where there are more than 8 bits of colour
+    # (h, w, 1..4) uint16 where there are more than 8 bits of colour
+    pixels: Image.Image | np.ndarray | Rows
     bits: int  # 8 or 16, of the result
     metadata: Metadata
     format: str  # one of READABLE
@@ -85,7 +92,8 @@ def load_picture(
         turn = orientation(told)
         size = (image.height, image.width) if turn >= 5 else image.size
         deep, stored = depth(image, _head(path)), stored_orientation(told)
-        if bits == 8 and "transparency" not in image.info:  # a transparent colour of 16 bits is found among 16 only
+        # a transparent colour of 16 bits is found among 16 only
+        if bits == 8 and "transparency" not in image.info:
             deep = 8
         metadata, notes = read_metadata(told, size)
         frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
@@ -141,7 +149,10 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise PatchScalerError(f"{path}: the file is empty")
         _plugins(path, max_pixels)
-        with pillow_limit(0), Image.open(path, formats=[n for n in READABLE if n in Image.OPEN]) as image:
+        with (
+            pillow_limit(0),
+            Image.open(path, formats=[n for n in READABLE if n in Image.OPEN]) as image,
+        ):
             check_pixels(image.width, image.height, max_pixels, str(path))
             with pillow_limit(max_pixels), _quiet(image.format == "TIFF"):
                 yield image
@@ -155,7 +166,8 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
         raise PatchScalerError(f"{path}: vanished while it was read") from error
     except MemoryError as error:
         raise PatchScalerError(f"{path}: not enough memory to read it") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
+    except Exception as error:
+        # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PatchScalerError(f"{path}: damaged or cut off ({reason[:200]})") from error
 
@@ -164,7 +176,8 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
 def pillow_limit(max_pixels: int) -> Iterator[None]:
     """Pillow's own limit, 0 for none: what it checks behind the header, such as frames larger than the picture."""
     before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1 if max_pixels else None  # it refuses from twice as many on
+    # it refuses from twice as many on
+    Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1 if max_pixels else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, too: what is left out is noted
@@ -203,7 +216,9 @@ def _plugins(path: Path, max_pixels: int) -> None:
         check_pixels(*size, max_pixels, str(path))  # its reader decodes all of it at once
         import_jxl(f"{path}: a JPEG XL picture")
     brands = head[8:12] + head[16:64]
-    if head[4:8] == b"ftyp" and any(b in brands for b in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")):
+    if head[4:8] == b"ftyp" and any(
+        b in brands for b in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+    ):
         import_heif(f"{path}: a HEIC picture").register_heif_opener(thumbnails=False)
 
 
@@ -229,5 +244,7 @@ def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
         raise TooManyPixelsError(
             f"{name}: {width}x{height} is more than the limit of {max_pixels / 1e6:g} megapixels; "
             f"allow it with --max-pixels {width * height} (max_pixels in Python) if memory suffices",
-            width, height, max_pixels,
-        )  # fmt: skip
+            width,
+            height,
+            max_pixels,
+        )

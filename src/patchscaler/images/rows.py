@@ -48,7 +48,11 @@ def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None
     plain = image.mode in BANDS and "transparency" not in image.info and turn in (0, 1)
     if image.format == "TIFF":  # transparency and inverted grey are told in too many ways
         plain = plain and image.mode == "RGB"
-    if not plain or image.format not in ("PNG", "JPEG", "TIFF") or image.width * image.height <= ABOVE:
+    if (
+        not plain
+        or image.format not in ("PNG", "JPEG", "TIFF")
+        or image.width * image.height <= ABOVE
+    ):
         return None
     try:
         vips = import_vips(str(path))
@@ -58,7 +62,11 @@ def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None
     except vips.Error:  # what is wrong with it, Pillow will say
         return None
     wanted = (image.width, image.height, BANDS[image.mode], "uchar" if deep == 8 else "ushort")
-    return Rows(path, found) if (found.width, found.height, found.bands, found.format) == wanted else None
+    return (
+        Rows(path, found)
+        if (found.width, found.height, found.bands, found.format) == wanted
+        else None
+    )
 
 
 def told_of(path: Path, image: Image.Image) -> Image.Image:
@@ -80,7 +88,8 @@ def told_of(path: Path, image: Image.Image) -> Image.Image:
             if length > PngImagePlugin.MAX_TEXT_MEMORY:
                 raise OSError(f"a chunk of {length} bytes")
             data = file.read(length)
-            if kind == b"IHDR":  # one pixel of the same kind; 9 bytes hold it at any depth, with its filter
+            # one pixel of the same kind; 9 bytes hold it at any depth, with its filter
+            if kind == b"IHDR":
                 data = b"\0\0\0\1\0\0\0\1" + data[8:12] + b"\0"
             if kind != b"IEND":
                 _write_chunk(twin, kind, data)
@@ -95,7 +104,9 @@ def told_of(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _write_chunk(file: io.BytesIO, kind: bytes, data: bytes) -> None:
-    file.write(len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big"))
+    file.write(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    )
 
 
 def _open(path: Path) -> Any:

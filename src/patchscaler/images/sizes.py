@@ -36,7 +36,9 @@ class TargetSize:
     def __post_init__(self) -> None:
         framed = self.width is not None or self.height is not None
         if (self.scale is not None) + framed + (self.megapixels is not None) > 1:
-            raise PatchScalerError("scale, width and height, megapixels: give one kind of size, not several")
+            raise PatchScalerError(
+                "scale, width and height, megapixels: give one kind of size, not several"
+            )
         for name in ("scale", "width", "height", "megapixels"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -70,7 +72,9 @@ class TargetSize:
         return f"x{4 if self.scale is None else self.scale:g}"
 
 
-def passes(size: tuple[int, int], target: tuple[int, int], factor: int = 4) -> list[tuple[int, int]]:
+def passes(
+    size: tuple[int, int], target: tuple[int, int], factor: int = 4
+) -> list[tuple[int, int]]:
     """Sizes after each pass of x`factor` and what is reduced behind it, the last one `target`.
 
     It is reduced between the passes, so that the last is exact: as good as at the end (x8 of Kodak: 26.43 and
@@ -88,9 +92,12 @@ def passes(size: tuple[int, int], target: tuple[int, int], factor: int = 4) -> l
 
 
 def resample(
-    x: np.ndarray, size: tuple[int, int], rows: tuple[int, int] | None = None, method: int = BICUBIC,
+    x: np.ndarray,
+    size: tuple[int, int],
+    rows: tuple[int, int] | None = None,
+    method: int = BICUBIC,
     part: tuple[int, int] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """(c, h, w) floats -> (c, H, W) of `size`, or of its rows [top, bottom) alone: the same numbers.
 
     Antialiased where it reduces. Rows outside of the wanted ones are read as far as the filter reaches.
@@ -101,7 +108,9 @@ def resample(
     first, h = part or (0, x.shape[1])
     box = (0, top * h / height - first, x.shape[2], min(x.shape[1], bottom * h / height - first))
     planes = [Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in x]
-    return np.stack([np.asarray(plane.resize((width, bottom - top), method, box)) for plane in planes])
+    return np.stack(
+        [np.asarray(plane.resize((width, bottom - top), method, box)) for plane in planes]
+    )
 
 
 def resized(array: Any, size: tuple[int, int], out: Any = None) -> Any:

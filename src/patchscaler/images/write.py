@@ -45,7 +45,14 @@ FORMATS = {
     ".heif": "HEIF",
     ".jxl": "JXL",
 }
-FORMAT_SIDES = {"JPEG": 65_535, "WEBP": 16_383, "GIF": 65_535, "AVIF": 65_536, "HEIF": 16_384, "BMP": 2**31 - 1}
+FORMAT_SIDES = {
+    "JPEG": 65_535,
+    "WEBP": 16_383,
+    "GIF": 65_535,
+    "AVIF": 65_536,
+    "HEIF": 16_384,
+    "BMP": 2**31 - 1,
+}
 NO_ALPHA = ("JPEG", "BMP")
 DEEP = ("PNG", "TIFF", "AVIF", "HEIF")  # can hold more than 8 bits a channel: 16, 16, 12, 12
 NO_PROFILE = ("BMP", "GIF", "JXL")  # the last for its plugin's sake
@@ -69,7 +76,12 @@ def check_place(path: str | Path, source: str | Path | None = None) -> Path:
     path = Path(path)
     if len(os.fsencode(path.name)) > 255:
         raise PatchScalerError(f"{path}: the name is too long; name another with -o")
-    if source is not None and path.exists() and Path(source).exists() and os.path.samefile(path, source):
+    if (
+        source is not None
+        and path.exists()
+        and Path(source).exists()
+        and os.path.samefile(path, source)
+    ):
         raise PatchScalerError(f"{path}: output and input are the same file; name another with -o")
     if path.is_dir():
         raise PatchScalerError(f"{path}: is a folder, not a file to write")
@@ -82,7 +94,9 @@ def check_writable(path: Path) -> Path:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK) or path.is_dir():
-        raise PatchScalerError(f"{path}: cannot write there; choose a folder you may write to with -o")
+        raise PatchScalerError(
+            f"{path}: cannot write there; choose a folder you may write to with -o"
+        )
     return path
 
 
@@ -96,7 +110,9 @@ def check_suffix(path: Path) -> None:
     """Raises PatchScalerError where this program, as it is installed, cannot write such files."""
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise PatchScalerError(f"{path}: cannot write '{path.suffix}' files; use one of {', '.join(FORMATS)}")
+        raise PatchScalerError(
+            f"{path}: cannot write '{path.suffix}' files; use one of {', '.join(FORMATS)}"
+        )
     if kind == "AVIF" and not features.check("avif"):
         raise PatchScalerError(f"{path}: AVIF needs Pillow 11.3 or newer: pip install -U pillow")
     if kind == "HEIF":
@@ -109,7 +125,9 @@ def check_alpha(path: str | Path, image: Image.Image | bool) -> None:
     """Raises PatchScalerError where the output's format has no transparency and the picture (or `True`) has."""
     transparent = image if isinstance(image, bool) else has_alpha(image)
     if format_of(path) in NO_ALPHA and transparent:
-        raise PatchScalerError(f"{path}: this format has no transparency, the picture has; use .png or .webp")
+        raise PatchScalerError(
+            f"{path}: this format has no transparency, the picture has; use .png or .webp"
+        )
 
 
 def check_side(path: str | Path, width: int, height: int) -> None:
@@ -127,7 +145,8 @@ def check_room(path: str | Path, width: int, height: int) -> None:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    least = int(width * height * (3 if format_of(path) == "BMP" else 0.1))  # a smooth photograph as a JPEG
+    # a smooth photograph as a JPEG
+    least = int(width * height * (3 if format_of(path) == "BMP" else 0.1))
     if least > free:
         raise PatchScalerError(
             f"{place}: {free / 1e6:.1f} MB of disk are free, and {width}x{height} pixels take {least / 1e6:.1f} MB or "
@@ -140,7 +159,9 @@ def check_quality(path: str | Path, quality: int | None, lossless: bool) -> None
     if quality is not None and not 0 < quality <= 100:
         raise PatchScalerError(f"quality {quality}: take 1 to 100")
     if lossless and format_of(path) not in LOSSLESS:
-        raise PatchScalerError(f"{path}: this format is not lossless here; use .png, .webp, .tif or .jxl")
+        raise PatchScalerError(
+            f"{path}: this format is not lossless here; use .png, .webp, .tif or .jxl"
+        )
 
 
 def fit_picture(picture: Picture, kind: str) -> None:
@@ -176,9 +197,12 @@ def save_image(image: Image.Image, path: str | Path, quality: int | None = None)
 
 
 def save_picture(
-    array: np.ndarray, path: str | Path, metadata: Metadata | None = None, quality: int | None = None,
+    array: np.ndarray,
+    path: str | Path,
+    metadata: Metadata | None = None,
+    quality: int | None = None,
     lossless: bool = False,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """(h, w[, 1..4]) uint8 or uint16 -> a file in the format of `path`'s suffix, all or nothing.
 
     metadata: of a picture of any size; it is brought to this one. quality: 1 to 100 (QUALITY by default).
@@ -205,7 +229,8 @@ def save_picture(
         array = np.asarray(to_pil(array))
         array = array[..., None] if array.ndim == 2 else array
     with replacing(path) as temporary, vips_errors(path):
-        if kind == "TIFF" and array.dtype == np.uint16 and channels == 2:  # which Pillow, for one, cannot read
+        # which Pillow, for one, cannot read
+        if kind == "TIFF" and array.dtype == np.uint16 and channels == 2:
             array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], -1)
         options = save_options(kind, array.shape, data, quality, lossless)
         if array.dtype == np.uint16 or kind == "TIFF":
@@ -247,7 +272,8 @@ def save_options(
     if kind in QUALITY:
         options["quality"] = quality = quality or QUALITY[kind]
         if kind in ("JPEG", "AVIF", "HEIF") and quality >= 90 and shape[2] > 2:
-            options |= {"chroma": 444} if kind == "HEIF" else {"subsampling": "4:4:4"}  # colours as sharp as light
+            # colours as sharp as light
+            options |= {"chroma": 444} if kind == "HEIF" else {"subsampling": "4:4:4"}
     if lossless and kind in ("WEBP", "JXL"):
         options["lossless"] = True
     if data.icc_profile and kind not in NO_PROFILE:
@@ -286,16 +312,20 @@ def fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
         if data.exif and len(data.exif) + 6 > MARKER:
             data = replace(data, exif=exif_within(data.exif, MARKER - 6))
             notes.append(
-                "its EXIF data is too long for JPEG: " + ("the maker's note" if data.exif else "it") + " was left out"
+                "its EXIF data is too long for JPEG: "
+                + ("the maker's note" if data.exif else "it")
+                + " was left out"
             )
         if data.xmp and len(data.xmp) + 29 > MARKER:
             data = replace(data, xmp=None)
             notes.append("its XMP data is too long for JPEG and was left out")
-        if data.dpi and max(data.dpi) * 64 > 65535:  # two bytes; the factor leaves room for enlarging
+        # two bytes; the factor leaves room for enlarging
+        if data.dpi and max(data.dpi) * 64 > 65535:
             data = replace(data, dpi=None)
         if data.comment and len(data.comment) > MARKER:
             data = replace(data, comment=None)
-    if kind in NO_PROFILE and data.icc_profile and not is_srgb(data.icc_profile):  # of frames; pictures have none left
+    # of frames; pictures have none left
+    if kind in NO_PROFILE and data.icc_profile and not is_srgb(data.icc_profile):
         notes.append(_on_colors(kind, False))
     if kind in ("BMP", "GIF") and (data.exif or (data.xmp and not data.own_xmp)):
         notes.append(f"{kind} holds no EXIF and XMP: they were left out")

@@ -53,9 +53,11 @@ class PCAAutoencoder(Autoencoder):
         self.channels, self.factor = config.channels, config.factor
         self.scale_power = config.scale_power
         d = 3 * self.factor**2
-        self.register_buffer("basis", torch.eye(d)[: self.channels].clone())  # (C, d), rows orthonormal
+        # (C, d), rows orthonormal
+        self.register_buffer("basis", torch.eye(d)[: self.channels].clone())
         self.register_buffer("mean", torch.zeros(d))  # (d,)
-        self.register_buffer("std", torch.ones(self.channels))  # (C,) of the components over the fit
+        # (C,) of the components over the fit
+        self.register_buffer("std", torch.ones(self.channels))
         width = config.correction_channels
         self.correction = DecoderCorrection(width) if width else None
         self.reach, self.exact = int(width > 0), True
@@ -66,15 +68,19 @@ class PCAAutoencoder(Autoencoder):
         d = 3 * self.factor**2
         count, total, products = 0, torch.zeros(d).double(), torch.zeros(d, d).double()
         for images in batches:
-            x = F.pixel_unshuffle(images, self.factor).movedim(1, -1).reshape(-1, d).double()  # (n, d)
+            # (n, d)
+            x = F.pixel_unshuffle(images, self.factor).movedim(1, -1).reshape(-1, d).double()
             count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
         if count < d:
-            raise PatchScalerError(f"{count} blocks are too few to fit {d} components: give more pictures")
+            raise PatchScalerError(
+                f"{count} blocks are too few to fit {d} components: give more pictures"
+            )
         mean = total / count
         values, vectors = torch.linalg.eigh(products / count - mean[:, None] * mean)  # ascending
         order = values.argsort(descending=True)[: self.channels]
         basis = vectors[:, order].T
-        signs = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()  # same picture, same signs
+        # same picture, same signs
+        signs = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
         self.basis.copy_(basis * signs)
         self.mean.copy_(mean)
         self.std.copy_(values[order].clamp_min(1e-12).sqrt())
@@ -83,7 +89,8 @@ class PCAAutoencoder(Autoencoder):
     def encode(self, images: Tensor) -> Tensor:
         blocks = F.pixel_unshuffle(images.float(), self.factor)  # (B, 3ff, h, w)
         weight = self.basis / self.std[:, None] ** self.scale_power  # (C, 3ff)
-        with torch.autocast(images.device.type, enabled=False):  # half precision would show as banding
+        # half precision would show as banding
+        with torch.autocast(images.device.type, enabled=False):
             return F.conv2d(blocks, weight[..., None, None], -(weight @ self.mean))  # (B, C, h, w)
 
     def decode_linear(self, latents: Tensor) -> Tensor:
@@ -126,9 +133,13 @@ class DiffusersAutoencoder(Autoencoder):
     source: a folder in place of what the configuration names. offline: read the hub's local cache only.
     """
 
-    def __init__(self, config: AutoencoderConfig, source: str | Path | None = None, offline: bool = False):
+    def __init__(
+        self, config: AutoencoderConfig, source: str | Path | None = None, offline: bool = False
+    ):
         super().__init__()
-        name, revision = (str(source), None) if source else (config.model_id, config.revision or None)
+        name, revision = (
+            (str(source), None) if source else (config.model_id, config.revision or None)
+        )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -139,7 +150,9 @@ class DiffusersAutoencoder(Autoencoder):
             ) from error
         cls = {"kl": AutoencoderKL, "tiny": AutoencoderTiny}[config.kind]
         try:
-            self.model = cls.from_pretrained(name, revision=revision, local_files_only=offline or is_offline())
+            self.model = cls.from_pretrained(
+                name, revision=revision, local_files_only=offline or is_offline()
+            )
         except Exception as error:  # hub, network, file and format errors have no common base class
             raise PatchScalerError(
                 f"autoencoder '{name}' cannot be loaded ({type(error).__name__}): "

@@ -22,24 +22,49 @@ WHAT = {
 
 
 def model_card(
-    config: ModelConfig, networks: dict[str, nn.Module], memory: TextureMemory | None, licence: str = "unknown"
+    config: ModelConfig,
+    networks: dict[str, nn.Module],
+    memory: TextureMemory | None,
+    licence: str = "unknown",
 ) -> str:
     """Markdown with the hub's header. licence: of the weights, as the hub calls it (apache-2.0, mit, other)."""
-    groups = zip(GROUP_NAMES, config.groups.num_inference_steps, config.groups.start_times, strict=True)
+    groups = zip(
+        GROUP_NAMES, config.groups.num_inference_steps, config.groups.start_times, strict=True
+    )
     steps = "; ".join(f"{name} patches {n} from t = {t}" for name, n, t in groups)
     lines = [
-        "---", f"license: {licence}", "library_name: patchscaler", "pipeline_tag: image-to-image",
-        "tags:", "- super-resolution", "- image-restoration", "- diffusion", "---", MARK, "",
-        f"# {config.name}", "",
+        "---",
+        f"license: {licence}",
+        "library_name: patchscaler",
+        "pipeline_tag: image-to-image",
+        "tags:",
+        "- super-resolution",
+        "- image-restoration",
+        "- diffusion",
+        "---",
+        MARK,
+        "",
+        f"# {config.name}",
+        "",
         "A PatchScaler model ([the paper](https://arxiv.org/abs/2405.17158)): enlarges RGB pictures of any size four "
-        f"times. Saved by patchscaler {__version__}.", "",
+        f"times. Saved by patchscaler {__version__}.",
+        "",
         "    pip install 'patchscaler[hub]'",
-        "    patchscaler upscale photo.jpg --model OWNER/NAME      # or the path of this folder", "",
-        "```python", "from patchscaler import PatchScaler", "",
-        'PatchScaler.from_pretrained("OWNER/NAME").upscale(image).image.save("photo_x4.png")', "```", "",
-        "| file | what | parameters |", "|---|---|---|",
-        *(f"| `{_file(name, config)}` | {WHAT[name]} | {_count(network):,} |" for name, network in networks.items()),
-    ]  # fmt: skip
+        "    patchscaler upscale photo.jpg --model OWNER/NAME      # or the path of this folder",
+        "",
+        "```python",
+        "from patchscaler import PatchScaler",
+        "",
+        'PatchScaler.from_pretrained("OWNER/NAME").upscale(image).image.save("photo_x4.png")',
+        "```",
+        "",
+        "| file | what | parameters |",
+        "|---|---|---|",
+        *(
+            f"| `{_file(name, config)}` | {WHAT[name]} | {_count(network):,} |"
+            for name, network in networks.items()
+        ),
+    ]
     if memory:
         lines += [f"| `memory.safetensors` | texture memory, {len(memory):,} crops |  |"]
     lines += [
@@ -49,13 +74,21 @@ def model_card(
         f"Steps: {steps} (predicts {config.diffusion.prediction_type}).",
     ]
     if config.autoencoder.kind != "pca":
-        revision = f" at commit {config.autoencoder.revision}" if config.autoencoder.revision else ""
+        revision = (
+            f" at commit {config.autoencoder.revision}" if config.autoencoder.revision else ""
+        )
         name = config.autoencoder.model_id
-        name = Path(name).name if Path(name).is_dir() else name  # a folder of the one who saved tells nobody anything
+        # a folder of the one who saved tells nobody anything
+        name = Path(name).name if Path(name).is_dir() else name
         lines += ["", f"The autoencoder is {name}{revision}, under its own licence."]
     if memory:
         counts = Counter(origin.licence for origin in memory.origins).most_common()
-        lines += ["", "Licences of the texture memory's crops: " + ", ".join(f"{k} ({n})" for k, n in counts) + "."]
+        lines += [
+            "",
+            "Licences of the texture memory's crops: "
+            + ", ".join(f"{k} ({n})" for k, n in counts)
+            + ".",
+        ]
     lines += [
         "",
         "## Limits",
@@ -68,7 +101,11 @@ def model_card(
 
 
 def _file(name: str, config: ModelConfig) -> str:
-    return "autoencoder/" if name == "autoencoder" and config.autoencoder.kind != "pca" else f"{name}.safetensors"
+    return (
+        "autoencoder/"
+        if name == "autoencoder" and config.autoencoder.kind != "pca"
+        else f"{name}.safetensors"
+    )
 
 
 def _count(network: nn.Module) -> int:

@@ -32,12 +32,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_sums(folder: Path, names: Iterable[str]) -> None:
     """names: files below the folder, with forward slashes."""
-    write_text(folder / NAME, "".join(f"{file_hash(folder / name)}  {name}\n" for name in sorted(names)))
+    write_text(
+        folder / NAME, "".join(f"{file_hash(folder / name)}  {name}\n" for name in sorted(names))
+    )
 
 
 def renew_sums(folder: Path) -> list[str]:
     """Sums of all configurations and weights of a folder as they are now -> their names."""
-    names = sorted(file.relative_to(folder).as_posix() for kind in WEIGHTS for file in folder.glob(kind))
+    names = sorted(
+        file.relative_to(folder).as_posix() for kind in WEIGHTS for file in folder.glob(kind)
+    )
     write_sums(folder, names)
     return names
 
@@ -51,7 +55,9 @@ def read_sums(folder: Path) -> dict[str, str]:
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         found = LINE.fullmatch(line)
         if not found:
-            raise PatchScalerError(f"{file}: not a list of SHA-256 sums ({line[:40]!r}); {_mend(folder)}")
+            raise PatchScalerError(
+                f"{file}: not a list of SHA-256 sums ({line[:40]!r}); {_mend(folder)}"
+            )
         sums[found[2]] = found[1]
     if not sums:
         raise PatchScalerError(f"{file}: empty; {_mend(folder)}")
@@ -80,7 +86,9 @@ def verify(folder: Path) -> dict[str, str]:
     """Every file that the sums name -> 'ok', 'differs' or 'missing'. Raises PatchScalerError where there are none."""
     sums = read_sums(folder)
     if not sums:
-        raise PatchScalerError(f"{folder}: no {NAME}, so nothing to check by; save_pretrained writes one")
+        raise PatchScalerError(
+            f"{folder}: no {NAME}, so nothing to check by; save_pretrained writes one"
+        )
 
     def state(name: str) -> str:
         file = folder / name

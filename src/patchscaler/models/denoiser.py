@@ -21,7 +21,8 @@ from patchscaler.errors import PatchScalerError
 
 SCALE = 4
 TIME_CHANNELS = 64
-MODULATED_ENDS = 4  # beside the blocks: scale and shift of the first convolution, scales of both upsampling ones
+# beside the blocks: scale and shift of the first convolution, scales of both upsampling ones
+MODULATED_ENDS = 4
 
 
 def conv3x3(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
@@ -101,7 +102,9 @@ class RRDBDenoiser(nn.Module):
     def __init__(self, config: DenoiserConfig):
         super().__init__()
         if not 0 <= config.exit_depth < max(1, config.depth):
-            raise PatchScalerError(f"exit_depth {config.exit_depth}: take 0 (none) to {config.depth - 1}")
+            raise PatchScalerError(
+                f"exit_depth {config.exit_depth}: take 0 (none) to {config.depth - 1}"
+            )
         self.config = config
         width = config.width
         self.conv_first = conv3x3(3, width)
@@ -109,7 +112,9 @@ class RRDBDenoiser(nn.Module):
         self.conv_y_hr = zeroed(conv3x3(3, width, bias=False))
         self.modulation = TimeModulation(width, config.depth + MODULATED_ENDS)
         self.blocks = nn.ModuleList([RRDB(width, config.growth) for _ in range(config.depth)])
-        self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (conv3x3(width, width) for _ in range(4))
+        self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (
+            conv3x3(width, width) for _ in range(4)
+        )
         self.conv_last = conv3x3(width, 3)
         self.exit = EarlyExit(config) if config.exit_depth else None
 
@@ -142,7 +147,8 @@ class RRDBDenoiser(nn.Module):
     def first_features(self, y_tau: Tensor, lr: Tensor, m: Tensor) -> Tensor:
         """-> (N, W, h, w)"""
         scale, shift = m[-4], m[-3]
-        first = self.conv_first((lr + 1) / 2)  # x4plus reads [0, 1], and zeros around the image mean black to it
+        # x4plus reads [0, 1], and zeros around the image mean black to it
+        first = self.conv_first((lr + 1) / 2)
         return first * (1 + scale) + shift + self.conv_y(F.pixel_unshuffle(y_tau, SCALE))
 
     def run_blocks(self, h: Tensor, m: Tensor, start: int, stop: int) -> Tensor:
@@ -153,7 +159,9 @@ class RRDBDenoiser(nn.Module):
 
     def last_features(self, first: Tensor, h: Tensor, m: Tensor) -> Tensor:
         """Features after `exit_depth` blocks -> those that are upsampled, (N, W, h, w)."""
-        return first + self.conv_body(self.run_blocks(h, m, self.config.exit_depth, self.config.depth))
+        return first + self.conv_body(
+            self.run_blocks(h, m, self.config.exit_depth, self.config.depth)
+        )
 
     def exit_features(self, first: Tensor, h: Tensor) -> Tensor:
         """The same by the early exit."""
@@ -163,7 +171,9 @@ class RRDBDenoiser(nn.Module):
 
     def upsample(self, features: Tensor, y_tau: Tensor, m: Tensor) -> Tensor:
         """(N, W, h, w) -> (N, 3, 4h, 4w)"""
-        h = F.leaky_relu(self.conv_up1(F.interpolate(features, scale_factor=2.0)), 0.2) * (1 + m[-2])
+        h = F.leaky_relu(self.conv_up1(F.interpolate(features, scale_factor=2.0)), 0.2) * (
+            1 + m[-2]
+        )
         h = F.leaky_relu(self.conv_up2(F.interpolate(h, scale_factor=2.0)), 0.2) * (1 + m[-1])
         h = F.leaky_relu(self.conv_hr(h + self.conv_y_hr(y_tau)), 0.2)  # (N, W, 4h, 4w)
         return 2 * self.conv_last(h) - 1
@@ -185,7 +195,10 @@ class RRDBDenoiser(nn.Module):
             places = [(f"blocks.{i}", i) for i in range(self.config.depth)]
             if self.exit is not None:
                 places += [(f"exit.blocks.{i}", block) for i, block in enumerate(exit_from)]
-                own |= {f"exit.conv_body.{part}": weights[f"conv_body.{part}"] for part in ("weight", "bias")}
+                own |= {
+                    f"exit.conv_body.{part}": weights[f"conv_body.{part}"]
+                    for part in ("weight", "bias")
+                }
             for place, block in places:
                 for dense in range(3):
                     for conv in range(5):

@@ -38,7 +38,9 @@ def find_model(source: str | Path, offline: bool = False) -> Path:
         return path
     if not is_hub_id(str(source)):
         names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))) or "none"
-        raise PatchScalerError(f"model '{source}': no such folder, and the shipped ones are {names}")
+        raise PatchScalerError(
+            f"model '{source}': no such folder, and the shipped ones are {names}"
+        )
     return fetch(str(source), offline)
 
 
@@ -46,7 +48,9 @@ def read_config(folder: Path, autoencoder: str | Path | None = None) -> ModelCon
     """config.json of a model folder. autoencoder: a local copy to use instead of the one it names."""
     file = folder / "config.json"
     if not file.is_file():
-        raise PatchScalerError(f"{folder}: no config.json; give a folder written by save_pretrained")
+        raise PatchScalerError(
+            f"{folder}: no config.json; give a folder written by save_pretrained"
+        )
     try:
         config = ModelConfig.from_json(file.read_text(encoding="utf-8"))
     except (PatchScalerError, UnicodeDecodeError) as error:
@@ -57,15 +61,23 @@ def read_config(folder: Path, autoencoder: str | Path | None = None) -> ModelCon
 def with_autoencoder(config: ModelConfig, folder: Path) -> ModelConfig:
     """The same model with a local copy of its AutoencoderKL, or an AutoencoderTiny of the same latents."""
     if config.autoencoder.kind == "pca":
-        raise PatchScalerError(f"model '{config.name}' has its own autoencoder: leave --autoencoder out")
+        raise PatchScalerError(
+            f"model '{config.name}' has its own autoencoder: leave --autoencoder out"
+        )
     try:
         name = json.loads((folder / "config.json").read_text("utf-8"))["_class_name"]
         kind = AUTOENCODER_CLASSES[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PatchScalerError(f"{folder}: no AutoencoderKL or AutoencoderTiny in diffusers' format") from error
+        raise PatchScalerError(
+            f"{folder}: no AutoencoderKL or AutoencoderTiny in diffusers' format"
+        ) from error
     # A distilled autoencoder takes and gives scaled latents.
-    factor = AutoencoderConfig.scaling_factor if kind == "tiny" else config.autoencoder.scaling_factor
-    changed = replace(config.autoencoder, kind=kind, model_id=str(folder), revision="", scaling_factor=factor)
+    factor = (
+        AutoencoderConfig.scaling_factor if kind == "tiny" else config.autoencoder.scaling_factor
+    )
+    changed = replace(
+        config.autoencoder, kind=kind, model_id=str(folder), revision="", scaling_factor=factor
+    )
     return replace(config, autoencoder=changed)
 
 
@@ -73,7 +85,9 @@ def autoencoder_files(folder: Path) -> list[str]:
     """Of the autoencoder's copy in a model folder, by their names in it; none where there is no copy."""
     if not (folder / AUTOENCODER / "config.json").is_file():
         return []
-    return sorted(f"{AUTOENCODER}/{file.name}" for file in (folder / AUTOENCODER).iterdir() if file.is_file())
+    return sorted(
+        f"{AUTOENCODER}/{file.name}" for file in (folder / AUTOENCODER).iterdir() if file.is_file()
+    )
 
 
 def build_networks(
@@ -91,7 +105,9 @@ def build_networks(
         "classifier": TextureClassifier(config.texture, c),
     }
     if config.text_width:
-        networks["text_projection"] = TextProjection(config.text_width, config.patch_dit.hidden_size)
+        networks["text_projection"] = TextProjection(
+            config.text_width, config.patch_dit.hidden_size
+        )
     else:
         networks["texture_encoder"] = TextureEncoder(config.patch_dit, c, v)
     networks["patch_dit"] = PatchDiT(config.patch_dit, c, v)
@@ -99,9 +115,14 @@ def build_networks(
 
 
 def write_model(
-    folder: Path, config: ModelConfig, networks: dict[str, nn.Module], memory: TextureMemory | None,
-    half: bool = True, licence: str = "unknown", copy_autoencoder: bool = True,
-) -> None:  # fmt: skip
+    folder: Path,
+    config: ModelConfig,
+    networks: dict[str, nn.Module],
+    memory: TextureMemory | None,
+    half: bool = True,
+    licence: str = "unknown",
+    copy_autoencoder: bool = True,
+) -> None:
     """The whole folder, its sums last: one that was not written to the end does not load as if it had been."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []

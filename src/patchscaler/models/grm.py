@@ -24,7 +24,9 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(min(32, in_channels // 4), in_channels) if norm else nn.Identity()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(min(32, out_channels // 4), out_channels) if norm else nn.Identity()
+        self.norm2 = (
+            nn.GroupNorm(min(32, out_channels // 4), out_channels) if norm else nn.Identity()
+        )
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
@@ -79,7 +81,9 @@ class UNetGRM(GRM):
         for i in reversed(range(len(widths) - 1)):
             self.upsamplers.append(nn.Conv2d(widths[i + 1], widths[i], 3, padding=1))
             blocks = [ResBlock(2 * widths[i], widths[i], norm=True)]
-            blocks += [ResBlock(widths[i], widths[i], norm=True) for _ in range(config.num_res_blocks - 1)]
+            blocks += [
+                ResBlock(widths[i], widths[i], norm=True) for _ in range(config.num_res_blocks - 1)
+            ]
             self.up_blocks.append(nn.Sequential(*blocks))
         self.coarse_head = nn.Conv2d(widths[0], latent_channels, 3, padding=1)
         self.confidence_head = nn.Conv2d(widths[0], 1, 3, padding=1)
@@ -88,7 +92,8 @@ class UNetGRM(GRM):
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.size_multiple = 2 ** (len(widths) - 1)  # latents, so 128 pixels with five scales
         # Group norms see a whole window: more context brings its statistics nearer to the picture's.
-        self.multiple, self.reach, self.exact = 2 * self.size_multiple, 128, False  # LR pixels at f8
+        # LR pixels at f8
+        self.multiple, self.reach, self.exact = 2 * self.size_multiple, 128, False
 
     def forward(self, lr: Tensor, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
         enlarged = F.interpolate(lr, scale_factor=4, mode="bicubic", align_corners=False)
@@ -135,7 +140,9 @@ class PixelGRM(GRM):
         for _ in range(config.num_plain_convs):
             stem += [nn.Conv2d(width, width, 3, padding=1), nn.PReLU(width)]
         self.stem = nn.Sequential(*stem)
-        self.blocks = nn.Sequential(*[ResBlock(width, width, norm=False) for _ in range(config.num_res_blocks)])
+        self.blocks = nn.Sequential(
+            *[ResBlock(width, width, norm=False) for _ in range(config.num_res_blocks)]
+        )
         self.conv_out = nn.Conv2d(width, 48, 3, padding=1)
         self.confidence_in = nn.Conv2d(width, width, 4, stride=2, padding=1)
         self.confidence_head = nn.Conv2d(width, 1, 3, padding=1)
@@ -155,10 +162,14 @@ class PixelGRM(GRM):
         """Start from a Real-ESRGAN compact network (`body.N.weight`, ...) of this width and depth."""
         last = max(int(name.split(".")[1]) for name in weights)
         if last != len(self.stem):
-            raise PatchScalerError(f"the compact network has {last // 2} layers, the stem {len(self.stem) // 2}")
+            raise PatchScalerError(
+                f"the compact network has {last // 2} layers, the stem {len(self.stem) // 2}"
+            )
         body = {n.removeprefix("body."): w.float() for n, w in weights.items()}
         try:
-            self.stem.load_state_dict({n: w for n, w in body.items() if int(n.split(".")[0]) < last})
+            self.stem.load_state_dict(
+                {n: w for n, w in body.items() if int(n.split(".")[0]) < last}
+            )
             self.conv_out.load_state_dict({k: body[f"{last}.{k}"] for k in ("weight", "bias")})
         except (RuntimeError, KeyError) as error:
             raise PatchScalerError(
@@ -170,14 +181,17 @@ class PixelGRM(GRM):
         x = (lr + 1) / 2  # (B, 3, h, w) in [0, 1]
         features = self.blocks(self.stem(x))  # (B, W, h, w)
         detail = F.pixel_shuffle(self.conv_out(features), 4)  # (B, 3, 4h, 4w)
-        image = 2 * (F.interpolate(x, scale_factor=4, mode="nearest") + detail) - 1  # (B, 3, 4h, 4w)
+        # (B, 3, 4h, 4w)
+        image = 2 * (F.interpolate(x, scale_factor=4, mode="nearest") + detail) - 1
         # The head reads, and does not shape, the features: fidelity first.
         c = F.gelu(self.confidence_in(features.detach()))  # (B, W, h/2, w/2)
         return image, bounded_confidence(self.confidence_head(c), self.floor)
 
     def forward(self, lr: Tensor, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
         if autoencoder.factor != 8:
-            raise PatchScalerError("the 'pixels' GRM gives confidence at 1/8 of the output: use an f8 autoencoder")
+            raise PatchScalerError(
+                "the 'pixels' GRM gives confidence at 1/8 of the output: use an f8 autoencoder"
+            )
         p = self.border
         image, confidence = self.restore(mirror_pad(lr, p))
         image = image[..., 4 * p : -4 * p, 4 * p : -4 * p]  # (B, 3, 4h, 4w)
@@ -186,7 +200,9 @@ class PixelGRM(GRM):
 
 def mirror_pad(x: Tensor, border: int) -> Tensor:
     """(..., h, w) -> (..., h + 2 border, w + 2 border), the edge's own pixels first (numpy's 'symmetric')."""
-    rows, columns = (torch.from_numpy(np.pad(np.arange(n), border, mode="symmetric")) for n in x.shape[-2:])
+    rows, columns = (
+        torch.from_numpy(np.pad(np.arange(n), border, mode="symmetric")) for n in x.shape[-2:]
+    )
     return x[..., rows[:, None], columns]
 
 
@@ -199,7 +215,12 @@ def build_grm(config: GRMConfig, latent_channels: int) -> GRM:
 
 
 def grm_loss(
-    coarse: Tensor, target: Tensor, confidence: Tensor, lam: float = 0.1, eta: float = 0.1, squared: bool = False
+    coarse: Tensor,
+    target: Tensor,
+    confidence: Tensor,
+    lam: float = 0.1,
+    eta: float = 0.1,
+    squared: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 1 -> (fidelity term, confidence term); the objective is their sum.
 

@@ -26,13 +26,17 @@ def fetch(source: str, offline: bool = False) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise PatchScalerError(f"model '{source}' is on a hub: pip install 'patchscaler[hub]'") from error
+        raise PatchScalerError(
+            f"model '{source}' is on a hub: pip install 'patchscaler[hub]'"
+        ) from error
     name, _, revision = source.partition("@")
     offline = offline or is_offline()
     try:
         return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=FILES, local_files_only=offline)
-        )  # fmt: skip
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=FILES, local_files_only=offline
+            )
+        )
     except Exception as error:  # network and hub errors have no common base class
         if offline:
             raise PatchScalerError(

@@ -45,7 +45,8 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, -1))  # (N, heads, L, D/heads)
+        # (N, heads, L, D/heads)
+        q, k, v = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, -1))
         y = F.scaled_dot_product_attention(q, k, v)  # (N, heads, L, D/heads)
         return self.proj(y.transpose(1, 2).flatten(2))  # (N, L, D)
 

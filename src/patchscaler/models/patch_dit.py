@@ -25,7 +25,8 @@ from patchscaler.models.layers import (
     untokenise,
 )
 
-CHUNKS = 7  # shift, scale, gate of attention; scale of cross-attention; shift, scale, gate of the MLP
+# shift, scale, gate of attention; scale of cross-attention; shift, scale, gate of the MLP
+CHUNKS = 7
 
 
 @dataclass
@@ -60,8 +61,10 @@ class DiTBlock(nn.Module):
         """x: (N, L, D); c: (N, D) of the time, or (N, 7D) where modulation is shared."""
         m = c if self.modulation is None else self.modulation(F.silu(c))  # (N, 7D)
         m = m if self.table is None else m + self.table
-        shift1, scale1, gate1, cross_scale, shift2, scale2, gate2 = m.chunk(CHUNKS, -1)  # each (N, D)
-        x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))  # (N, L, D)
+        # each (N, D)
+        shift1, scale1, gate1, cross_scale, shift2, scale2, gate2 = m.chunk(CHUNKS, -1)
+        # (N, L, D)
+        x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))
         if keys_values is not None:  # A.3: dimension-wise scale from the time
             x = x + (1 + cross_scale)[:, None] * self.cross(self.norm2(x), keys_values)  # (N, L, D)
         return x + gate2[:, None] * self.mlp(modulate(self.norm3(x), shift2, scale2))  # (N, L, D)
@@ -156,7 +159,9 @@ class TextureEncoder(nn.Module):
         self.config = config
         self.embed = nn.Linear(channels * p * p, d)
         self.score1, self.score2 = nn.Linear(64, d), nn.Linear(d, d)
-        self.blocks = nn.ModuleList([EncoderBlock(config) for _ in range(max(1, config.depth // 2))])
+        self.blocks = nn.ModuleList(
+            [EncoderBlock(config) for _ in range(max(1, config.depth // 2))]
+        )
         self.norm = nn.LayerNorm(d, eps=1e-6)
         positions = sincos_positions(latent_patch_size // p, d)
         self.register_buffer("positions", positions, persistent=False)  # (m, D), m tokens a value
@@ -168,7 +173,8 @@ class TextureEncoder(nn.Module):
     def forward(self, values: Tensor, scores: Tensor) -> Tensor:
         """values: (N, K, C, V, V) latents of the memory; scores: (N, K) in [-1, 1] -> context (N, M, D)."""
         n, k = scores.shape
-        x = self.embed(tokenise(values.flatten(0, 1), self.config.context_patch_size))  # (N K, m, D)
+        # (N K, m, D)
+        x = self.embed(tokenise(values.flatten(0, 1), self.config.context_patch_size))
         s = timestep_embedding(1000 * scores.flatten(), 64).to(x.dtype)  # (N K, 64)
         s = self.score2(F.silu(self.score1(s)))  # (N K, D)
         x = x + self.positions.to(x.dtype) + s[:, None]  # (N K, m, D)

@@ -76,7 +76,9 @@ class LPIPS(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] each -> (B,) distances, 0 for equal pictures."""
         total = torch.zeros(len(a), device=a.device)
-        for fa, fb, head in zip(self.features(a), self.features(b.detach()), self.heads, strict=True):
+        for fa, fb, head in zip(
+            self.features(a), self.features(b.detach()), self.heads, strict=True
+        ):
             total = total + (F.conv2d((fa - fb).float().square(), head)).mean((1, 2, 3))
         return total
 
@@ -94,10 +96,13 @@ class DISTS(nn.Module):
         file = package_file("DISTS_pytorch", "weights.pt", hint=DISTS_HINT)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         total = state["alpha"].sum() + state["beta"].sum()
-        self.channels = [3, *(self.convs[i].out_channels for i in (1, 3, 6, 9, 12))]  # of the picture and each block
-        self.alpha = nn.ParameterList((state["alpha"] / total).flatten().split(self.channels))  # (C,) each
+        # of the picture and each block
+        self.channels = [3, *(self.convs[i].out_channels for i in (1, 3, 6, 9, 12))]
+        # (C,) each
+        self.alpha = nn.ParameterList((state["alpha"] / total).flatten().split(self.channels))
         self.beta = nn.ParameterList((state["beta"] / total).flatten().split(self.channels))
-        taps = torch.tensor([0.25, 0.5, 0.25])  # a Hanning window of 5 without its zeros, over its sum
+        # a Hanning window of 5 without its zeros, over its sum
+        taps = torch.tensor([0.25, 0.5, 0.25])
         self.register_buffer("window", taps[:, None] * taps, persistent=False)  # (3, 3)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
@@ -117,7 +122,9 @@ class DISTS(nn.Module):
         for block, count in enumerate(VGG_BLOCKS):
             if block:
                 window = self.window.to(x.dtype).expand(x.shape[1], 1, 3, 3)
-                x = (F.conv2d(x.square(), window, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
+                x = (
+                    F.conv2d(x.square(), window, stride=2, padding=1, groups=x.shape[1]) + 1e-12
+                ).sqrt()
             for _ in range(count):
                 x = F.relu(next(convs)(x))
             yield x
@@ -151,7 +158,9 @@ def _convolutions(net: str, hint: str) -> list[nn.Conv2d]:
     weights = unpickle_arrays(path)[key]
     convs = []
     for i in range(len(weights)):
-        w = torch.from_numpy(np.asarray(weights[f"Conv_{i}"]["kernel"], np.float32)).permute(3, 2, 0, 1)
+        w = torch.from_numpy(np.asarray(weights[f"Conv_{i}"]["kernel"], np.float32)).permute(
+            3, 2, 0, 1
+        )
         stride, padding = (4, 2) if w.shape[2] == 11 else (1, w.shape[2] // 2)
         conv = nn.Conv2d(w.shape[1], w.shape[0], w.shape[2], stride, padding)
         conv.weight.data = w.contiguous()

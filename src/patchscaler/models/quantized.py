@@ -24,7 +24,11 @@ def int8_available() -> bool:
     """Is this a processor with VNNI, and a torch with oneDNN's convolutions of bytes?"""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")
-    return bool(fast) and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv_pointwise")
+    return (
+        bool(fast)
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.onednn, "qconv_pointwise")
+    )
 
 
 class Int8Refiner:
@@ -32,24 +36,42 @@ class Int8Refiner:
 
     def __init__(self, refiner: Refiner):
         width = refiner.config.width
-        dense, ends = refiner.ranges_dense.view(-1, width + 4 * GROWTH), refiner.ranges_ends.view(5, width)
-        if not all(torch.isfinite(rows).all() and (rows.amax(1) > 0).all() for rows in (dense, ends)):
-            raise PatchScalerError("the refiner's ranges are no use: find them again with 'patchscaler train ranges'")
+        dense, ends = (
+            refiner.ranges_dense.view(-1, width + 4 * GROWTH),
+            refiner.ranges_ends.view(5, width),
+        )
+        if not all(
+            torch.isfinite(rows).all() and (rows.amax(1) > 0).all() for rows in (dense, ends)
+        ):
+            raise PatchScalerError(
+                "the refiner's ranges are no use: find them again with 'patchscaler train ranges'"
+            )
         self.first = refiner.conv_first  # it reads several pictures, in what precision is asked for
         maps = iter(_channel_scales(dense))
         self.blocks = [
-            [_Dense(dense, next(maps)) for dense in block.children() if isinstance(dense, DenseBlock)]
+            [
+                _Dense(dense, next(maps))
+                for dense in block.children()
+                if isinstance(dense, DenseBlock)
+            ]
             for block in refiner.blocks
         ]
         body, up1, up2, hr, last = (_channel_scales(row[None])[0] for row in ends)
         self.to_body, self.to_up1 = _ToBytes(body), _ToBytes(up1)
-        self.conv_body, self.conv_last = _Conv(refiner.conv_body, body), _Conv(refiner.conv_last, last)
-        self.conv_up1, self.conv_up2 = _Conv(refiner.conv_up1, up1, up2), _Conv(refiner.conv_up2, up2, hr)
+        self.conv_body, self.conv_last = (
+            _Conv(refiner.conv_body, body),
+            _Conv(refiner.conv_last, last),
+        )
+        self.conv_up1, self.conv_up2 = (
+            _Conv(refiner.conv_up1, up1, up2),
+            _Conv(refiner.conv_up2, up2, hr),
+        )
         self.conv_hr = _Conv(refiner.conv_hr, hr, last)
 
     def features(self, pixels: Tensor, small: Tensor) -> Tensor:
         """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, W, s/4, s/4), what the enlargement draws from, float32."""
-        first = self.first(torch.cat([F.pixel_unshuffle(pixels, SCALE), small], 1)).float()  # (N, W, s/4, s/4)
+        # (N, W, s/4, s/4)
+        first = self.first(torch.cat([F.pixel_unshuffle(pixels, SCALE), small], 1)).float()
         h = first
         for block in self.blocks:
             x = h
@@ -79,7 +101,8 @@ class _Dense:
         ends = [width + GROWTH * i for i in range(len(convs))]
         self.to_bytes = _ToBytes(scales[:width])
         self.growing = [
-            _Conv(conv, scales[:end], scales[end : end + GROWTH]) for conv, end in zip(convs[:-1], ends, strict=False)
+            _Conv(conv, scales[:end], scales[end : end + GROWTH])
+            for conv, end in zip(convs[:-1], ends, strict=False)
         ]
         self.last = _Conv(convs[-1], scales, factor=0.2)
 
@@ -105,7 +128,9 @@ class _Conv:
     """A 3x3 convolution of bytes -> floats. read: (in,), its channels' scales; written: (out,), those of what will be
     made of the floats, or None."""
 
-    def __init__(self, conv: nn.Conv2d, read: Tensor, written: Tensor | None = None, factor: float = 1.0):
+    def __init__(
+        self, conv: nn.Conv2d, read: Tensor, written: Tensor | None = None, factor: float = 1.0
+    ):
         assert conv.bias is not None
         weight = factor * conv.weight.detach().float() * read[:, None, None]
         self.bias = factor * conv.bias.detach().float()
@@ -113,12 +138,15 @@ class _Conv:
             weight, self.bias = weight / written[:, None, None, None], self.bias / written
         self.scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
-        self.whole = rounded(weight / self.scale[:, None, None, None]).to(torch.int8)  # (out, in, 3, 3)
+        # (out, in, 3, 3)
+        self.whole = rounded(weight / self.scale[:, None, None, None]).to(torch.int8)
         self._pack()
 
     def _pack(self) -> None:
         sides = [1, 1]  # stride, padding and dilation
-        self.packed = torch.ops.onednn.qconv_prepack(self.whole, self.scale, 1.0, ZERO, sides, sides, sides, 1, None)
+        self.packed = torch.ops.onednn.qconv_prepack(
+            self.whole, self.scale, 1.0, ZERO, sides, sides, sides, 1, None
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What is packed can be neither copied nor pickled."""
@@ -131,9 +159,24 @@ class _Conv:
     def __call__(self, q: Tensor) -> Tensor:
         sides = [1, 1]
         return torch.ops.onednn.qconv_pointwise(
-            q, 1.0, ZERO, self.packed, self.scale, self.zeros, self.bias, sides, sides, sides, 1,
-            1.0, 0, torch.float32, "none", [None], "",
-        )  # fmt: skip
+            q,
+            1.0,
+            ZERO,
+            self.packed,
+            self.scale,
+            self.zeros,
+            self.bias,
+            sides,
+            sides,
+            sides,
+            1,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [None],
+            "",
+        )
 
 
 def rounded(weight: Tensor) -> Tensor:
@@ -178,8 +221,15 @@ def find_ranges(refiner: Refiner, pictures: Iterable[tuple[Tensor, Tensor]]) -> 
         most = inputs[0].detach().abs().amax((0, 2, 3)).float().cpu()  # (C,)
         seen[conv] = torch.maximum(seen.get(conv, most), most)
 
-    ends = [refiner.conv_body, refiner.conv_up1, refiner.conv_up2, refiner.conv_hr, refiner.conv_last]
-    dense = [m.convs[-1] for m in refiner.blocks.modules() if isinstance(m, DenseBlock)]  # it reads all of the maps
+    ends = [
+        refiner.conv_body,
+        refiner.conv_up1,
+        refiner.conv_up2,
+        refiner.conv_hr,
+        refiner.conv_last,
+    ]
+    # it reads all of the maps
+    dense = [m.convs[-1] for m in refiner.blocks.modules() if isinstance(m, DenseBlock)]
     hooks = [conv.register_forward_pre_hook(watch) for conv in [*dense, *ends]]
     try:
         for pixels, small in pictures:

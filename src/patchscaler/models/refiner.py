@@ -17,7 +17,9 @@ from patchscaler.config import RefinerConfig
 from patchscaler.errors import PatchScalerError
 
 GROWTH = 32  # channels that each convolution of a dense block adds
-SCALE = 4  # the dense blocks work at a quarter of the picture's side, where they see four times as far for their cost
+# the dense blocks work at a quarter of the picture's side, where they see four times as far for
+# their cost
+SCALE = 4
 BAND = 32  # rows of features that are enlarged at once: what lies between fits a processor's cache
 REACH = 2  # rows of features beside a band that the enlargement sees
 
@@ -28,7 +30,9 @@ class DenseBlock(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         outs = [GROWTH] * 4 + [width]
-        self.convs = nn.ModuleList([nn.Conv2d(width + GROWTH * i, o, 3, padding=1) for i, o in enumerate(outs)])
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(width + GROWTH * i, o, 3, padding=1) for i, o in enumerate(outs)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]  # (N, W, h, w), then (N, 32, h, w) each
@@ -52,12 +56,15 @@ class Refiner(nn.Module):
         self.config = config
         width, depth = config.width, config.depth
         self.conv_first = nn.Conv2d(6 * SCALE**2 + 3, width, 3, padding=1)
-        self.blocks = nn.ModuleList([nn.Sequential(*[DenseBlock(width) for _ in range(3)]) for _ in range(depth)])
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(*[DenseBlock(width) for _ in range(3)]) for _ in range(depth)]
+        )
         self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (
             nn.Conv2d(width, width, 3, padding=1) for _ in range(4)
         )
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
-        if config.ranges:  # what each channel before a convolution reaches: `quantized.py` reads them
+        # what each channel before a convolution reaches: `quantized.py` reads them
+        if config.ranges:
             self.register_buffer("ranges_dense", torch.zeros(3 * depth * (width + 4 * GROWTH)))
             self.register_buffer("ranges_ends", torch.zeros(5 * width))
 
@@ -68,7 +75,8 @@ class Refiner(nn.Module):
 
     def features(self, pixels: Tensor, small: Tensor) -> Tensor:
         """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, W, s/4, s/4), what the enlargement draws from."""
-        first = self.conv_first(torch.cat([F.pixel_unshuffle(pixels, SCALE), small], 1))  # (N, W, s/4, s/4)
+        # (N, W, s/4, s/4)
+        first = self.conv_first(torch.cat([F.pixel_unshuffle(pixels, SCALE), small], 1))
         h = first
         for block in self.blocks:
             h = h + 0.2 * block(h)  # (N, W, s/4, s/4)
@@ -100,17 +108,23 @@ class Refiner(nn.Module):
         own = self.state_dict()
         try:
             own["conv_first.weight"].zero_()[:, -3:] = first.float() / 2
-            own["conv_first.bias"].copy_(weights["conv_first.bias"].float() + first.float().sum((1, 2, 3)) / 2)
+            own["conv_first.bias"].copy_(
+                weights["conv_first.bias"].float() + first.float().sum((1, 2, 3)) / 2
+            )
             for part in ("weight", "bias"):
                 for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
                     own[f"{name}.{part}"].copy_(weights[f"{name}.{part}"].float())
             for i, block in enumerate(blocks):
                 self._take_block(weights, block, i)
         except (KeyError, RuntimeError) as error:
-            raise PatchScalerError(f"the ESRGAN network does not fit: {str(error).splitlines()[0]}") from error
+            raise PatchScalerError(
+                f"the ESRGAN network does not fit: {str(error).splitlines()[0]}"
+            ) from error
 
     @torch.no_grad()
-    def grow_from(self, smaller: "Refiner", weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
+    def grow_from(
+        self, smaller: "Refiner", weights: dict[str, Tensor], blocks: tuple[int, ...]
+    ) -> None:
         """Draw as a smaller refiner does, and have these blocks of an ESRGAN behind its own, silent at first.
 
         The last convolutions of their dense blocks are zero. Raises PatchScalerError where the network has other sizes.
@@ -123,7 +137,9 @@ class Refiner(nn.Module):
             for i, block in enumerate(blocks, depth):
                 self._take_block(weights, block, i)
         except (KeyError, RuntimeError) as error:
-            raise PatchScalerError(f"the ESRGAN network does not fit: {str(error).splitlines()[0]}") from error
+            raise PatchScalerError(
+                f"the ESRGAN network does not fit: {str(error).splitlines()[0]}"
+            ) from error
         for dense in (m for m in self.blocks[depth:].modules() if isinstance(m, DenseBlock)):
             for zero in dense.convs[-1].parameters():
                 nn.init.zeros_(zero)

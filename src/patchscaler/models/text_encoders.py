@@ -28,8 +28,12 @@ class Captioner:
     @torch.inference_mode()
     def captions(self, pictures: list[Image.Image]) -> list[str]:
         """RGB pictures of any size -> their captions."""
-        inputs = self.processor(images=[p.convert("RGB") for p in pictures], return_tensors="pt").to(self.device)
-        out = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False, num_beams=1)
+        inputs = self.processor(
+            images=[p.convert("RGB") for p in pictures], return_tensors="pt"
+        ).to(self.device)
+        out = self.model.generate(
+            **inputs, max_new_tokens=self.longest, do_sample=False, num_beams=1
+        )
         return [text.strip() for text in self.processor.batch_decode(out, skip_special_tokens=True)]
 
 
@@ -48,7 +52,11 @@ class TextEncoder:
     def tokens(self, captions: list[str]) -> Tensor:
         """(B, L, W), short captions padded, long ones cut."""
         inputs = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+            captions,
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
         )
         return self.model(**inputs.to(self.device)).last_hidden_state.float()
 
@@ -59,7 +67,9 @@ def _transformers() -> Any:
             warnings.simplefilter("ignore")
             import transformers
     except ImportError as error:
-        raise PatchScalerError("the text prompt needs transformers: pip install 'patchscaler[text]'") from error
+        raise PatchScalerError(
+            "the text prompt needs transformers: pip install 'patchscaler[text]'"
+        ) from error
     return transformers
 
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from patchscaler.errors import PatchScalerError
 
 FORMAT = "patchscaler-1"
-SCALE = ".int8_scale"  # (out, G) float16 factors beside an int8 tensor (out, in, ...), one for each in/G inputs
-SHARED = 8  # inputs that share a factor; a few weights of a convolution are twenty times as large as the others
+# (out, G) float16 factors beside an int8 tensor (out, in, ...), one for each in/G inputs
+SCALE = ".int8_scale"
+# inputs that share a factor; a few weights of a convolution are twenty times as large as the others
+SHARED = 8
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -45,9 +47,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = json.loads((file.metadata() or {}).get("patchscaler", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise PatchScalerError(f"{path}: corrupt or not a safetensors file ({error}); download it again") from error
+        raise PatchScalerError(
+            f"{path}: corrupt or not a safetensors file ({error}); download it again"
+        ) from error
     if metadata.get("format") != FORMAT:
-        raise PatchScalerError(f"{path}: not written by PatchScaler (format '{metadata.get('format', 'none')}')")
+        raise PatchScalerError(
+            f"{path}: not written by PatchScaler (format '{metadata.get('format', 'none')}')"
+        )
     return tensors, metadata
 
 
@@ -68,7 +74,8 @@ def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
         # The factor is rounded before it divides, and never to zero, so that what is read is what was meant.
         scale = (rows.abs().amax(2) / 127).half().clamp(min=2.0**-24)
         steps = rows / scale.float()[..., None]
-        dither = torch.rand(rows.shape, generator=generator).sub(0.5).mul(0.998)  # never a whole half
+        # never a whole half
+        dither = torch.rand(rows.shape, generator=generator).sub(0.5).mul(0.998)
         dither[steps.abs() > 126.5] = 0  # the largest, which the factor is read from
         small[name] = (steps + dither).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
         small[name + SCALE] = scale
@@ -83,16 +90,25 @@ def from_int8(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]
             continue
         if tensor.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
-            fits = scale is not None and scale.ndim == 2 and scale.numel() and len(scale) == len(tensor)
+            fits = (
+                scale is not None
+                and scale.ndim == 2
+                and scale.numel()
+                and len(scale) == len(tensor)
+            )
             if scale is None or not fits or tensor.shape[1] % scale.shape[1]:
-                raise PatchScalerError(f"{path}: '{name}' is in int8 and lacks its factors; download it again")
+                raise PatchScalerError(
+                    f"{path}: '{name}' is in int8 and lacks its factors; download it again"
+                )
             rows = tensor.float().reshape(*scale.shape, -1)  # (out, G, the rest)
             tensor = (rows * scale.float()[..., None]).view(tensor.shape)
         state[name] = tensor
     return state
 
 
-def save_module(path: str | Path, module: nn.Module, metadata: dict[str, str], half: bool = True) -> None:
+def save_module(
+    path: str | Path, module: nn.Module, metadata: dict[str, str], half: bool = True
+) -> None:
     """Floating-point weights in half precision, or int8 where `module.storage_bits` is 8. half: False for neither."""
     state = {k: v.detach().cpu() for k, v in module.state_dict().items()}
     if half and getattr(module, "storage_bits", 16) == 8:
@@ -115,7 +131,9 @@ def load_module(path: str | Path, module: nn.Module) -> dict[str, str]:
             f"{path}: weights do not fit the configuration ({', '.join(wrong[:3])}{more}); "
             "take configuration and weights from one release"
         )
-    module.load_state_dict({k: v.to(torch.float32) if v.is_floating_point() else v for k, v in tensors.items()})
+    module.load_state_dict(
+        {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in tensors.items()}
+    )
     return metadata
 
 

@@ -57,10 +57,16 @@ def own_settings(groups: GroupConfig) -> list[tuple[Three, Three]]:
     own_steps = dict(zip(DEFAULT_STEPS, groups.num_inference_steps, strict=True))
     found: dict[tuple[Three, Three], None] = {}
     for setting in TABLE_4:
-        pairs = [_fit(own_times[t], own_steps[n]) for t, n in zip(setting.times, setting.steps, strict=True)]
+        pairs = [
+            _fit(own_times[t], own_steps[n])
+            for t, n in zip(setting.times, setting.steps, strict=True)
+        ]
         found[_three([t for t, _ in pairs]), _three([n for _, n in pairs])] = None
     for factor in (2, 4):
-        steps = [min(t, factor * n) for t, n in zip(groups.start_times, groups.num_inference_steps, strict=True)]
+        steps = [
+            min(t, factor * n)
+            for t, n in zip(groups.start_times, groups.num_inference_steps, strict=True)
+        ]
         found[groups.start_times, _three(steps)] = None
     return list(found)
 
@@ -75,19 +81,31 @@ def _three(values: Sequence[int]) -> Three:
 
 
 def table4(model: PatchScaler, source: Source, measuring: Measuring, seed: int = 0) -> Report:
-    report = Report("table4", "Table 4: start times T and steps N of simple, medium and hard patches", COLUMNS)
+    report = Report(
+        "table4", "Table 4: start times T and steps N of simple, medium and hard patches", COLUMNS
+    )
     stored = model.config.groups
     entries = []
     for setting in TABLE_4:
         label = setting_name(setting.times, setting.steps)
         groups = replace(stored, start_times=setting.times, num_inference_steps=setting.steps)
-        entries.append(Entry(label, setting.scores, PatchScalerMethod(model, label, groups=groups, seed=seed)))
+        entries.append(
+            Entry(label, setting.scores, PatchScalerMethod(model, label, groups=groups, seed=seed))
+        )
     if not is_paper_scale(stored):
         for times, steps in own_settings(stored):
             label = f"own: {setting_name(times, steps)}"
             groups = replace(stored, start_times=times, num_inference_steps=steps)
-            note = "as shipped" if (times, steps) == (stored.start_times, stored.num_inference_steps) else ""
-            entries.append(Entry(label, {}, PatchScalerMethod(model, label, groups=groups, seed=seed), note=note))
+            note = (
+                "as shipped"
+                if (times, steps) == (stored.start_times, stored.num_inference_steps)
+                else ""
+            )
+            entries.append(
+                Entry(
+                    label, {}, PatchScalerMethod(model, label, groups=groups, seed=seed), note=note
+                )
+            )
     measure(report, entries, source, measuring, one_model=True)
     report.differs = _differs(model, source)
     report.differs.append(
@@ -109,7 +127,8 @@ class RandomMemory(TextureMemory):
 
     def search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         scores = queries.float() @ self.keys.T.float()  # (N, M)
-        drawn = torch.stack([self._draw(query, top_k) for query in queries]).to(scores.device)  # (N, K)
+        # (N, K)
+        drawn = torch.stack([self._draw(query, top_k) for query in queries]).to(scores.device)
         order = torch.sort(scores.gather(1, drawn), dim=1, descending=True, stable=True)
         return order.values, drawn.gather(1, order.indices)
 
@@ -128,7 +147,11 @@ def with_random_memory(model: PatchScaler) -> PatchScaler:
 
 
 def table5(
-    model: PatchScaler, source: Source, measuring: Measuring, text: Entry | None = None, seed: int = 0
+    model: PatchScaler,
+    source: Source,
+    measuring: Measuring,
+    text: Entry | None = None,
+    seed: int = 0,
 ) -> Report:
     """text: the row of the text prompt, with its method or the reason why there is none."""
     report = Report("table5", "Table 5: prompts", COLUMNS)
@@ -139,7 +162,10 @@ def table5(
         scales.append((f", {setting_name(DEFAULT_TIMES, DEFAULT_STEPS)}", literal))
     entries = [text] if text else []
     for suffix, groups in scales:
-        rows: list[tuple[str, PatchScaler, bool]] = [("texture prompt", model, True), ("no prompt", model, False)]
+        rows: list[tuple[str, PatchScaler, bool]] = [
+            ("texture prompt", model, True),
+            ("no prompt", model, False),
+        ]
         if model.memory:
             rows.insert(1, ("random prompt", with_random_memory(model), True))
         for name, scaler, prompt in rows:
@@ -167,22 +193,34 @@ def shares_of(thresholds: tuple[float, float]) -> tuple[float, float]:
 
 
 def table6(model: PatchScaler, source: Source, measuring: Measuring, seed: int = 0) -> Report:
-    report = Report("table6", "Table 6: thresholds of the groups", COLUMNS | dict.fromkeys(GROUP_NAMES, 2))
+    report = Report(
+        "table6", "Table 6: thresholds of the groups", COLUMNS | dict.fromkeys(GROUP_NAMES, 2)
+    )
     stored = model.config.groups
     literal = replace(stored, start_times=DEFAULT_TIMES, num_inference_steps=DEFAULT_STEPS)
     entries = []
     for thresholds, scores in TABLE_6.items():
         label = "gamma {:.2f} {:.2f}".format(*thresholds)
-        method = PatchScalerMethod(model, label, groups=replace(literal, thresholds=thresholds), seed=seed)
+        method = PatchScalerMethod(
+            model, label, groups=replace(literal, thresholds=thresholds), seed=seed
+        )
         entries.append(Entry(label, scores, method))
     own = [("own default", stored.thresholds, "as shipped")]
     if stored.calibration:
         for thresholds in TABLE_6:
             shares = shares_of(thresholds)
             label = "own, shares of gamma {:.2f} {:.2f}".format(*thresholds)
-            own.append((label, thresholds_from_table(stored.calibration, shares), "{:.0%}, {:.0%}".format(*shares)))
+            own.append(
+                (
+                    label,
+                    thresholds_from_table(stored.calibration, shares),
+                    "{:.0%}, {:.0%}".format(*shares),
+                )
+            )
     for label, thresholds, note in own:
-        method = PatchScalerMethod(model, label, groups=replace(stored, thresholds=thresholds), seed=seed)
+        method = PatchScalerMethod(
+            model, label, groups=replace(stored, thresholds=thresholds), seed=seed
+        )
         note = f"gamma {thresholds[0]:.3f} {thresholds[1]:.3f}, {note}"
         entries.append(Entry(label, {}, method, note=note))
     measure(report, entries, source, measuring, one_model=True)

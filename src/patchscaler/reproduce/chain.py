@@ -45,27 +45,42 @@ class Restored:
 
 
 @torch.inference_mode()
-def restore(model: PatchScaler, picture: Picture, groups: GroupConfig | None = None, seed: int = 0) -> Restored:
+def restore(
+    model: PatchScaler, picture: Picture, groups: GroupConfig | None = None, seed: int = 0
+) -> Restored:
     """Everything up to the sampling. groups: in place of the model's own numbers."""
     config = check_groups(groups or model.config.groups)
     planes = to_planes(picture)
     height, width = planes.rgb.shape[-2:]
-    lr = reflect_pad(planes.rgb, *model.padded_size(height, width))[None].to(model.device)  # (1, 3, h, w)
+    # (1, 3, h, w)
+    lr = reflect_pad(planes.rgb, *model.padded_size(height, width))[None].to(model.device)
     latents, confidence = model.restore(lr)  # (C, H, W), (1, H, W)
     grid = make_grid(latents.shape[-2], latents.shape[-1], config.latent_patch_size, config.overlap)
     noise = noise_field(seed, len(latents), 0, 0, grid.height, grid.width).to(model.device)
     scores = patch_confidence(confidence, grid, config.least_confidence).cpu()
     return Restored(
-        planes, (height, width), lr[0], latents, confidence, grid, partition(latents, grid), partition(noise, grid),
-        scores, assign_groups(scores, config.thresholds), config,
-    )  # fmt: skip
+        planes,
+        (height, width),
+        lr[0],
+        latents,
+        confidence,
+        grid,
+        partition(latents, grid),
+        partition(noise, grid),
+        scores,
+        assign_groups(scores, config.thresholds),
+        config,
+    )
 
 
 @torch.inference_mode()
 def refine(
-    model: PatchScaler, restored: Restored, index: Tensor | None = None, prompt_of: PromptOf | None = None,
+    model: PatchScaler,
+    restored: Restored,
+    index: Tensor | None = None,
+    prompt_of: PromptOf | None = None,
     max_patches: int = 64,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Sample these patches (all by default), each from its group's start -> (n, C, V, V).
 
     prompt_of: None for no prompt; `texture_prompts(model)` for the model's own.
@@ -75,13 +90,19 @@ def refine(
     steps = steps_of(restored.groups[index], restored.config)
     order = steps.argsort(descending=True, stable=True)
     sampled = order[: int((steps > 0).sum())]
-    for chunk in sampled.split(max_patches) if len(sampled) else ():  # an empty tensor would give one empty chunk
+    # an empty tensor would give one empty chunk
+    for chunk in sampled.split(max_patches) if len(sampled) else ():
         places = index[chunk]
         y_0 = restored.coarse[places]
         prompt = prompt_of(y_0, places) if prompt_of else None
         denoise = model.denoiser(y_0, prompt)
         out[chunk] = sample_groups(
-            denoise, y_0, restored.noise[places], restored.groups[places], restored.config, model.diffusion
+            denoise,
+            y_0,
+            restored.noise[places],
+            restored.groups[places],
+            restored.config,
+            model.diffusion,
         )
     return out
 
@@ -104,7 +125,9 @@ def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image
 
 
 @torch.inference_mode()
-def refine_patches(model: PatchScaler, restored: Restored, index: Tensor, patches: Tensor) -> Tensor:
+def refine_patches(
+    model: PatchScaler, restored: Restored, index: Tensor, patches: Tensor
+) -> Tensor:
     """Sampled patches (n, C, V, V) at these places, each drawn by itself where the model has a refiner."""
     if model.refiner is None:
         return patches

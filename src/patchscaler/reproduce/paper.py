@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 # The paper's names of metrics -> ours. It names no variant; these are the likely ones, by the size of its values.
 METRICS = {
-    "PSNR": "psnr-y", "SSIM": "ssim-y", "LPIPS": "lpips-alex",
-    "ManIQA": "maniqa-koniq", "CLIPIQA": "clipiqa+", "MUSIQ": "musiq-koniq",
-}  # fmt: skip
+    "PSNR": "psnr-y",
+    "SSIM": "ssim-y",
+    "LPIPS": "lpips-alex",
+    "ManIQA": "maniqa-koniq",
+    "CLIPIQA": "clipiqa+",
+    "MUSIQ": "musiq-koniq",
+}
 FULL_REFERENCE, NO_REFERENCE = ("PSNR", "SSIM", "LPIPS"), ("ManIQA", "CLIPIQA", "MUSIQ")
 
 Scores = dict[str, float]
@@ -96,12 +100,14 @@ TABLE_4 = (
     _setting((400, 700, 1000), (8, 8, 8), 0.4889, 0.7866, 65.62),
 )
 TABLE_5 = _rows(
-    NO_REFERENCE, {"text prompt": (0.4849, 0.7890, 66.79), "texture prompt": (0.5040, 0.8038, 68.27)}
-)  # fmt: skip
+    NO_REFERENCE,
+    {"text prompt": (0.4849, 0.7890, 66.79), "texture prompt": (0.5040, 0.8038, 68.27)},
+)
 # gamma_1, gamma_2 -> scores, and seconds of one 512 -> 2048 on an A100
 TABLE_6: dict[tuple[float, float], Scores] = {
     (0.85, 0.60): {"ManIQA": 0.5005, "CLIPIQA": 0.7909, "MUSIQ": 67.80, "seconds": 2.98},
     (0.95, 0.75): {"ManIQA": 0.5040, "CLIPIQA": 0.8038, "MUSIQ": 68.27, "seconds": 3.41},
     (1.00, 0.85): {"ManIQA": 0.5059, "CLIPIQA": 0.8065, "MUSIQ": 68.71, "seconds": 3.58},
 }
-FIGURE_5_SHARE_ABOVE_70 = 0.5  # "the average confidence of 50 % of the patches lies in the range of 0.70 to 1.0"
+# "the average confidence of 50 % of the patches lies in the range of 0.70 to 1.0"
+FIGURE_5_SHARE_ABOVE_70 = 0.5

@@ -35,9 +35,14 @@ class Source:
 
 
 def open_source(
-    text: str, *, originals: bool = False, limit: int = 0, seed: int = 0, unchecked: bool = False,
+    text: str,
+    *,
+    originals: bool = False,
+    limit: int = 0,
+    seed: int = 0,
+    unchecked: bool = False,
     out: str | Path = ".",
-) -> Source:  # fmt: skip
+) -> Source:
     """'NAME=DIR' or 'DIR' -> its pictures, the first `limit` by name (0: all).
 
     originals: a folder holds large pictures, which are degraded as LSDIR-Test is; otherwise small ones.
@@ -50,7 +55,9 @@ def open_source(
         described = collection.describe()
     else:
         if separator and not Path(text).is_dir():
-            raise PatchScalerError(f"unknown data set '{name}': choose from {', '.join(COLLECTIONS)}, or give a folder")
+            raise PatchScalerError(
+                f"unknown data set '{name}': choose from {', '.join(COLLECTIONS)}, or give a folder"
+            )
         folders = {"hr": text, "degradation": DEGRADATION} if originals else {"lr": text}
         pairs, failures = load_pairs(**folders, seed=seed, limit=limit)  # type: ignore[arg-type]
         name, described = Path(text).name, {"collection": None, "folder": Path(text).name}
@@ -74,7 +81,9 @@ def _collection_pairs(
     return _usable(pairs[: limit or None])
 
 
-def lsdir_test(collection: Collection, folder: Path, limit: int = 0, seed: int = 0) -> tuple[list[Pair], list[Failure]]:
+def lsdir_test(
+    collection: Collection, folder: Path, limit: int = 0, seed: int = 0
+) -> tuple[list[Pair], list[Failure]]:
     """LSDIR-Test: 2,000 pictures, centre crops of 512 pixels, degraded mildly, each seeded by its own name.
 
     The paper's own 2,000 were drawn at random and not published. Here they are validation and test; where the
@@ -95,10 +104,16 @@ def lsdir_test(collection: Collection, folder: Path, limit: int = 0, seed: int =
     return pairs, failures
 
 
-def choose_lsdir_test(collection: Collection, count: int = LSDIR_TEST_SIZE) -> list[tuple[str, Path]]:
+def choose_lsdir_test(
+    collection: Collection, count: int = LSDIR_TEST_SIZE
+) -> list[tuple[str, Path]]:
     """(name, file) of the pictures, sorted by name: PART_NAME, as numbers repeat between the parts."""
-    chosen = [(f"{part}_{file.stem}", file) for part in ("val", "test") for file in collection.parts[part]]
-    spare = sorted(collection.parts["train"], key=lambda file: hashlib.sha256(file.stem.encode()).digest())
+    chosen = [
+        (f"{part}_{file.stem}", file) for part in ("val", "test") for file in collection.parts[part]
+    ]
+    spare = sorted(
+        collection.parts["train"], key=lambda file: hashlib.sha256(file.stem.encode()).digest()
+    )
     chosen += [(f"train_{file.stem}", file) for file in spare[: max(0, count - len(chosen))]]
     return sorted(chosen)
 

@@ -62,14 +62,18 @@ def table_lines(columns: dict[str, int], rows: list[Row]) -> list[str]:
         return []
     width = max(len(row.label) for row in rows) + 2
     sides = {
-        column: [side for side in ("paper", "here") if any(column in getattr(row, side) for row in rows)]
+        column: [
+            side for side in ("paper", "here") if any(column in getattr(row, side) for row in rows)
+        ]
         for column in columns
     }
     shown = [column for column in columns if sides[column]]
     # Wide enough for a column's name, and for "paper" and "here" under it.
     widths = {c: [max(10, -(-(len(c) + 2) // len(sides[c])))] * len(sides[c]) for c in shown}
     head = " " * width + "".join(f"{c:>{sum(widths[c])}}" for c in shown)
-    under = " " * width + "".join(f"{s:>{w}}" for c in shown for s, w in zip(sides[c], widths[c], strict=True))
+    under = " " * width + "".join(
+        f"{s:>{w}}" for c in shown for s, w in zip(sides[c], widths[c], strict=True)
+    )
     lines = [head, under] if any("paper" in sides[column] for column in shown) else [head]
     for row in rows:
         line = f"{row.label:<{width}}"

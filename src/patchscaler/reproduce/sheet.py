@@ -16,7 +16,9 @@ class Cell:
     frame: tuple[int, int, int] | None = None  # colour of a border
 
 
-def sheet(rows: Sequence[Sequence[Cell]], labels: Sequence[str] = (), largest: int = 256) -> Image.Image:
+def sheet(
+    rows: Sequence[Sequence[Cell]], labels: Sequence[str] = (), largest: int = 256
+) -> Image.Image:
     """Rows of cells, each with its label in front. largest: side that pictures are reduced to, in pixels.
 
     Small pictures keep their pixels; all columns are as wide as the widest picture.
@@ -24,10 +26,14 @@ def sheet(rows: Sequence[Sequence[Cell]], labels: Sequence[str] = (), largest: i
     fitted = [[_fit(cell.picture, largest) for cell in row] for row in rows]
     font = ImageFont.load_default(size=TEXT_SIZE)
     width = max(p.width for row in fitted for p in row)
-    label_width = max((int(font.getlength(label)) for label in labels), default=0) + (2 * GAP if labels else 0)
+    label_width = max((int(font.getlength(label)) for label in labels), default=0) + (
+        2 * GAP if labels else 0
+    )
     heights = [max(p.height for p in row) + LINE + GAP for row in fitted]
     columns = max(len(row) for row in fitted)
-    canvas = Image.new("RGB", (label_width + columns * (width + GAP) + GAP, sum(heights) + GAP), PAPER)
+    canvas = Image.new(
+        "RGB", (label_width + columns * (width + GAP) + GAP, sum(heights) + GAP), PAPER
+    )
     draw = ImageDraw.Draw(canvas)
     top = GAP
     for i, (row, pictures) in enumerate(zip(rows, fitted, strict=True)):
@@ -39,7 +45,12 @@ def sheet(rows: Sequence[Sequence[Cell]], labels: Sequence[str] = (), largest: i
             if cell.frame:
                 box = (left, top, left + picture.width - 1, top + picture.height - 1)
                 draw.rectangle(box, outline=cell.frame, width=3)
-            draw.text((left, top + picture.height + 1), _shortened(cell.caption, font, width), fill=INK, font=font)
+            draw.text(
+                (left, top + picture.height + 1),
+                _shortened(cell.caption, font, width),
+                fill=INK,
+                font=font,
+            )
         top += heights[i]
     return canvas
 
@@ -49,7 +60,9 @@ def _fit(picture: Image.Image, largest: int) -> Image.Image:
     factor = largest / max(picture.size)
     if factor >= 1:
         return picture
-    return picture.resize([max(1, round(s * factor)) for s in picture.size], Image.Resampling.LANCZOS)
+    return picture.resize(
+        [max(1, round(s * factor)) for s in picture.size], Image.Resampling.LANCZOS
+    )
 
 
 def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:

@@ -37,16 +37,26 @@ class Trajectory:
 
 
 def figure1a(
-    model: PatchScaler, source: Source, out: Path, *, start: int = 1000, steps: int = 20, seed: int = 0
+    model: PatchScaler,
+    source: Source,
+    out: Path,
+    *,
+    start: int = 1000,
+    steps: int = 20,
+    seed: int = 0,
 ) -> Report:
     """The paper's unified sampling (start 1000, 20 steps), then this model's own start in 1, 2, 4 and 8 steps."""
     if not 1 <= steps <= start <= model.diffusion.num_train_timesteps:
-        raise PatchScalerError(f"{steps} steps from time {start}: take 1 to {start}, and a time of 1 to 1000")
+        raise PatchScalerError(
+            f"{steps} steps from time {start}: take 1 to {start}, and a time of 1 to 1000"
+        )
     shown = sorted({round(1 + i * (steps - 1) / max(1, SHOWN - 1)) for i in range(SHOWN)})
     own = own_start(model)
     totals = [n for n in (1, 2, 4, 8) if n <= own]
     columns = {f"{i}": 2 for i in sorted({*shown, *totals})}
-    report = Report("figure1a", "Figure 1a: distance to the last step, in grey levels, by steps done", columns)
+    report = Report(
+        "figure1a", "Figure 1a: distance to the last step, in grey levels, by steps done", columns
+    )
     rows, labels, failures = [], [], list(source.failures)
     for pair in source.pairs:
         try:
@@ -55,9 +65,16 @@ def figure1a(
             failures.append(Failure(pair.name, str(error)))
             continue
         index = easiest_middle_hardest(restored.scores)
-        ways = [(f"of {steps} from t {start}", after_each_step(model, restored, index, start, steps, shown))]
+        ways = [
+            (
+                f"of {steps} from t {start}",
+                after_each_step(model, restored, index, start, steps, shown),
+            )
+        ]
         if own:
-            ways.append((f"in all from t {own}", after_each_total(model, restored, index, own, totals)))
+            ways.append(
+                (f"in all from t {own}", after_each_total(model, restored, index, own, totals))
+            )
         coarse = patch_pictures(model, restored.coarse[index])
         for i, place in enumerate(index.tolist()):
             group = int(restored.groups[place])
@@ -65,7 +82,9 @@ def figure1a(
                 row = [Cell(coarse[i], f"coarse, C {restored.scores[place]:.2f}", FRAMES[group])]
                 row += [
                     Cell(p, f"{n}: {d:.2f}")
-                    for p, n, d in zip(way.pictures[i], way.steps, way.distance[i].tolist(), strict=True)
+                    for p, n, d in zip(
+                        way.pictures[i], way.steps, way.distance[i].tolist(), strict=True
+                    )
                 ]
                 rows.append(row)
                 labels.append(f"{pair.name} {GROUP_NAMES[group]}, {says}")
@@ -106,18 +125,23 @@ def after_each_step(
     times = torch.full((len(y_0),), start, device=y_0.device)
     x_t = model.diffusion.start_from_coarse(y_0, times, restored.noise[index])
     sample(recorded, x_t, group_timesteps(start, steps), model.diffusion, restored.config.sampler)
-    return _trajectory(model, shown, [refine_patches(model, restored, index, clean[i - 1]) for i in shown])
+    return _trajectory(
+        model, shown, [refine_patches(model, restored, index, clean[i - 1]) for i in shown]
+    )
 
 
 @torch.inference_mode()
 def after_each_total(
     model: PatchScaler, restored: Restored, index: Tensor, start: int, totals: list[int]
-) -> Trajectory:  # fmt: skip
+) -> Trajectory:
     """The results of runs of 1, 2, 4 ... steps in all."""
     results = [after_each_step(model, restored, index, start, n, [n]) for n in totals]
-    pixels = [torch.stack([_tensor(p[0]) for p in r.pictures]) for r in results]  # (n, H, W, 3) each
+    # (n, H, W, 3) each
+    pixels = [torch.stack([_tensor(p[0]) for p in r.pictures]) for r in results]
     distance = torch.stack([(x - pixels[-1]).abs().mean((1, 2, 3)) for x in pixels], 1)
-    return Trajectory(totals, [[r.pictures[i][0] for r in results] for i in range(len(index))], distance)
+    return Trajectory(
+        totals, [[r.pictures[i][0] for r in results] for i in range(len(index))], distance
+    )
 
 
 def own_start(model: PatchScaler) -> int:
@@ -138,10 +162,15 @@ def _prompt(model: PatchScaler, y_0: Tensor) -> Prompt | None:
 def _trajectory(model: PatchScaler, shown: list[int], latents: list[Tensor]) -> Trajectory:
     pictures = [patch_pictures(model, x) for x in latents]  # by step, by patch
     pixels = [torch.stack([_tensor(p) for p in step]) for step in pictures]
-    distance = torch.stack([(x - pixels[-1]).abs().mean((1, 2, 3)) for x in pixels], 1)  # (n, steps)
+    # (n, steps)
+    distance = torch.stack([(x - pixels[-1]).abs().mean((1, 2, 3)) for x in pixels], 1)
     return Trajectory(shown, [list(p) for p in zip(*pictures, strict=True)], distance)
 
 
 def _tensor(picture: Image.Image) -> Tensor:
     """(H, W, 3) float, 0..255."""
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(*picture.size[::-1], 3).float()
+    return (
+        torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        .reshape(*picture.size[::-1], 3)
+        .float()
+    )

@@ -53,12 +53,18 @@ def settings_of(stored: GroupConfig, counts: Sequence[int]) -> list[Setting]:
         groups = group_settings(steps=f"{simple},{n},{n}")(stored)
         found.append(Setting(f"steps {n}", n, groups, groups == stored))
     if medium != hard:
-        found.append(Setting("steps " + "/".join(map(str, stored.num_inference_steps)), None, stored, True))
+        found.append(
+            Setting("steps " + "/".join(map(str, stored.num_inference_steps)), None, stored, True)
+        )
     return found
 
 
 def steps_quality(
-    model: PatchScaler, sets: Sequence[PictureSet], counts: Sequence[int], measuring: Measuring, seed: int = 0
+    model: PatchScaler,
+    sets: Sequence[PictureSet],
+    counts: Sequence[int],
+    measuring: Measuring,
+    seed: int = 0,
 ) -> Report:
     """A row a set and number of steps, and the plot. Records lie in OUT/steps, and a run goes on where it stopped."""
     figure_class()  # before hours of measuring, not after them
@@ -69,27 +75,43 @@ def steps_quality(
     settings = settings_of(model.config.groups, counts)
     methods = [PatchScalerMethod(model, s.name, groups=s.groups, seed=seed) for s in settings]
     comparisons = compare_methods(
-        methods, sets, found, measuring.out / "steps", missing=missing,
-        progress=lambda method, done, total, name: measuring.say(f"{method}: {done}/{total} {name}"),
-    )  # fmt: skip
+        methods,
+        sets,
+        found,
+        measuring.out / "steps",
+        missing=missing,
+        progress=lambda method, done, total, name: measuring.say(
+            f"{method}: {done}/{total} {name}"
+        ),
+    )
     columns = {f"{m.name} {m.arrow}": m.digits for m in found} | {"evaluations": 1, "seconds": 3}
-    report = Report("steps", "Quality against steps of medium and hard patches (ours, not the paper's)", columns)
+    report = Report(
+        "steps", "Quality against steps of medium and hard patches (ours, not the paper's)", columns
+    )
     for comparison, pictures in zip(comparisons, sets, strict=True):
         report.rows += _rows(comparison, pictures, settings, found)
         report.failures += [f"{pictures.title}: {failure}" for failure in comparison.failures]
         data = comparison.evaluations[0].data
         report.data.append({"set": pictures.name, "degradation": pictures.degradation} | data)
-    others = {method_line(e) for e in comparisons[0].evaluations[1:]}  # one model: the first line says which
+    # one model: the first line says which
+    others = {method_line(e) for e in comparisons[0].evaluations[1:]}
     report.protocol = [
-        line for line in shared_notes(comparisons, sets)
+        line
+        for line in shared_notes(comparisons, sets)
         if line not in others and line != MEANING and "failed: " not in line
-    ]  # fmt: skip
-    report.protocol.append("seconds: median wall time of a picture; evaluations: of the diffusion network, mean of a "
-                           "picture")  # fmt: skip
+    ]
+    report.protocol.append(
+        "seconds: median wall time of a picture; evaluations: of the diffusion network, mean of a "
+        "picture"
+    )
     if model.refiner is not None and 0 in [s.steps for s in settings]:
-        report.protocol.append("steps 0: patches that take no step are not drawn either, so the way from 0 to 1 is the "
-                               "step's and the refiner's together")  # fmt: skip
-    report.details = {"settings": [{"name": s.name, "shipped": s.shipped} | vars(s.groups) for s in settings]}
+        report.protocol.append(
+            "steps 0: patches that take no step are not drawn either, so the way from 0 to 1 is the "
+            "step's and the refiner's together"
+        )
+    report.details = {
+        "settings": [{"name": s.name, "shipped": s.shipped} | vars(s.groups) for s in settings]
+    }
     file = measuring.out / "steps.png"
     save_image(plot(report.rows, [pictures.title for pictures in sets], settings, found), file)
     report.figures.append(str(file))
@@ -97,7 +119,10 @@ def steps_quality(
 
 
 def _rows(
-    comparison: Comparison, pictures: PictureSet, settings: Sequence[Setting], metrics: Sequence[Metric]
+    comparison: Comparison,
+    pictures: PictureSet,
+    settings: Sequence[Setting],
+    metrics: Sequence[Metric],
 ) -> list[Row]:
     rows = []
     means, _ = common_means(comparison.evaluations)  # over the pictures that every row has
@@ -106,7 +131,9 @@ def _rows(
         here = {f"{m.name} {m.arrow}": mean[m.name] for m in metrics if m.name in mean}
         here |= {"evaluations": cost.evaluations} if cost.evaluations is not None else {}
         here |= {"seconds": cost.seconds} if cost.seconds is not None else {}
-        rows.append(Row(f"{pictures.title}: {setting.name}", {}, here, SHIPPED if setting.shipped else ""))
+        rows.append(
+            Row(f"{pictures.title}: {setting.name}", {}, here, SHIPPED if setting.shipped else "")
+        )
     return rows
 
 
@@ -119,11 +146,18 @@ def figure_class() -> tuple[Any, Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PatchScalerError("the plot needs matplotlib: pip install 'patchscaler[plots]'") from error
+        raise PatchScalerError(
+            "the plot needs matplotlib: pip install 'patchscaler[plots]'"
+        ) from error
     return Figure, FigureCanvasAgg
 
 
-def plot(rows: Sequence[Row], titles: Sequence[str], settings: Sequence[Setting], metrics: Sequence[Metric]) -> Any:
+def plot(
+    rows: Sequence[Row],
+    titles: Sequence[str],
+    settings: Sequence[Setting],
+    metrics: Sequence[Metric],
+) -> Any:
     """A panel a metric, a line a set; the model's own steps are a star, or a dashed line where its groups differ.
 
     rows: set by set, in the order of `settings`. -> PIL image.
@@ -132,16 +166,28 @@ def plot(rows: Sequence[Row], titles: Sequence[str], settings: Sequence[Setting]
     figure = figure_of(figsize=(4 * len(metrics), 3.6), dpi=100, layout="constrained")
     counted = [s for s in settings if s.steps is not None]
     places = range(len(counted))  # evenly: 0 has no place on a logarithmic axis
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+    for axes, metric in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
+    ):
         column = f"{metric.name} {metric.arrow}"
         for i, title in enumerate(titles):
             own = rows[i * len(settings) : (i + 1) * len(settings)]
             values = [row.here.get(column, np.nan) for row in own]
-            axes.plot(places, values[: len(counted)], marker="o", markersize=4, color=f"C{i}", label=title)
+            axes.plot(
+                places, values[: len(counted)], marker="o", markersize=4, color=f"C{i}", label=title
+            )
             for place, (setting, value) in enumerate(zip(settings, values, strict=True)):
                 label = SHIPPED if i == 0 else None
                 if setting.shipped and setting.steps is not None:
-                    axes.plot([place], [value], marker="*", markersize=14, color=f"C{i}", linestyle="", label=label)
+                    axes.plot(
+                        [place],
+                        [value],
+                        marker="*",
+                        markersize=14,
+                        color=f"C{i}",
+                        linestyle="",
+                        label=label,
+                    )
                 elif setting.shipped:
                     axes.axhline(value, color=f"C{i}", linestyle="--", linewidth=1, label=label)
         axes.set(title=column, xlabel="steps of medium and hard patches")

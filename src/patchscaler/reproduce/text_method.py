@@ -27,11 +27,20 @@ class TextPrompted:
     name = "text prompt"
 
     def __init__(
-        self, model: PatchScaler, folder: str | Path, captioner: Captioner, encoder: TextEncoder,
-        groups: GroupConfig | None = None, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        model: PatchScaler,
+        folder: str | Path,
+        captioner: Captioner,
+        encoder: TextEncoder,
+        groups: GroupConfig | None = None,
+        seed: int = 0,
+    ):
         if model.config.text_width != encoder.width:
-            trained = f"for tokens of {model.config.text_width}" if model.config.text_width else "with textures"
+            trained = (
+                f"for tokens of {model.config.text_width}"
+                if model.config.text_width
+                else "with textures"
+            )
             raise PatchScalerError(
                 f"{folder}: this model was trained {trained}, the text encoder gives {encoder.width}; "
                 "train it with 'patchscaler train diffusion --prompt text'"
@@ -44,7 +53,9 @@ class TextPrompted:
         caption = self.captioner.captions([Image.fromarray(lr)])[0]
         self.cost = {"caption": caption}
         restored = restore(self.model, lr, self.groups, self.seed)
-        patches = refine(self.model, restored, prompt_of=self._prompts(self.encoder.tokens([caption])))
+        patches = refine(
+            self.model, restored, prompt_of=self._prompts(self.encoder.tokens([caption]))
+        )
         return to_rgb(fuse(self.model, restored, patches))
 
     def _prompts(self, tokens: Tensor) -> Any:
@@ -55,7 +66,8 @@ class TextPrompted:
         @torch.inference_mode()
         def prompt_of(y_0: Tensor, places: Tensor) -> Prompt:
             with self.model.autocast():
-                context = projection(tokens.to(self.model.device)).expand(len(y_0), -1, -1)  # (n, L, D)
+                # (n, L, D)
+                context = projection(tokens.to(self.model.device)).expand(len(y_0), -1, -1)
                 return self.model.patch_dit.prepare(context)
 
         return prompt_of
@@ -63,20 +75,34 @@ class TextPrompted:
     def describe(self) -> dict[str, Any]:
         ours = PatchScalerMethod(self.model, seed=self.seed, groups=self.groups).describe()
         own = code_hash("reproduce/chain.py", "reproduce/text_method.py", "models/text_encoders.py")
-        return ours | {"code of the prompt": own, "captioner": self.captioner.name, "text encoder": self.encoder.name}
+        return ours | {
+            "code of the prompt": own,
+            "captioner": self.captioner.name,
+            "text encoder": self.encoder.name,
+        }
 
 
 def text_entry(
-    folder: str | None, captioner: str, encoder: str, *, device: str = "auto", dtype: str = "auto",
-    autoencoder: str | None = None, seed: int = 0,
-) -> Entry:  # fmt: skip
+    folder: str | None,
+    captioner: str,
+    encoder: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    autoencoder: str | None = None,
+    seed: int = 0,
+) -> Entry:
     """Table 5's row of the text prompt; without a model or its two helpers, the reason and the hint."""
     entry = Entry("text prompt", TABLE_5["text prompt"])
     if folder is None:
-        entry.reason = "no --text-model was given; train one with 'patchscaler train diffusion --prompt text'"
+        entry.reason = (
+            "no --text-model was given; train one with 'patchscaler train diffusion --prompt text'"
+        )
         return entry
     try:
-        model = PatchScaler.from_pretrained(folder, device=device, dtype=dtype, autoencoder=autoencoder)
+        model = PatchScaler.from_pretrained(
+            folder, device=device, dtype=dtype, autoencoder=autoencoder
+        )
         helpers = Captioner(captioner, str(model.device)), TextEncoder(encoder, str(model.device))
         entry.method = TextPrompted(model, folder, *helpers, seed=seed)
     except PatchScalerError as error:

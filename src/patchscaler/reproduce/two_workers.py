@@ -44,7 +44,8 @@ class Job:
     threads: int = 1  # of each process
     runs: int = 1
     seed: int = 0
-    shares: tuple[float, float] | None = None  # of simple and of simple + medium; None: the model's thresholds
+    # of simple and of simple + medium; None: the model's thresholds
+    shares: tuple[float, float] | None = None
 
     def build(self, rank: int) -> PatchScaler:
         device = self.devices[rank]
@@ -52,7 +53,7 @@ class Job:
             return paper_model(device, choose_dtype(self.dtype, device))
         return PatchScaler.from_pretrained(
             self.model, device=device, dtype=self.dtype, autoencoder=self.autoencoder
-        )  # fmt: skip
+        )
 
 
 @dataclass
@@ -61,7 +62,8 @@ class Timed:
 
     picture: np.ndarray  # (4h, 4w, 3) uint8, of both workers together
     difference: int  # largest, in grey levels, from one process that samples both shares in turn: 0
-    rounding: int  # the same from one process with all patches in one batch, where sums round differently
+    # the same from one process with all patches in one batch, where sums round differently
+    rounding: int
     alone: float  # one worker with its threads
     alone_all_threads: float | None  # one process with both workers' threads; None on GPUs
     together: float
@@ -95,9 +97,12 @@ def _worker(rank: int, job: Job, scratch: str) -> None:
     try:
         torch.set_num_threads(job.threads)
         model = job.build(rank)
-        if sys.platform == "linux":  # both processes are on this machine, whatever its name resolves to
+        # both processes are on this machine, whatever its name resolves to
+        if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        dist.init_process_group("gloo", init_method=f"file://{scratch}/rendezvous", rank=rank, world_size=2)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{scratch}/rendezvous", rank=rank, world_size=2
+        )
         timed = [_measure(rank, model, job, picture) for picture in job.pictures]
         if rank == 0:
             torch.save(timed, Path(scratch) / "timed.pt")
@@ -112,15 +117,21 @@ def _worker(rank: int, job: Job, scratch: str) -> None:
 
 def _measure(rank: int, model: PatchScaler, job: Job, picture: np.ndarray) -> Timed | None:
     groups = groups_with_shares(model, picture, job.shares) if job.shares else model.config.groups
-    result, together = _median(lambda: upscale_together(rank, model, picture, groups, job.seed), job.runs)
+    result, together = _median(
+        lambda: upscale_together(rank, model, picture, groups, job.seed), job.runs
+    )
     if rank == 1:  # the first times itself alone, on a machine at rest
         dist.barrier()
         return None
-    whole, alone = _median(lambda: upscale_alone(model, picture, groups, job.seed), job.runs, alone=True)
+    whole, alone = _median(
+        lambda: upscale_alone(model, picture, groups, job.seed), job.runs, alone=True
+    )
     everything = None
     if model.device.type == "cpu":
         torch.set_num_threads(2 * job.threads)
-        _, everything = _median(lambda: upscale_alone(model, picture, groups, job.seed), job.runs, alone=True)
+        _, everything = _median(
+            lambda: upscale_alone(model, picture, groups, job.seed), job.runs, alone=True
+        )
         torch.set_num_threads(job.threads)
     dist.barrier()
     restored = restore(model, picture, groups, job.seed)
@@ -130,7 +141,8 @@ def _measure(rank: int, model: PatchScaler, job: Job, picture: np.ndarray) -> Ti
         in_turn[share] = refine(model, restored, share, _prompts(model))
     two = np.asarray(result)
     difference, rounding = (
-        int(np.abs(np.asarray(one, int) - two).max()) for one in (fuse(model, restored, in_turn), whole)
+        int(np.abs(np.asarray(one, int) - two).max())
+        for one in (fuse(model, restored, in_turn), whole)
     )
     return Timed(two, difference, rounding, alone, everything, together, patches)
 
@@ -157,7 +169,9 @@ def upscale_together(
     return fuse(model, restored, patches)
 
 
-def upscale_alone(model: PatchScaler, picture: np.ndarray, groups: GroupConfig, seed: int) -> Image.Image:
+def upscale_alone(
+    model: PatchScaler, picture: np.ndarray, groups: GroupConfig, seed: int
+) -> Image.Image:
     """The same in one process."""
     restored = restore(model, picture, groups, seed)
     return fuse(model, restored, refine(model, restored, prompt_of=_prompts(model)))

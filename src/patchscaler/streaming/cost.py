@@ -38,8 +38,12 @@ class Cost:
 
     def lines(self) -> list[str]:
         """For people, a line a thing."""
-        work = ", ".join(f"{n} {name} ({self.evaluations[name]} steps)" for name, n in self.patches.items())
-        windows = f"{self.windows} windows, {size_of(self.disk)} of disk" if self.windows else "in memory"
+        work = ", ".join(
+            f"{n} {name} ({self.evaluations[name]} steps)" for name, n in self.patches.items()
+        )
+        windows = (
+            f"{self.windows} windows, {size_of(self.disk)} of disk" if self.windows else "in memory"
+        )
         lines = [
             f"output {self.size[0]}x{self.size[1]}, {windows}, about {size_of(self.memory)} of memory",
             f"patches: {work}; {self.total} patch-steps in all",
@@ -83,8 +87,13 @@ def refining_bytes(scaler: "PatchScaler") -> int:
     if scaler.refiner is None:
         return 0
     side, width = TILE + 2 * CONTEXT, scaler.config.refiner.width
-    features = (side * scaler.step) ** 2 * 4 * (width + 5 * GROWTH) * 2  # the maps of a dense block, and joined
-    rows = (BAND + 2 * REACH) * SCALE if scaler.engine.startswith("torch") else side * scaler.autoencoder.factor
+    # the maps of a dense block, and joined
+    features = (side * scaler.step) ** 2 * 4 * (width + 5 * GROWTH) * 2
+    rows = (
+        (BAND + 2 * REACH) * SCALE
+        if scaler.engine.startswith("torch")
+        else side * scaler.autoencoder.factor
+    )
     band = rows * side * scaler.autoencoder.factor * 4 * width * 3  # an engine enlarges all at once
     return features + band + 6 * 3 * 4 * (side * scaler.autoencoder.factor) ** 2
 
@@ -101,7 +110,8 @@ def window_sizes(scaler: "PatchScaler", width: int, window: int | None, limit: f
     if core < 1:
         raise PatchScalerError(f"window {window}: take {multiple * step} pixels or more")
     # A finished strip lies in memory across the whole picture; windows within it have the rest.
-    row = 3 * 4 * scaler.autoencoder.factor * (width * scaler.config.scale)  # bytes of a row of latents, decoded
+    # bytes of a row of latents, decoded
+    row = 3 * 4 * scaler.autoencoder.factor * (width * scaler.config.scale)
     rows = max(1, min(core, room // 4 // row))
     rows = rows if scaler.autoencoder.exact else max(rows, 2 * FADE)
     around = 2 * (scaler.autoencoder.reach + 9)
@@ -143,7 +153,12 @@ def check_memory(needed: int, what: str) -> None:
 
 
 def disk_bytes(
-    scaler: "PatchScaler", size: tuple[int, int], channels: int, bits: int, sampled: int, moments: bool
+    scaler: "PatchScaler",
+    size: tuple[int, int],
+    channels: int,
+    bits: int,
+    sampled: int,
+    moments: bool,
 ) -> int:
     """Of the job folder, and of a file as large as the picture's pixels, twice while it is made.
 
@@ -154,7 +169,12 @@ def disk_bytes(
     latents = (h / scaler.step + v) * (w / scaler.step + v)
     picture = h * w * scaler.config.scale**2 * channels * bits // 8
     refined = 2 * c if scaler.refiner else 0
-    return int(16 * h * w + latents * (4 * c + 4 + 16 * moments + refined) + 2 * sampled * c * v * v + 3 * picture)
+    return int(
+        16 * h * w
+        + latents * (4 * c + 4 + 16 * moments + refined)
+        + 2 * sampled * c * v * v
+        + 3 * picture
+    )
 
 
 def check_disk(needed: int, folder: Path, kept: int = 0) -> None:

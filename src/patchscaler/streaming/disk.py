@@ -78,13 +78,18 @@ class JobFolder:
         self.arrays: dict[str, DiskArray] = {}
         self.done: dict[str, np.ndarray] = {}
         self.prefix, self.passed = "", 0  # of the pass at hand; passes that are done
-        self._made = [folder for folder in self.path.parents if not folder.exists()]  # the innermost first
+        # the innermost first
+        self._made = [folder for folder in self.path.parents if not folder.exists()]
         try:
             self._lock = self._locked()
         except BlockingIOError as error:
-            raise PatchScalerError(f"{target}: another run is making this picture; wait for it, or stop it") from error
+            raise PatchScalerError(
+                f"{target}: another run is making this picture; wait for it, or stop it"
+            ) from error
         except OSError as error:
-            raise PatchScalerError(f"{target}: cannot write there ({error.strerror}); choose another -o") from error
+            raise PatchScalerError(
+                f"{target}: cannot write there ({error.strerror}); choose another -o"
+            ) from error
         self.resumed = (self.path / "job.json").exists()
         if not self.resumed:
             self.write("job.json", json.dumps(about, indent=1).encode())
@@ -110,7 +115,9 @@ class JobFolder:
     def progress(self, name: str, count: int) -> np.ndarray:
         """(count,) bool: which of `count` pieces of work are done. Set it, then call `record`."""
         file = self.path / f"{self.prefix}{name}.done"
-        stored = np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
+        stored = (
+            np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
+        )
         self.done[name] = stored if len(stored) == count else np.zeros(count, bool)
         return self.done[name]
 
@@ -133,7 +140,11 @@ class JobFolder:
     def finished(self) -> tuple[int, DiskArray | None]:
         """Of several passes: the first that is to be made, and what the one before it gave in a killed run."""
         kept = (file.with_suffix("") for file in self.path.glob("result*.json"))
-        last = max((file for file in kept if file.exists()), key=lambda file: int(file.name[6:]), default=None)
+        last = max(
+            (file for file in kept if file.exists()),
+            key=lambda file: int(file.name[6:]),
+            default=None,
+        )
         if last is None:
             return 0, None
         stored = json.loads(last.with_suffix(".json").read_text())

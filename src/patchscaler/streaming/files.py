@@ -22,7 +22,14 @@ from patchscaler.images.planes import has_alpha
 from patchscaler.images.read import load_picture, opened, orientation
 from patchscaler.images.rows import told_of
 from patchscaler.images.sizes import TargetSize, passes, resized
-from patchscaler.images.write import check_alpha, check_output, check_quality, check_side, fit_picture, format_of
+from patchscaler.images.write import (
+    check_alpha,
+    check_output,
+    check_quality,
+    check_side,
+    fit_picture,
+    format_of,
+)
 from patchscaler.jobs import Job, Options, check_passes
 from patchscaler.models.weights import file_hash
 from patchscaler.patching import PatchGrid, make_grid
@@ -36,7 +43,7 @@ from patchscaler.streaming.cost import (
     refining_bytes,
     size_of,
     window_sizes,
-)  # fmt: skip
+)
 from patchscaler.streaming.disk import DiskArray, JobFolder
 from patchscaler.streaming.passes import (
     Watch,
@@ -46,7 +53,7 @@ from patchscaler.streaming.passes import (
     refine_tiles,
     restore_windows,
     sample_patches,
-)  # fmt: skip
+)
 from patchscaler.streaming.source import Source
 from patchscaler.work import Executor, LocalExecutor
 
@@ -85,10 +92,19 @@ class FileOptions:
 
 
 def upscale_file(
-    scaler: "PatchScaler", source: str | Path, target: str | Path, *, target_size: TargetSize | float = 4.0,
-    window: int | None = None, memory_limit: float = 512, dry_run: bool = False, watch: Watch = noop,
-    files: FileOptions | None = None, executor: Executor | None = None, **options: Any,
-) -> Streamed:  # fmt: skip
+    scaler: "PatchScaler",
+    source: str | Path,
+    target: str | Path,
+    *,
+    target_size: TargetSize | float = 4.0,
+    window: int | None = None,
+    memory_limit: float = 512,
+    dry_run: bool = False,
+    watch: Watch = noop,
+    files: FileOptions | None = None,
+    executor: Executor | None = None,
+    **options: Any,
+) -> Streamed:
     """The file `source` -> the file `target`. Killed, the same call goes on where it was.
 
     target_size: a scale or a size. window: LR pixels of a window's side, by default as many as memory_limit (MiB)
@@ -99,9 +115,22 @@ def upscale_file(
     checked = scaler.options(memory_limit=memory_limit, **({"max_pixels": 0} | options))
     files = files or FileOptions()
     checked = replace(checked, invention=checked.invention or files.report is not None)
-    target_size = target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
+    target_size = (
+        target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
+    )
     executor = executor or LocalExecutor(scaler)
-    run = _FileRun(scaler, executor, Path(source), Path(target), target_size, window, memory_limit, checked, files, watch)
+    run = _FileRun(
+        scaler,
+        executor,
+        Path(source),
+        Path(target),
+        target_size,
+        window,
+        memory_limit,
+        checked,
+        files,
+        watch,
+    )
     folder = JobFolder(run.target, run.key, run.about)
     try:
         streamed = run.make(folder, dry_run)
@@ -116,7 +145,9 @@ def upscale_file(
     else:
         folder.remove()
     for other in JobFolder.others(run.target, run.key):
-        streamed.notes.append(f"an unfinished picture of other options lies in {other}; delete it if it is not wanted")
+        streamed.notes.append(
+            f"an unfinished picture of other options lies in {other}; delete it if it is not wanted"
+        )
     return streamed
 
 
@@ -124,18 +155,39 @@ class _FileRun:
     """One call of `upscale_file`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", executor: Executor, source: Path, target: Path, target_size: TargetSize, window: int | None,
-        limit: float, options: Options, files: FileOptions, watch: Watch,
-    ):  # fmt: skip
+        self,
+        scaler: "PatchScaler",
+        executor: Executor,
+        source: Path,
+        target: Path,
+        target_size: TargetSize,
+        window: int | None,
+        limit: float,
+        options: Options,
+        files: FileOptions,
+        watch: Watch,
+    ):
         self.executor = executor
-        self.scaler, self.source, self.target, self.files, self.watch = scaler, source, target, files, watch
-        self.options = replace(options, progress=lambda done, total: watch("patch-steps", done, total))
+        self.scaler, self.source, self.target, self.files, self.watch = (
+            scaler,
+            source,
+            target,
+            files,
+            watch,
+        )
+        self.options = replace(
+            options, progress=lambda done, total: watch("patch-steps", done, total)
+        )
         self.memory = BASE + max(int(1.5 * limit * 2**20), refining_bytes(scaler))
         check_output(target, source)
         with opened(source, options.max_pixels) as image:
             turned = orientation(told_of(source, image)) >= 5
-            self.size = (image.height, image.width) if turned else (image.width, image.height)  # (w, h)
-            transparent, grey = has_alpha(image), image.mode in ("1", "L", "LA", "La", "I;16", "I;16B")
+            # (w, h)
+            self.size = (image.height, image.width) if turned else (image.width, image.height)
+            transparent, grey = (
+                has_alpha(image),
+                image.mode in ("1", "L", "LA", "La", "I;16", "I;16B"),
+            )
         self.channels = (1 if grey else 3) + transparent
         self.final = target_size.size(*self.size)
         self.passes = passes(self.size, self.final, scaler.config.scale)
@@ -149,12 +201,20 @@ class _FileRun:
         check_disk(self._disk(-1, 8, 0), target.parent)
         assigned = options.assigned
         self.about: dict[str, Any] = {
-            "format": FORMAT, "input": file_hash(source), "weights": weights_of(scaler),
-            "options": options_record(options), "invention": options.invention, "windows": asdict(self.sizes),
-            "assigned": None if assigned is None else hashlib.sha256(assigned.tobytes()).hexdigest(),
-            "compute_signature": executor.compute_signature, "bits": files.bits, "output": target.name,
+            "format": FORMAT,
+            "input": file_hash(source),
+            "weights": weights_of(scaler),
+            "options": options_record(options),
+            "invention": options.invention,
+            "windows": asdict(self.sizes),
+            "assigned": None
+            if assigned is None
+            else hashlib.sha256(assigned.tobytes()).hexdigest(),
+            "compute_signature": executor.compute_signature,
+            "bits": files.bits,
+            "output": target.name,
             "size": self.final,
-        }  # fmt: skip
+        }
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
 
     def _input(self, n: int) -> tuple[int, int]:
@@ -167,7 +227,8 @@ class _FileRun:
 
     @torch.inference_mode()
     def make(self, folder: JobFolder, dry_run: bool) -> Streamed:
-        by_rows = format_of(self.target) in ("PNG", "TIFF", "JPEG")  # the others have whole pictures converted
+        # the others have whole pictures converted
+        by_rows = format_of(self.target) in ("PNG", "TIFF", "JPEG")
         picture = load_picture(self.source, self.options.max_pixels, self.files.bits, by_rows)
         fit_picture(picture, format_of(self.target))
         metadata, notes, bits = picture.metadata, picture.notes, picture.bits
@@ -181,17 +242,23 @@ class _FileRun:
             pixels = None  # they lie on the disk now
             job, cost = self._count(n, source, folder, dry_run)
             if dry_run:
-                return self._streamed(job, cost, notes + [self._bound(m) for m in range(n + 1, last + 1)])
+                return self._streamed(
+                    job, cost, notes + [self._bound(m) for m in range(n + 1, last + 1)]
+                )
             result = self._enlarged(n, job, source, folder)
             if n < last:
                 pixels = folder.finish(n, result)
         streamed = self._streamed(job, cost, notes)
         if self.files.provenance:
-            facts = provenance(self.scaler, self.options, self.about["weights"], self.about["input"])
+            facts = provenance(
+                self.scaler, self.options, self.about["weights"], self.about["input"]
+            )
             metadata = metadata.with_provenance(facts)
         self.watch("file written", 0, 1)
         files = self.files
-        streamed.notes += save_large(result, self.target, metadata, files.quality, files.lossless, files.pyramid)
+        streamed.notes += save_large(
+            result, self.target, metadata, files.quality, files.lossless, files.pyramid
+        )
         self.watch("file written", 1, 1)
         if files.report:
             self._report(files.report, streamed, folder)
@@ -202,7 +269,15 @@ class _FileRun:
         store = sample_patches(self.scaler, self.executor, job, self.options, folder)
         refine_tiles(self.scaler, self.executor, job, store, source, folder, self.watch)
         result = decode_windows(
-            self.scaler, self.executor, job, store, source, self.sizes, self.options, folder, self.watch
+            self.scaler,
+            self.executor,
+            job,
+            store,
+            source,
+            self.sizes,
+            self.options,
+            folder,
+            self.watch,
         )
         width, height = self.passes[n]
         if result.shape[:2] == (height, width):
@@ -213,7 +288,9 @@ class _FileRun:
     def _count(self, n: int, source: Source, folder: JobFolder, measure: bool) -> tuple[Job, Cost]:
         """The first step of a pass, and what the others cost. Raises PatchScalerError where the disk is too small."""
         began, scaler = time.perf_counter(), self.scaler
-        job = restore_windows(scaler, self.executor, source, self.sizes, self.options, folder, self.watch)
+        job = restore_windows(
+            scaler, self.executor, source, self.sizes, self.options, folder, self.watch
+        )
         restoring = time.perf_counter() - began
         assign_once(scaler, job, self.options, folder, restoring)
         disk = self._disk(n, source.bits, int((job.steps > 0).sum()))
@@ -223,7 +300,9 @@ class _FileRun:
             each = seconds_per_evaluation(scaler, job, self.options)
             seconds = {"restoring": restoring, "sampling": each * cost.total}
             if scaler.refiner:
-                seconds["refining"] = seconds_per_refined(scaler, job) * latents_refined(job.steps > 0, job.grid)
+                seconds["refining"] = seconds_per_refined(scaler, job) * latents_refined(
+                    job.steps > 0, job.grid
+                )
             cost = replace(cost, seconds=seconds | {"decoding": seconds_of_decoding(scaler, job)})
         return job, cost
 
@@ -238,19 +317,35 @@ class _FileRun:
 
     def _streamed(self, job: Job, cost: Cost, notes: list[str]) -> Streamed:
         return Streamed(
-            job.grid, job.groups.numpy(), job.scores.numpy(), np.asarray(job.textures[:]), job.config, self.options,
-            job.cost(), cost, notes,
-        )  # fmt: skip
+            job.grid,
+            job.groups.numpy(),
+            job.scores.numpy(),
+            np.asarray(job.textures[:]),
+            job.config,
+            self.options,
+            job.cost(),
+            cost,
+            notes,
+        )
 
     def _report(self, report: Path, streamed: Streamed, folder: JobFolder) -> None:
-        taken = {"name": self.source.name, "sha256": self.about["input"], "width": self.size[0], "height": self.size[1]}
+        taken = {
+            "name": self.source.name,
+            "sha256": self.about["input"],
+            "width": self.size[0],
+            "height": self.size[1],
+        }
         made = {
-            "name": self.target.name, "sha256": file_hash(self.target), "width": self.final[0], "height": self.final[1]
-        }  # fmt: skip
+            "name": self.target.name,
+            "sha256": file_hash(self.target),
+            "width": self.final[0],
+            "height": self.final[1],
+        }
         w, h = self._input(-1)
         sampled = (w * self.scaler.config.scale, h * self.scaler.config.scale)
         record = make_record(self.scaler, streamed, taken, made, sampled, self.about["weights"])
-        maps = (folder.arrays[name] for name in ("confidence", "moments"))  # a number, and four, for 64 pixels
+        # a number, and four, for 64 pixels
+        maps = (folder.arrays[name] for name in ("confidence", "moments"))
         write_report(report, streamed, record, *maps)
 
 
@@ -274,4 +369,6 @@ def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{target}: interrupted, {stays}") from error
     if is_out_of_memory(error):
-        raise PatchScalerError(f"{target}: memory ran out, {stays}; give a smaller --memory-limit") from error
+        raise PatchScalerError(
+            f"{target}: memory ran out, {stays}; give a smaller --memory-limit"
+        ) from error

@@ -61,7 +61,8 @@ class NoiseTiles:
             s = self.SIDE
             tile = self.scaler.noise(self.options, y * s, x * s, s, s)
             if len(self.tiles) >= self.KEPT:
-                self.tiles.pop(next(iter(self.tiles)))  # the one that was not read for the longest time
+                # the one that was not read for the longest time
+                self.tiles.pop(next(iter(self.tiles)))
         self.tiles[y, x] = tile
         return tile
 
@@ -71,7 +72,9 @@ class NoiseTiles:
         ys, xs = (range(side.start // s, (side.stop - 1) // s + 1) for side in (rows, columns))
         block = torch.cat([torch.cat([self._tile(y, x) for x in xs], -1) for y in ys], -2)
         top, left = rows.start - ys[0] * s, columns.start - xs[0] * s
-        return block[:, top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+        return block[
+            :, top : top + rows.stop - rows.start, left : left + columns.stop - columns.start
+        ]
 
 
 class PatchStore:
@@ -79,7 +82,8 @@ class PatchStore:
 
     def __init__(self, job: Job, folder: JobFolder, channels: int):
         self.grid, self.coarse, self.folder = job.grid, job.coarse, folder
-        self.slot = (torch.cumsum(job.steps > 0, 0) - 1).numpy()  # (M,) place in the store of a sampled patch
+        # (M,) place in the store of a sampled patch
+        self.slot = (torch.cumsum(job.steps > 0, 0) - 1).numpy()
         self.sampled = (job.steps > 0).numpy()
         count, v = int(self.sampled.sum()), job.grid.size
         self.patches = folder.array("patches", (count, channels, v, v), np.float16)
@@ -94,7 +98,10 @@ class PatchStore:
 
     def add(self, patch: Tensor, row: int, column: int) -> None:
         """(C, V, V) at its top-left corner."""
-        v, slot = self.grid.size, self.slot[self.rows[row] * len(self.columns) + self.columns[column]]
+        v, slot = (
+            self.grid.size,
+            self.slot[self.rows[row] * len(self.columns) + self.columns[column]],
+        )
         coarse = self.coarse[:, row : row + v, column : column + v]
         self.patches[slot] = (patch.cpu() - coarse).numpy().astype(np.float16)
         self.done[slot] = True
@@ -115,7 +122,9 @@ class PatchStore:
                     added[:, y, x] += patch[:, own_y, own_x] * window
         latents = coarse + added / weight
         if self.refined is not None:
-            refined = torch.from_numpy(self.refined[rows.low : rows.high, columns.low : columns.high])
+            refined = torch.from_numpy(
+                self.refined[rows.low : rows.high, columns.low : columns.high]
+            )
             latents += refined.float().movedim(-1, 0)
         return latents, coarse
 
@@ -128,9 +137,14 @@ def noop(stage: str, done: int, total: int) -> None:
 
 
 def restore_windows(
-    scaler: "PatchScaler", executor: Executor, source: Source, sizes: Sizes, options: Options, folder: JobFolder,
+    scaler: "PatchScaler",
+    executor: Executor,
+    source: Source,
+    sizes: Sizes,
+    options: Options,
+    folder: JobFolder,
     watch: Watch = noop,
-) -> Job:  # fmt: skip
+) -> Job:
     """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the whole picture."""
     step, padded = scaler.step, scaler.padded_size(*source.size)
     height, width = padded[0] // step, padded[1] // step
@@ -142,17 +156,23 @@ def restore_windows(
     done = folder.progress("restored", len(windows))
     exact = scaler.grm.exact and scaler.autoencoder.exact
     fade = 0 if exact else FADE  # latents over which windows are faded into each other
-    todo = [(n, windows[n].rows.extended(fade * step), windows[n].columns.extended(fade * step))
-            for n in np.flatnonzero(~done)]  # fmt: skip
-    calls = ((source.window(slice(rows.low, rows.high), slice(columns.low, columns.high), padded)[None],)
-             for _, rows, columns in todo)  # fmt: skip
+    todo = [
+        (n, windows[n].rows.extended(fade * step), windows[n].columns.extended(fade * step))
+        for n in np.flatnonzero(~done)
+    ]
+    calls = (
+        (source.window(slice(rows.low, rows.high), slice(columns.low, columns.high), padded)[None],)
+        for _, rows, columns in todo
+    )
     restored = executor.map("restore", calls)  # (C, n, m), (1, n, m) each
     for (n, rows, columns), (y_0, c) in zip(todo, restored, strict=True):
         core = tuple(slice(s.core.start // step, s.core.stop // step) for s in (rows, columns))
         place = tuple(slice(s.start // step, s.stop // step) for s in (rows, columns))
         own = torch.cat([y_0, c])[:, core[0], core[1]]  # (C + 1, n, m)
         if fade:
-            there = torch.from_numpy(np.concatenate([coarse[place], confidence[place][..., None]], -1)).movedim(-1, 0)
+            there = torch.from_numpy(
+                np.concatenate([coarse[place], confidence[place][..., None]], -1)
+            ).movedim(-1, 0)
             own = faded(there, own, fade * (rows.start > 0), fade * (columns.start > 0))
         coarse[place], confidence[place] = own[:-1].movedim(0, -1).numpy(), own[-1].numpy()
         done[n] = True
@@ -161,9 +181,16 @@ def restore_windows(
     folder.record(now=True)
     grid = make_grid(height, width, options.groups.latent_patch_size, options.groups.overlap)
     job = scaler.new_job(
-        source.planes(0, 0), source.size, DiskLatents(coarse), NoiseTiles(scaler, options), torch.zeros(0), grid,
-        scores_by_rows(confidence, grid, options.groups.least_confidence), options.groups, None,
-    )  # fmt: skip
+        source.planes(0, 0),
+        source.size,
+        DiskLatents(coarse),
+        NoiseTiles(scaler, options),
+        torch.zeros(0),
+        grid,
+        scores_by_rows(confidence, grid, options.groups.least_confidence),
+        options.groups,
+        None,
+    )
     job.textures = folder.array("textures", job.textures.shape, np.int32)
     return job
 
@@ -179,7 +206,9 @@ def scores_by_rows(confidence: DiskArray, grid: PatchGrid, least: float = 0.0) -
     return capped(torch.stack(means), torch.stack(lowest), least)
 
 
-def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder, spent: float = 0.0) -> None:
+def assign_once(
+    scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder, spent: float = 0.0
+) -> None:
     """Groups as `assignment.assign` gives them, kept: a budget in seconds would come out otherwise next time."""
     file = folder.path / f"{folder.prefix}groups.json"
     if not file.exists():
@@ -193,7 +222,9 @@ def assign_once(scaler: "PatchScaler", job: Job, options: Options, folder: JobFo
     job.groups = torch.tensor(stored["groups"])
 
 
-def sample_patches(scaler: "PatchScaler", executor: Executor, job: Job, options: Options, folder: JobFolder) -> PatchStore:
+def sample_patches(
+    scaler: "PatchScaler", executor: Executor, job: Job, options: Options, folder: JobFolder
+) -> PatchStore:
     """Pass 2: every patch that has steps, in the batches that the whole picture would have had."""
     ready = f"{folder.prefix}textures.ready"
     if not (folder.path / ready).exists():
@@ -223,14 +254,21 @@ def sample_patches(scaler: "PatchScaler", executor: Executor, job: Job, options:
 
 
 def refine_tiles(
-    scaler: "PatchScaler", executor: Executor, job: Job, store: PatchStore, source: Source, folder: JobFolder,
+    scaler: "PatchScaler",
+    executor: Executor,
+    job: Job,
+    store: PatchStore,
+    source: Source,
+    folder: JobFolder,
     watch: Watch = noop,
-) -> None:  # fmt: skip
+) -> None:
     """Pass 3: what the refiner adds, on disk, for the store to add it. Nothing without a refiner."""
     if scaler.refiner is None:
         return
     step, padded = scaler.step, scaler.padded_size(*source.size)
-    refined = folder.array("refined", (job.grid.height, job.grid.width, scaler.autoencoder.channels), np.float16)
+    refined = folder.array(
+        "refined", (job.grid.height, job.grid.width, scaler.autoencoder.channels), np.float16
+    )
     sampled = job.steps > 0
     parts = [part for part, _ in refined_parts(sampled, job.grid)]
     done = folder.progress("refined", len(parts))
@@ -247,7 +285,8 @@ def refine_tiles(
     for n, added in zip(todo, executor.map("refine_tile", calls()), strict=True):
         rows, columns = parts[n].rows, parts[n].columns
         place = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        own = sampled_share(sampled, job.grid, *place) * added[:, rows.core, columns.core]  # (C, h, w)
+        # (C, h, w)
+        own = sampled_share(sampled, job.grid, *place) * added[:, rows.core, columns.core]
         refined[place] = own.movedim(0, -1).numpy()
         done[n] = True
         watch("tiles refined", int(done.sum()), len(parts))
@@ -257,9 +296,16 @@ def refine_tiles(
 
 
 def decode_windows(
-    scaler: "PatchScaler", executor: Executor, job: Job, store: PatchStore, source: Source, sizes: Sizes,
-    options: Options, folder: JobFolder, watch: Watch = noop,
-) -> DiskArray:  # fmt: skip
+    scaler: "PatchScaler",
+    executor: Executor,
+    job: Job,
+    store: PatchStore,
+    source: Source,
+    sizes: Sizes,
+    options: Options,
+    folder: JobFolder,
+    watch: Watch = noop,
+) -> DiskArray:
     """Pass 4: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
 
     Where the invention is asked for, what `dials.invention` needs is kept as "moments" (4, H, W).
@@ -267,7 +313,9 @@ def decode_windows(
     f, scale = scaler.autoencoder.factor, scaler.config.scale
     height, width = (side * scale for side in source.size)
     channels = (1 if source.grey else 3) + source.has_alpha
-    picture = folder.array("picture", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8)
+    picture = folder.array(
+        "picture", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8
+    )
     if options.invention:
         folder.array("moments", (4, job.grid.height, job.grid.width), np.float32)
     reach = scaler.autoencoder.reach + -(-reach_of(options.color, options.fidelity > 0, scale) // f)
@@ -275,16 +323,20 @@ def decode_windows(
     across = [s for s in spans(job.grid.width, sizes.columns, reach) if s.start * f < width]
     done = folder.progress("decoded", len(strips))
     statistics = None
-    if options.color == "adain":  # of the whole picture, so they are needed before the first strip is finished
+    # of the whole picture, so they are needed before the first strip is finished
+    if options.color == "adain":
         windows = [Window(rows, columns) for rows in strips for columns in across]
         cores = _decoded(scaler, executor, store, source, windows, options, folder)
         statistics = _statistics(cores)
     fade = 0 if scaler.autoencoder.exact else FADE
     if not done.all():
         watch("strips decoded", int(done.sum()), len(strips))
-    carry = folder.array("carry", (3, fade * f, width), np.float32)  # what a strip has to say of the next one's top
+    # what a strip has to say of the next one's top
+    carry = folder.array("carry", (3, fade * f, width), np.float32)
     todo = [int(n) for n in np.flatnonzero(~done)]
-    windows = [Window(strips[n].extended(fade), columns.extended(fade)) for n in todo for columns in across]
+    windows = [
+        Window(strips[n].extended(fade), columns.extended(fade)) for n in todo for columns in across
+    ]
     cores = _decoded(scaler, executor, store, source, windows, options, folder)
     for n in todo:
         rows = strips[n]
@@ -295,14 +347,25 @@ def decode_windows(
             image, plain, _ = next(cores)
             if statistics:
                 own, own_plain, wanted = statistics
-                image, plain = with_statistics(image, own, wanted), with_statistics(plain, own_plain, wanted)
+                image, plain = (
+                    with_statistics(image, own, wanted),
+                    with_statistics(plain, own_plain, wanted),
+                )
             place = strip[:, :, left : left + image.shape[2]]
             place[:] = faded(place, image, 0, fade * f * (left > 0))
             if options.invention:
                 core = slice(bottom - top), slice(right - left)
-                cells = cell_moments(image[:, core[0], core[1]], plain[:, core[0], core[1]], f).numpy()  # (4, n, m)
-                bottom_cell, right_cell = rows.start + cells.shape[1], columns.start + cells.shape[2]
-                folder.arrays["moments"][:, rows.start : bottom_cell, columns.start : right_cell] = cells
+                # (4, n, m)
+                cells = cell_moments(
+                    image[:, core[0], core[1]], plain[:, core[0], core[1]], f
+                ).numpy()
+                bottom_cell, right_cell = (
+                    rows.start + cells.shape[1],
+                    columns.start + cells.shape[2],
+                )
+                folder.arrays["moments"][
+                    :, rows.start : bottom_cell, columns.start : right_cell
+                ] = cells
         if fade:
             head = slice(min(fade * f, strip.shape[1]) if n else 0)
             strip[:, head] = faded(torch.from_numpy(carry[:, head]), strip[:, head], fade * f, 0)
@@ -316,9 +379,14 @@ def decode_windows(
 
 
 def _decoded(
-    scaler: "PatchScaler", executor: Executor, store: PatchStore, source: Source, windows: list[Window], options: Options,
+    scaler: "PatchScaler",
+    executor: Executor,
+    store: PatchStore,
+    source: Source,
+    windows: list[Window],
+    options: Options,
     folder: JobFolder,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What `work.decode` gives for each window, cut to its core: (3, n, m) each."""
     f, scale, step = scaler.autoencoder.factor, scaler.config.scale, scaler.step
 
@@ -326,7 +394,9 @@ def _decoded(
         """-> the places in the input that it reads, the arguments of `work.decode`."""
         rows, columns = window.rows, window.columns
         latents, coarse = store.fused(rows, columns)  # (C, n, m)
-        confidence = torch.from_numpy(folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high])
+        confidence = torch.from_numpy(
+            folder.arrays["confidence"][rows.low : rows.high, columns.low : columns.high]
+        )
         sides = zip((rows, columns), source.size, strict=True)
         places = [slice(step * s.low, min(step * s.high, n)) for s, n in sides]
         lr = source.window(places[0], places[1], source.size)
@@ -342,7 +412,10 @@ def _decoded(
 
     for window, parts in zip(windows, executor.map("decode", calls()), strict=True):
         sides = zip((window.rows, window.columns), given.popleft(), strict=True)
-        y, x = (slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * (p.stop - p.start))) for s, p in sides)
+        y, x = (
+            slice(f * (s.start - s.low), min(f * (s.stop - s.low), scale * (p.stop - p.start)))
+            for s, p in sides
+        )
         image, plain, enlarged = (part[:, y, x] for part in parts)
         yield image, plain, enlarged
 
@@ -353,10 +426,16 @@ def _statistics(cores: Iterable[tuple[Tensor, ...]]) -> list[Statistics]:
     for core in cores:
         count += core[0].shape[1] * core[0].shape[2]
         for i, x in enumerate(part.double() for part in core):
-            sums[i] += torch.stack([x.sum((1, 2), keepdim=True), x.square().sum((1, 2), keepdim=True)])
+            sums[i] += torch.stack(
+                [x.sum((1, 2), keepdim=True), x.square().sum((1, 2), keepdim=True)]
+            )
     means = sums[:, 0] / count
-    deviations = ((sums[:, 1] / count - means.square()) * count / max(1, count - 1)).clamp_min(0).sqrt()
-    return [(mean.float(), deviation.float()) for mean, deviation in zip(means, deviations, strict=True)]
+    deviations = (
+        ((sums[:, 1] / count - means.square()) * count / max(1, count - 1)).clamp_min(0).sqrt()
+    )
+    return [
+        (mean.float(), deviation.float()) for mean, deviation in zip(means, deviations, strict=True)
+    ]
 
 
 def finish_strip(strip: Tensor, source: Source, top: int, scale: int, rows: int = 64) -> np.ndarray:

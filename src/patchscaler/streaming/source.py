@@ -12,7 +12,8 @@ from patchscaler.images.rows import Rows
 from patchscaler.streaming.disk import DiskArray, JobFolder
 
 Pixels = Image.Image | np.ndarray | Rows | DiskArray
-ROWS = 256  # of a strip; a power of two, on whose squares `bleed` works: strips see what the whole sees
+# of a strip; a power of two, on whose squares `bleed` works: strips see what the whole sees
+ROWS = 256
 
 
 class Source:
@@ -20,14 +21,18 @@ class Source:
 
     def __init__(self, pixels: Pixels, profile: bytes | None, bits: int, folder: JobFolder):
         """pixels: upright; (h, w, 1..4) uint8 or uint16 where it is an array. profile: its ICC profile."""
-        h, w = (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
+        h, w = (
+            (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
+        )
         self.size, self.bits = (h, w), bits
         cut = _cutter(pixels, profile)
         first = cut(0, 1)
         self.grey, self.icc_profile = first.grey, first.icc_profile
         channels = 1 if self.grey else 3
         self.rgb = folder.array("source.rgb", (h, w, channels), np.float32)
-        self.alpha = None if first.alpha is None else folder.array("source.alpha", (h, w), np.float32)
+        self.alpha = (
+            None if first.alpha is None else folder.array("source.alpha", (h, w), np.float32)
+        )
         self.excess: DiskArray | None = None
         done = folder.progress("source", -(-h // ROWS))
         for n in np.flatnonzero(~done):
@@ -64,8 +69,14 @@ class Source:
         """What `finish` needs to know of the rows [top, bottom): all but the colours themselves."""
         shape = (3, bottom - top, self.size[1])
         alpha = None if self.alpha is None else torch.from_numpy(self.alpha[top:bottom])
-        excess = None if self.excess is None else torch.from_numpy(self.excess[top:bottom]).movedim(-1, 0)
-        return Planes(torch.zeros(1).expand(shape), alpha, self.grey, self.bits, self.icc_profile, excess)
+        excess = (
+            None
+            if self.excess is None
+            else torch.from_numpy(self.excess[top:bottom]).movedim(-1, 0)
+        )
+        return Planes(
+            torch.zeros(1).expand(shape), alpha, self.grey, self.bits, self.icc_profile, excess
+        )
 
 
 def _cutter(pixels: Pixels, profile: bytes | None) -> Callable[[int, int], Planes]:
@@ -73,13 +84,16 @@ def _cutter(pixels: Pixels, profile: bytes | None) -> Callable[[int, int], Plane
     if not isinstance(pixels, Image.Image):
         return lambda top, bottom: array_planes(pixels[top:bottom], profile)
     image = pixels
-    if image.mode in ("P", "PA", "F"):  # a palette's greyness and a float's range are those of the whole
+    # a palette's greyness and a float's range are those of the whole
+    if image.mode in ("P", "PA", "F"):
         whole = to_planes(image)
 
         def rows(top: int, bottom: int) -> Planes:
             alpha = None if whole.alpha is None else whole.alpha[top:bottom]
             excess = None if whole.excess is None else whole.excess[:, top:bottom]
-            return Planes(whole.rgb[:, top:bottom], alpha, whole.grey, whole.bits, whole.icc_profile, excess)
+            return Planes(
+                whole.rgb[:, top:bottom], alpha, whole.grey, whole.bits, whole.icc_profile, excess
+            )
 
         return rows
     return lambda top, bottom: to_planes(image.crop((0, top, image.width, bottom)))

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
 
-FADE = 8  # latents over which windows are faded into each other, where their networks see a whole window at once
+# latents over which windows are faded into each other, where their networks see a whole window at
+# once
+FADE = 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ def spans(length: int, core: int, reach: int, multiple: int = 1) -> list[Span]:
     size = -(-length // (count * multiple)) * multiple
     reach = -(-reach // multiple) * multiple
     starts = range(0, length, size)
-    return [Span(s, min(s + size, length), max(0, s - reach), min(s + size + reach, length)) for s in starts]
+    return [
+        Span(s, min(s + size, length), max(0, s - reach), min(s + size + reach, length))
+        for s in starts
+    ]
 
 
 def cut_windows(height: int, width: int, core: int, reach: int, multiple: int = 1) -> list[Window]:

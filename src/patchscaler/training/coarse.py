@@ -15,7 +15,9 @@ from patchscaler.training.data.shards import PairShards
 from patchscaler.training.loop import Batch, mean_psnr
 
 
-def fit_autoencoder(config: ModelConfig, shards: PairShards, pictures: int = 2000) -> PCAAutoencoder:
+def fit_autoencoder(
+    config: ModelConfig, shards: PairShards, pictures: int = 2000
+) -> PCAAutoencoder:
     """The closed-form autoencoder of the training tiles; deterministic."""
     autoencoder = PCAAutoencoder(config.autoencoder)
     rng = np.random.default_rng(0)
@@ -46,7 +48,12 @@ class GRMTrainer(nn.Module):
             target = autoencoder.encode(hr)
         l1, sure = grm_loss(coarse.float(), target, confidence, self.lam, self.eta, self.squared)
         loss = (fidelity if isinstance(self.grm, PixelGRM) else l1) + sure
-        logs = {"l1_pixels": fidelity, "l1_latents": l1, "confidence": sure, "mean_c": confidence.float().mean()}
+        logs = {
+            "l1_pixels": fidelity,
+            "l1_latents": l1,
+            "confidence": sure,
+            "mean_c": confidence.float().mean(),
+        }
         return loss, {k: float(v.detach()) for k, v in logs.items()}
 
 
@@ -54,10 +61,19 @@ class GRMStage:
     """Trains a GRM on degraded pairs."""
 
     def __init__(
-        self, grm: GRM, autoencoder: Autoencoder, shards: PairShards, validation: PairShards,
-        *, batch_size: int = 16, lr_size: int = 32, lam: float = 0.1, eta: float = 0.1, squared: bool = False,
+        self,
+        grm: GRM,
+        autoencoder: Autoencoder,
+        shards: PairShards,
+        validation: PairShards,
+        *,
+        batch_size: int = 16,
+        lr_size: int = 32,
+        lam: float = 0.1,
+        eta: float = 0.1,
+        squared: bool = False,
         device: str = "cpu",
-    ):  # fmt: skip
+    ):
         self.autoencoder = autoencoder.to(device).requires_grad_(False).eval()
         self.trainer = GRMTrainer(grm, self.autoencoder, lam, eta, squared)
         self.trainer = self.trainer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -67,7 +83,10 @@ class GRMStage:
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
         lr, hr = self.shards.sample(self.batch_size, self.lr_size, rng)
-        return {"lr": lr.to(self.device, memory_format=torch.channels_last), "hr": hr.to(self.device)}
+        return {
+            "lr": lr.to(self.device, memory_format=torch.channels_last),
+            "hr": hr.to(self.device),
+        }
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -94,7 +113,9 @@ class GRMStage:
         for lr, hr in zip(*next(self.validation.pairs(4)), strict=True):
             coarse, confidence = model.grm(lr[None].to(self.device), self.autoencoder)
             enlarged = F.interpolate(lr[None], scale_factor=4, mode="bicubic")[0]
-            sure = F.interpolate(confidence, size=hr.shape[-2:], mode="nearest")[0].expand(3, -1, -1)
+            sure = F.interpolate(confidence, size=hr.shape[-2:], mode="nearest")[0].expand(
+                3, -1, -1
+            )
             rows.append([enlarged, self.autoencoder.decode(coarse)[0], 2 * sure - 1, hr])
         return rows
 
@@ -105,7 +126,9 @@ class GRMStage:
 
 
 @torch.no_grad()
-def patch_errors(grm: GRM, autoencoder: Autoencoder, shards: PairShards, device: str) -> tuple[Tensor, Tensor]:
+def patch_errors(
+    grm: GRM, autoencoder: Autoencoder, shards: PairShards, device: str
+) -> tuple[Tensor, Tensor]:
     """Mean confidence and mean squared latent error of every patch (16 latents, stride 8): (M,), (M,)."""
     errors, sures = [], []
     for lr, hr in shards.pairs(8):

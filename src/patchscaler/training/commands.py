@@ -35,7 +35,12 @@ from patchscaler.training.coarse import GRMStage, fit_autoencoder, patch_errors
 from patchscaler.training.data.captions import write_captions
 from patchscaler.training.data.coarse import CoarseShards, write_coarse, write_teacher
 from patchscaler.training.data.shards import PairShards, ShardConfig, parse_mix, write_shards
-from patchscaler.training.diffusion import DiffusionStage, DiffusionTrainer, FrozenParts, TextTrainer
+from patchscaler.training.diffusion import (
+    DiffusionStage,
+    DiffusionTrainer,
+    FrozenParts,
+    TextTrainer,
+)
 from patchscaler.training.few_step import FewStepStage
 from patchscaler.training.graft import grafted
 from patchscaler.training.loop import LoopConfig, train
@@ -47,7 +52,9 @@ from patchscaler.training.texture import ClassifierStage, LabelledTextures
 class ModelFolder:
     """The networks of a model folder, each loaded where it is there and fresh where it is not."""
 
-    def __init__(self, folder: str | Path, preset_name: str, device: str, autoencoder: str | None = None):
+    def __init__(
+        self, folder: str | Path, preset_name: str, device: str, autoencoder: str | None = None
+    ):
         self.folder, self.device = Path(folder), device
         file = self.folder / "config.json"
         if not file.exists():
@@ -67,32 +74,50 @@ class ModelFolder:
         if self.path(name).exists():
             load_module(self.path(name), network)
         elif needed:
-            raise PatchScalerError(f"{self.path(name)} is missing: run the stage that makes it first")
+            raise PatchScalerError(
+                f"{self.path(name)} is missing: run the stage that makes it first"
+            )
         return network.to(self.device)
 
     def autoencoder(self, needed: bool = True) -> Autoencoder:
         network = build_autoencoder(self.config.autoencoder)
-        return self._fill("autoencoder", network, needed) if isinstance(network, PCAAutoencoder) else network
+        return (
+            self._fill("autoencoder", network, needed)
+            if isinstance(network, PCAAutoencoder)
+            else network
+        )
 
     def grm(self, needed: bool = True) -> Any:
-        return self._fill("grm", build_grm(self.config.grm, self.config.autoencoder.channels), needed)
+        return self._fill(
+            "grm", build_grm(self.config.grm, self.config.autoencoder.channels), needed
+        )
 
     def classifier(self, needed: bool = True) -> TextureClassifier:
-        return self._fill("classifier", TextureClassifier(self.config.texture, self.channels), needed)
+        return self._fill(
+            "classifier", TextureClassifier(self.config.texture, self.channels), needed
+        )
 
     def patch_dit(self, needed: bool = True) -> PatchDiT:
         size = self.config.groups.latent_patch_size
         return self._fill("patch_dit", PatchDiT(self.config.patch_dit, self.channels, size), needed)
 
     def refiner(self) -> Refiner | None:
-        return self._fill("refiner", Refiner(self.config.refiner), True) if self.config.refiner.width else None
+        return (
+            self._fill("refiner", Refiner(self.config.refiner), True)
+            if self.config.refiner.width
+            else None
+        )
 
     def texture_encoder(self, needed: bool = True) -> TextureEncoder:
         size = self.config.groups.latent_patch_size
-        return self._fill("texture_encoder", TextureEncoder(self.config.patch_dit, self.channels, size), needed)
+        return self._fill(
+            "texture_encoder", TextureEncoder(self.config.patch_dit, self.channels, size), needed
+        )
 
     def memory(self, autoencoder: Autoencoder) -> TextureMemory:
-        return TextureMemory.load(self.path("memory"), autoencoder, file_hash(self.path("classifier")))
+        return TextureMemory.load(
+            self.path("memory"), autoencoder, file_hash(self.path("classifier"))
+        )
 
     @property
     def channels(self) -> int:
@@ -102,7 +127,9 @@ class ModelFolder:
         autoencoder = self.autoencoder()
         if self.config.text_width:
             return FrozenParts(self.config, autoencoder, None, None, self.device)
-        return FrozenParts(self.config, autoencoder, self.classifier(), self.memory(autoencoder), self.device)
+        return FrozenParts(
+            self.config, autoencoder, self.classifier(), self.memory(autoencoder), self.device
+        )
 
     def text_projection(self, needed: bool = True) -> TextProjection:
         network = TextProjection(self.config.text_width, self.config.patch_dit.hidden_size)
@@ -118,23 +145,31 @@ class ModelFolder:
             )
         if kind == "text":  # such a model retrieves nothing
             texture = dataclasses.replace(self.config.texture, memory_size=0)
-            self.save_config(dataclasses.replace(self.config, text_width=text_width, texture=texture))
+            self.save_config(
+                dataclasses.replace(self.config, text_width=text_width, texture=texture)
+            )
 
 
 # --- the stages -----------------------------------------------------------------------------------
 
 
 def shards(args: argparse.Namespace) -> None:
-    config = ShardConfig(args.images, args.tile, args.variants, parse_mix(args.mix), args.seed, exclude=args.exclude)
+    config = ShardConfig(
+        args.images, args.tile, args.variants, parse_mix(args.mix), args.seed, exclude=args.exclude
+    )
     device, validation = choose_device(args.device), args.split == "validation"
-    n = write_shards(args.shards, config, validation=validation, workers=args.workers, device=device)
+    n = write_shards(
+        args.shards, config, validation=validation, workers=args.workers, device=device
+    )
     print(f"{args.shards}: {n} tiles written")
 
 
 def autoencoder(args: argparse.Namespace) -> None:
     model = folder(args)
     if model.config.autoencoder.kind != "pca":
-        raise PatchScalerError(f"preset '{model.config.name}' takes its autoencoder ready-made: leave this stage out")
+        raise PatchScalerError(
+            f"preset '{model.config.name}' takes its autoencoder ready-made: leave this stage out"
+        )
     network = fit_autoencoder(model.config, PairShards(args.shards))
     save_module(model.path("autoencoder"), network, {"network": "autoencoder"}, half=False)
     print(f"{model.path('autoencoder')}: {network.channels} components of {network.basis.shape[1]}")
@@ -145,18 +180,29 @@ def grm(args: argparse.Namespace) -> None:
     network = model.grm(needed=False)
     if args.init:
         if not isinstance(network, PixelGRM):
-            raise PatchScalerError("--init takes a Real-ESRGAN compact network, which fits the 'pixels' GRM only")
+            raise PatchScalerError(
+                "--init takes a Real-ESRGAN compact network, which fits the 'pixels' GRM only"
+            )
         network.load_compact(_foreign(args.init))
     if args.squared and isinstance(network, PixelGRM):
-        raise PatchScalerError("--squared belongs to Eq. 1 on latents; the 'pixels' GRM has its L1 on pixels")
+        raise PatchScalerError(
+            "--squared belongs to Eq. 1 on latents; the 'pixels' GRM has its L1 on pixels"
+        )
     if args.head_only:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith("confidence"))
     stage = GRMStage(
-        network, model.autoencoder(), PairShards(args.shards), PairShards(args.validation),
-        batch_size=args.batch_size, lr_size=args.lr_size, lam=args.lam, eta=args.eta, squared=args.squared,
+        network,
+        model.autoencoder(),
+        PairShards(args.shards),
+        PairShards(args.validation),
+        batch_size=args.batch_size,
+        lr_size=args.lr_size,
+        lam=args.lam,
+        eta=args.eta,
+        squared=args.squared,
         device=model.device,
-    )  # fmt: skip
+    )
     name = "confidence" if args.head_only else "grm"
     print(train(stage, loop_config(args, model, name), model.folder))
 
@@ -166,34 +212,49 @@ def calibrate(args: argparse.Namespace) -> None:
     if not 0 <= args.least <= 1:
         raise PatchScalerError(f"--least {args.least}: take a share of the first threshold, 0 to 1")
     model = folder(args)
-    scores, errors = patch_errors(model.grm(), model.autoencoder(), PairShards(args.validation), model.device)
+    scores, errors = patch_errors(
+        model.grm(), model.autoencoder(), PairShards(args.validation), model.device
+    )
     thresholds = thresholds_for(scores, (args.simple, args.easy))
     table = torch.quantile(scores, torch.linspace(0, 1, 21)).tolist()
     groups = dataclasses.replace(
-        model.config.groups, thresholds=thresholds, quantiles=(args.simple, args.easy),
-        calibration=tuple(round(c, 5) for c in table), least_confidence=round(args.least * thresholds[0], 5),
-    )  # fmt: skip
+        model.config.groups,
+        thresholds=thresholds,
+        quantiles=(args.simple, args.easy),
+        calibration=tuple(round(c, 5) for c in table),
+        least_confidence=round(args.least * thresholds[0], 5),
+    )
     model.save_config(dataclasses.replace(model.config, groups=groups))
-    print(f"thresholds {thresholds[0]:.4f}, {thresholds[1]:.4f}; median squared error {errors.median():.4f}")
+    print(
+        f"thresholds {thresholds[0]:.4f}, {thresholds[1]:.4f}; median squared error {errors.median():.4f}"
+    )
 
 
 def classifier(args: argparse.Namespace) -> None:
     model = folder(args)
     data = LabelledTextures(args.textures, args.exclude)
     model.save_config(
-        dataclasses.replace(model.config, texture=dataclasses.replace(model.config.texture, classes=data.classes))
+        dataclasses.replace(
+            model.config, texture=dataclasses.replace(model.config.texture, classes=data.classes)
+        )
     )
     stage = ClassifierStage(
-        model.config, model.classifier(needed=False), model.autoencoder(), data,
-        batch_size=args.batch_size, device=model.device,
-    )  # fmt: skip
+        model.config,
+        model.classifier(needed=False),
+        model.autoencoder(),
+        data,
+        batch_size=args.batch_size,
+        device=model.device,
+    )
     print(train(stage, loop_config(args, model, "classifier"), model.folder))
 
 
 def coarse(args: argparse.Namespace) -> None:
     model = folder(args)
     network = model.grm().to(memory_format=torch.channels_last).eval()
-    n = write_coarse(args.shards, network, model.autoencoder(), args.variants, model.device, args.bf16)
+    n = write_coarse(
+        args.shards, network, model.autoencoder(), args.variants, model.device, args.bf16
+    )
     print(f"{args.shards}: coarse pictures of {n} shards written")
 
 
@@ -213,7 +274,9 @@ def teacher(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     method = build_method(parse_spec(args.method), Settings(device=device))
     if isinstance(method, ResultFolder):
-        raise PatchScalerError(f"--method {args.method}: a method that upscales is wanted, not a folder of results")
+        raise PatchScalerError(
+            f"--method {args.method}: a method that upscales is wanted, not a folder of results"
+        )
     n = write_teacher(args.shards, method.upscale, args.variants, args.limit)
     print(f"{args.shards}: pictures of {method.name} for {n} shards written")
 
@@ -227,14 +290,21 @@ def diffusion(args: argparse.Namespace) -> None:
     if text:
         network = TextTrainer(model.patch_dit(needed=False), model.text_projection(needed=False))
     else:
-        network = DiffusionTrainer(model.patch_dit(needed=False), model.texture_encoder(needed=False))
+        network = DiffusionTrainer(
+            model.patch_dit(needed=False), model.texture_encoder(needed=False)
+        )
     share = args.from_coarse
     if share is None:  # near t = 0 the noise that leads from y_0 to x_0 grows without bound
         share = 0.3 if model.config.diffusion.prediction_type in ("residual", "sample") else 0.0
     stage = DiffusionStage(
-        network, model.frozen(), pairs, validation,
-        batch_size=args.batch_size, from_coarse=share, low_times=args.low_times,
-    )  # fmt: skip
+        network,
+        model.frozen(),
+        pairs,
+        validation,
+        batch_size=args.batch_size,
+        from_coarse=share,
+        low_times=args.low_times,
+    )
     print(train(stage, loop_config(args, model, "diffusion"), model.folder))
 
 
@@ -252,9 +322,14 @@ def distil(args: argparse.Namespace) -> None:
     model = folder(args)
     network = _refiner(model)
     stage = DistilStage(
-        network, _whole_esrgan(model, args.esrgan), CoarseShards(args.shards), CoarseShards(args.validation),
-        batch_size=args.batch_size, side=args.side, device=model.device,
-    )  # fmt: skip
+        network,
+        _whole_esrgan(model, args.esrgan),
+        CoarseShards(args.shards),
+        CoarseShards(args.validation),
+        batch_size=args.batch_size,
+        side=args.side,
+        device=model.device,
+    )
     print(train(stage, loop_config(args, model, "distil"), model.folder))
 
 
@@ -262,10 +337,15 @@ def refining(args: argparse.Namespace) -> None:
     model = folder(args)
     network = _refiner(model)
     stage = RefiningStage(
-        network, CoarseShards(args.shards), CoarseShards(args.validation),
+        network,
+        CoarseShards(args.shards),
+        CoarseShards(args.validation),
         _whole_esrgan(model, args.esrgan) if args.esrgan else None,
-        batch_size=args.batch_size, side=args.side, weights=_loss_weights(args), device=model.device,
-    )  # fmt: skip
+        batch_size=args.batch_size,
+        side=args.side,
+        weights=_loss_weights(args),
+        device=model.device,
+    )
     print(train(stage, loop_config(args, model, "refining"), model.folder))
 
 
@@ -277,7 +357,10 @@ def ranges(args: argparse.Namespace) -> None:
     trained, config = _refiner(model), dataclasses.replace(model.config.refiner, ranges=True)
     network = Refiner(config).to(model.device)
     network.load_state_dict(trained.state_dict(), strict=False)
-    find_ranges(network, coarse_regions(CoarseShards(args.shards), args.regions, args.side, model.device, args.seed))
+    find_ranges(
+        network,
+        coarse_regions(CoarseShards(args.shards), args.regions, args.side, model.device, args.seed),
+    )
     save_module(model.path("refiner"), network, {"network": "refiner"})
     model.save_config(dataclasses.replace(model.config, refiner=config))
     print(f"{model.folder}: the refiner's ranges on {args.regions} regions")
@@ -287,9 +370,16 @@ def few_step(args: argparse.Namespace) -> None:
     model = folder(args)
     refiner = _refiner(model) if model.config.refiner.width else None
     stage = FewStepStage(
-        model.frozen(), model.patch_dit(), model.texture_encoder(), refiner, CoarseShards(args.shards),
-        CoarseShards(args.validation), batch_size=args.batch_size, weights=_loss_weights(args), side=args.side,
-    )  # fmt: skip
+        model.frozen(),
+        model.patch_dit(),
+        model.texture_encoder(),
+        refiner,
+        CoarseShards(args.shards),
+        CoarseShards(args.validation),
+        batch_size=args.batch_size,
+        weights=_loss_weights(args),
+        side=args.side,
+    )
     print(train(stage, loop_config(args, model, "few-step"), model.folder))
 
 
@@ -306,10 +396,20 @@ def folder(args: argparse.Namespace) -> ModelFolder:
 
 def loop_config(args: argparse.Namespace, model: ModelFolder, name: str) -> LoopConfig:
     return LoopConfig(
-        out=str(model.folder / "training" / name), steps=args.steps, minutes=args.minutes, lr=args.lr,
-        optimizer=args.optimizer, ema=args.ema, warmup=args.warmup, decay=args.decay, bf16=args.bf16, seed=args.seed,
-        log_every=args.log_every, save_minutes=args.save_minutes, refiner_rate=getattr(args, "refiner_rate", 1.0),
-    )  # fmt: skip
+        out=str(model.folder / "training" / name),
+        steps=args.steps,
+        minutes=args.minutes,
+        lr=args.lr,
+        optimizer=args.optimizer,
+        ema=args.ema,
+        warmup=args.warmup,
+        decay=args.decay,
+        bf16=args.bf16,
+        seed=args.seed,
+        log_every=args.log_every,
+        save_minutes=args.save_minutes,
+        refiner_rate=getattr(args, "refiner_rate", 1.0),
+    )
 
 
 def _loss_weights(args: argparse.Namespace) -> dict[str, float]:
@@ -329,12 +429,16 @@ def _refiner(model: ModelFolder) -> Refiner:
     """To be trained: its ranges, which will no longer be true, are taken out of the folder."""
     network = model.refiner()
     if network is None:
-        raise PatchScalerError(f"{model.folder}: this model has no refiner; 'patchscaler train graft' puts it there")
+        raise PatchScalerError(
+            f"{model.folder}: this model has no refiner; 'patchscaler train graft' puts it there"
+        )
     if not model.config.refiner.ranges:
         return network
     config = dataclasses.replace(model.config.refiner, ranges=False)
     plain = Refiner(config).to(model.device)
-    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("ranges")})
+    plain.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("ranges")}
+    )
     save_module(model.path("refiner"), plain, {"network": "refiner"})
     model.save_config(dataclasses.replace(model.config, refiner=config))
     return plain

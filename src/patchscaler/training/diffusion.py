@@ -55,7 +55,11 @@ class TextTrainer(nn.Module):
         self.patch_dit, self.text_projection = patch_dit, text_projection
 
     def prompt(self, batch: Batch) -> Prompt | None:
-        return None if batch["text"] is None else self.patch_dit.prepare(self.text_projection(batch["text"]))
+        return (
+            None
+            if batch["text"] is None
+            else self.patch_dit.prepare(self.text_projection(batch["text"]))
+        )
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         return eq_8(self.patch_dit, batch, self.prompt(batch))
@@ -63,17 +67,26 @@ class TextTrainer(nn.Module):
     def save(self, folder: Path) -> None:
         """patch_dit.safetensors and text_projection.safetensors."""
         save_module(folder / "patch_dit.safetensors", self.patch_dit, {"network": "patch_dit"})
-        save_module(folder / "text_projection.safetensors", self.text_projection, {"network": "text_projection"})
+        save_module(
+            folder / "text_projection.safetensors",
+            self.text_projection,
+            {"network": "text_projection"},
+        )
 
 
-def eq_8(patch_dit: PatchDiT, batch: Batch, prompt: Prompt | None) -> tuple[Tensor, dict[str, float]]:
+def eq_8(
+    patch_dit: PatchDiT, batch: Batch, prompt: Prompt | None
+) -> tuple[Tensor, dict[str, float]]:
     """-> mean squared error of what is predicted; logs apart for low and high times."""
     output = patch_dit(batch["x_t"], batch["t"], batch["coarse"], prompt).float()
     error = (output - batch["target"]).square().mean((1, 2, 3))  # (N,)
     low = batch["t"] <= 400
     logs = {"loss": float(error.detach().mean())}
     if low.any() and not low.all():
-        logs |= {"low": float(error.detach()[low].mean()), "high": float(error.detach()[~low].mean())}
+        logs |= {
+            "low": float(error.detach()[low].mean()),
+            "high": float(error.detach()[~low].mean()),
+        }
     return error.mean(), logs
 
 
@@ -84,21 +97,29 @@ class FrozenParts:
     """
 
     def __init__(
-        self, config: ModelConfig, autoencoder: Autoencoder, classifier: TextureClassifier | None,
-        memory: TextureMemory | None, device: str,
-    ):  # fmt: skip
+        self,
+        config: ModelConfig,
+        autoencoder: Autoencoder,
+        classifier: TextureClassifier | None,
+        memory: TextureMemory | None,
+        device: str,
+    ):
         self.config, self.device = config, device
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
         self.classifier = classifier.to(device).eval().requires_grad_(False) if classifier else None
         self.memory = memory.to(device) if memory else None
 
     @torch.no_grad()
-    def textures(self, coarse: Tensor, rng: np.random.Generator, drop: float) -> tuple[Tensor | None, Tensor | None]:
+    def textures(
+        self, coarse: Tensor, rng: np.random.Generator, drop: float
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Top-K values and scores of patches (N, C, V, V), or None, None with probability `drop`."""
         if rng.random() < drop:
             return None, None
         assert self.memory is not None and self.classifier is not None
-        values, scores, _ = self.memory.lookup(self.classifier.keys(coarse), self.config.texture.top_k)
+        values, scores, _ = self.memory.lookup(
+            self.classifier.keys(coarse), self.config.texture.top_k
+        )
         return values.float(), scores
 
 
@@ -110,9 +131,16 @@ class DiffusionStage:
     """
 
     def __init__(
-        self, denoiser: DiffusionTrainer | TextTrainer, frozen: FrozenParts, shards: CoarseShards,
-        validation: CoarseShards, *, batch_size: int = 32, from_coarse: float = 0.3, low_times: float = 0.6,
-    ):  # fmt: skip
+        self,
+        denoiser: DiffusionTrainer | TextTrainer,
+        frozen: FrozenParts,
+        shards: CoarseShards,
+        validation: CoarseShards,
+        *,
+        batch_size: int = 32,
+        from_coarse: float = 0.3,
+        low_times: float = 0.6,
+    ):
         self.frozen, self.shards, self.validation = frozen, shards, validation
         self.diffusion = Diffusion(frozen.config.diffusion)
         self.trainables: dict[str, nn.Module] = {"denoiser": denoiser.to(frozen.device)}
@@ -120,14 +148,23 @@ class DiffusionStage:
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
         return self.make_batch(
-            self.shards, self.batch_size, rng, generator, self.frozen.config.patch_dit.prompt_dropout
+            self.shards,
+            self.batch_size,
+            rng,
+            generator,
+            self.frozen.config.patch_dit.prompt_dropout,
         )
 
     @torch.no_grad()
     def make_batch(
-        self, shards: CoarseShards, n: int, rng: np.random.Generator, generator: Generator, drop: float,
+        self,
+        shards: CoarseShards,
+        n: int,
+        rng: np.random.Generator,
+        generator: Generator,
+        drop: float,
         time: int | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         frozen, diffusion = self.frozen, self.diffusion
         v, f = frozen.config.groups.latent_patch_size, frozen.autoencoder.factor
         regions = shards.draw(n, v, f, rng)
@@ -146,7 +183,9 @@ class DiffusionStage:
         target = diffusion.target(x_0, diffusion.noise_from(x_t, x_0, t), t, coarse)
         batch: Batch = {"x_0": x_0, "coarse": coarse, "t": t, "x_t": x_t, "target": target}
         if shards.text:
-            return batch | {"text": None if rng.random() < drop else shards.tokens(regions).to(frozen.device)}
+            return batch | {
+                "text": None if rng.random() < drop else shards.tokens(regions).to(frozen.device)
+            }
         values, scores = frozen.textures(coarse, rng, drop)
         return batch | {"values": values, "scores": scores}
 
@@ -158,9 +197,15 @@ class DiffusionStage:
         for t in (100, 250, 400, 700):
             for name, drop in (("", 0.0), ("_no_prompt", 1.0)):
                 generator = torch.Generator().manual_seed(t)
-                batch = self.make_batch(self.validation, 128, np.random.default_rng(t), generator, drop, time=t)
-                output = model.patch_dit(batch["x_t"], batch["t"], batch["coarse"], model.prompt(batch))
-                x_0 = self.diffusion.to_x_0(output.float(), batch["x_t"], batch["t"], batch["coarse"])
+                batch = self.make_batch(
+                    self.validation, 128, np.random.default_rng(t), generator, drop, time=t
+                )
+                output = model.patch_dit(
+                    batch["x_t"], batch["t"], batch["coarse"], model.prompt(batch)
+                )
+                x_0 = self.diffusion.to_x_0(
+                    output.float(), batch["x_t"], batch["t"], batch["coarse"]
+                )
                 error = (x_0 - batch["x_0"]).square().mean()
                 out[f"t{t}{name}"] = float(error / (batch["coarse"] - batch["x_0"]).square().mean())
         return out
@@ -174,7 +219,9 @@ class DiffusionStage:
         coarse, prompt = batch["coarse"], model.prompt(batch)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.diffusion.to_x_0(model.patch_dit(x_t, t, coarse, prompt).float(), x_t, t, coarse)
+            return self.diffusion.to_x_0(
+                model.patch_dit(x_t, t, coarse, prompt).float(), x_t, t, coarse
+            )
 
         noise = torch.randn(coarse.shape, generator=generator).to(coarse)
         start = self.diffusion.start_from_coarse(coarse, batch["t"], noise)
@@ -191,4 +238,8 @@ def save_denoiser(model: nn.Module, folder: Path) -> None:
     """patch_dit.safetensors and texture_encoder.safetensors."""
     assert isinstance(model, Denoiser)
     save_module(folder / "patch_dit.safetensors", model.patch_dit, {"network": "patch_dit"})
-    save_module(folder / "texture_encoder.safetensors", model.texture_encoder, {"network": "texture_encoder"})
+    save_module(
+        folder / "texture_encoder.safetensors",
+        model.texture_encoder,
+        {"network": "texture_encoder"},
+    )

@@ -27,12 +27,24 @@ from patchscaler.training.data.sources import is_validation
 from patchscaler.training.loop import Watch, watched
 from patchscaler.training.recipe import LineParser, Recipe
 
-SIDE = 128  # of pictures and tiles: one patch of 16 latents, and the least that the refiner's VGG takes
+# of pictures and tiles: one patch of 16 latents, and the least that the refiner's VGG takes
+SIDE = 128
 # One step, the smallest crops: 32 LR pixels are the 16 latents that four downsamplings need.
 SMALLEST = {
-    "steps": 1, "minutes": 0, "batch_size": 2, "lr_size": 32, "side": 16, "tile": SIDE, "variants": 1, "workers": 1,
-    "candidates": 8, "size": 4, "regions": 4, "limit": 1, "log_every": 1,
-}  # fmt: skip
+    "steps": 1,
+    "minutes": 0,
+    "batch_size": 2,
+    "lr_size": 32,
+    "side": 16,
+    "tile": SIDE,
+    "variants": 1,
+    "workers": 1,
+    "candidates": 8,
+    "size": 4,
+    "regions": 4,
+    "limit": 1,
+    "log_every": 1,
+}
 
 
 @dataclass
@@ -53,7 +65,9 @@ def made_up(folder: Path) -> tuple[Path, Path]:
     held_out, others = ([n for n in names if is_validation(n) == held] for held in (True, False))
     for name in held_out[:1] + others[:3]:
         _save(folder / "images" / name, rng)
-    held_out, others = ([n for n in names if is_validation(n, 0.15) == held] for held in (True, False))
+    held_out, others = (
+        [n for n in names if is_validation(n, 0.15) == held] for held in (True, False)
+    )
     for label in ("a", "b"):
         for name in held_out[:1] + others[:2]:
             _save(folder / "textures" / label / name, rng)
@@ -70,7 +84,11 @@ def _save(path: Path, rng: np.random.Generator) -> None:
 
 def _random_autoencoder(recipe: Recipe, folder: Path) -> None:
     """Stable Diffusion's autoencoder with random weights, on disk, where the recipe would fetch the trained one."""
-    presets = [args.preset for line in recipe.lines if "preset" in (args := recipe.arguments(line, eta="0.1"))]
+    presets = [
+        args.preset
+        for line in recipe.lines
+        if "preset" in (args := recipe.arguments(line, eta="0.1"))
+    ]
     config = preset(presets[0]).autoencoder if presets else None
     if config is None or config.kind != "kl" or "autoencoder" in recipe.shared:
         return
@@ -98,20 +116,32 @@ def _run(args: argparse.Namespace) -> tuple[Watch, float, float, float]:
     return watch, time.monotonic() - began, process_peak(), cuda_peak()
 
 
-def dry_run(source: str, esrgan: str | None, parser: LineParser, shared: dict[str, str]) -> list[Tried]:
+def dry_run(
+    source: str, esrgan: str | None, parser: LineParser, shared: dict[str, str]
+) -> list[Tried]:
     """Try each stage of a recipe, print a line for each. Raises PatchScalerError, naming the line that fails."""
     tried = []
     with tempfile.TemporaryDirectory(prefix="patchscaler-") as temporary:
         root = Path(temporary)
         images, textures = made_up(root)
-        places = {"model": root / "model", "data": root / "data", "images": images, "textures": textures}
+        places = {
+            "model": root / "model",
+            "data": root / "data",
+            "images": images,
+            "textures": textures,
+        }
         if esrgan:
             places["esrgan"] = Path(esrgan)
-        recipe = Recipe(source, {name: str(path) for name, path in places.items()}, parser, dict(shared))
+        recipe = Recipe(
+            source, {name: str(path) for name, path in places.items()}, parser, dict(shared)
+        )
         if recipe.left_out:
             print("left out: " + ", ".join(recipe.left_out), flush=True)
         _random_autoencoder(recipe, root / "autoencoder")
-        print(f"{'line and stage':26s} {'trained':>9s} {'seconds':>8s} {'peak memory':>12s}", flush=True)
+        print(
+            f"{'line and stage':26s} {'trained':>9s} {'seconds':>8s} {'peak memory':>12s}",
+            flush=True,
+        )
         for line in recipe.lines:
             args = recipe.arguments(line, eta="0.1")
             vars(args).update({name: value for name, value in SMALLEST.items() if name in args})
@@ -121,8 +151,11 @@ def dry_run(source: str, esrgan: str | None, parser: LineParser, shared: dict[st
             except PatchScalerError as error:
                 raise recipe.wrong(line.number, str(error)) from error
             except BrokenProcessPool as error:
-                raise recipe.wrong(line.number, "the stage was killed: is there memory enough?") from error
-            shutil.rmtree(root / "model" / "training", ignore_errors=True)  # a stage of the same name begins anew
+                raise recipe.wrong(
+                    line.number, "the stage was killed: is there memory enough?"
+                ) from error
+            # a stage of the same name begins anew
+            shutil.rmtree(root / "model" / "training", ignore_errors=True)
             tried.append(Tried(line.name, watch.parameters, seconds, peak, cuda))
             trained = "-" if watch.parameters is None else f"{watch.parameters / 1e6:.2f} M"
             on_gpu = f", {cuda / 1024:.2f} GiB on the GPU" if cuda else ""

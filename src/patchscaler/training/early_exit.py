@@ -27,7 +27,9 @@ class EarlyExitTrainer(nn.Module):
     def __init__(self, denoiser: RRDBDenoiser, picture: float):
         super().__init__()
         if denoiser.exit is None:
-            raise PatchScalerError("this denoiser has no early exit: give exit_depth and exit_blocks")
+            raise PatchScalerError(
+                "this denoiser has no early exit: give exit_depth and exit_blocks"
+            )
         self.denoiser, self.picture = denoiser, picture
         denoiser.requires_grad_(False)
         denoiser.exit.requires_grad_(True)
@@ -54,7 +56,8 @@ class EarlyExitTrainer(nn.Module):
         features = net.exit_features(first, h)
         spread = wanted - wanted.mean((2, 3), keepdim=True)
         error, scale = (
-            F.conv2d(x, self.reads[..., None, None]).square().mean() for x in (features - wanted, spread)
+            F.conv2d(x, self.reads[..., None, None]).square().mean()
+            for x in (features - wanted, spread)
         )
         loss = error / scale
         numbers = {"error": float(loss.detach())}
@@ -88,13 +91,22 @@ class EarlyExitStage:
     """picture: weight of the upsampled images' distance beside the features'; 0 leaves them out (a third cheaper)."""
 
     def __init__(
-        self, denoiser: RRDBDenoiser, pairs: PairShards, validation: PairShards, *,
-        batch_size: int = 4, lr_size: int = 48, picture: float = 0.0, device: str = "cpu",
+        self,
+        denoiser: RRDBDenoiser,
+        pairs: PairShards,
+        validation: PairShards,
+        *,
+        batch_size: int = 4,
+        lr_size: int = 48,
+        picture: float = 0.0,
+        device: str = "cpu",
     ):
         self.pairs, self.validation, self.device = pairs, validation, device
         self.batch_size, self.lr_size = batch_size, lr_size
         denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trainables: dict[str, nn.Module] = {"exit": EarlyExitTrainer(denoiser, picture).to(device)}
+        self.trainables: dict[str, nn.Module] = {
+            "exit": EarlyExitTrainer(denoiser, picture).to(device)
+        }
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
         lr, _ = self.pairs.sample(self.batch_size, self.lr_size, rng)

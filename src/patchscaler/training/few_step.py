@@ -30,9 +30,14 @@ class FewStepTrainer(Denoiser):
     """Generator: last step -> fused -> decoded -> losses. The autoencoder's correction is trained along."""
 
     def __init__(
-        self, patch_dit: PatchDiT, texture_encoder: TextureEncoder, refiner: Refiner | None,
-        autoencoder: PCAAutoencoder, diffusion: Diffusion, loss: PictureLoss,
-    ):  # fmt: skip
+        self,
+        patch_dit: PatchDiT,
+        texture_encoder: TextureEncoder,
+        refiner: Refiner | None,
+        autoencoder: PCAAutoencoder,
+        diffusion: Diffusion,
+        loss: PictureLoss,
+    ):
         super().__init__(patch_dit, texture_encoder)
         self.refiner, self.correction = refiner, autoencoder.correction
         self.diffusion, self.loss = diffusion, loss
@@ -40,13 +45,18 @@ class FewStepTrainer(Denoiser):
 
     def restore(self, batch: Batch) -> Tensor:
         """The step that carries the gradient, patches fused, drawn -> latents (B, C, G, G)."""
-        output = self.patch_dit(batch["x_t"], batch["t"], batch["coarse"], self.prompt(batch)).float()
-        x_0 = self.diffusion.to_x_0(output, batch["x_t"], batch["t"], batch["coarse"])  # (B M, C, V, V)
+        output = self.patch_dit(
+            batch["x_t"], batch["t"], batch["coarse"], self.prompt(batch)
+        ).float()
+        # (B M, C, V, V)
+        x_0 = self.diffusion.to_x_0(output, batch["x_t"], batch["t"], batch["coarse"])
         fused = torch.stack([merge(p, batch["grid"]) for p in x_0.split(len(batch["grid"]))])
         if self.refiner is None:
             return fused
         autoencoder, coarse = self._frozen[0], batch["coarse_pixels"]
-        pixels = torch.cat([autoencoder.decode(fused), coarse], 1).contiguous(memory_format=torch.channels_last)
+        pixels = torch.cat([autoencoder.decode(fused), coarse], 1).contiguous(
+            memory_format=torch.channels_last
+        )
         refined = self.refiner(pixels, batch["small"]).float()  # (B, 3, S, S)
         return fused + autoencoder.encode(refined) - autoencoder.encode(coarse)
 
@@ -62,13 +72,23 @@ class FewStepStage:
     """Regions of `side` latents, cut and fused as the pipeline does."""
 
     def __init__(
-        self, frozen: FrozenParts, patch_dit: PatchDiT, texture_encoder: TextureEncoder, refiner: Refiner | None,
-        shards: CoarseShards, validation: CoarseShards, *, batch_size: int = 4, side: int = 24,
+        self,
+        frozen: FrozenParts,
+        patch_dit: PatchDiT,
+        texture_encoder: TextureEncoder,
+        refiner: Refiner | None,
+        shards: CoarseShards,
+        validation: CoarseShards,
+        *,
+        batch_size: int = 4,
+        side: int = 24,
         weights: dict[str, float] | None = None,
-    ):  # fmt: skip
+    ):
         autoencoder = frozen.autoencoder
         if not isinstance(autoencoder, PCAAutoencoder):
-            raise PatchScalerError("the few-step stage trains through the closed-form decoder, so not this model")
+            raise PatchScalerError(
+                "the few-step stage trains through the closed-form decoder, so not this model"
+            )
         if autoencoder.correction is not None:
             autoencoder.correction.requires_grad_(True)
         device = frozen.device
@@ -76,14 +96,22 @@ class FewStepStage:
         self.autoencoder = autoencoder
         self.diffusion = Diffusion(frozen.config.diffusion)
         self.loss = PictureLoss(weights or {}, device)
-        trainer = FewStepTrainer(patch_dit, texture_encoder, refiner, autoencoder, self.diffusion, self.loss)
+        trainer = FewStepTrainer(
+            patch_dit, texture_encoder, refiner, autoencoder, self.diffusion, self.loss
+        )
         self.generator = trainer.to(device)
-        self.trainables: dict[str, nn.Module] = {"generator": self.generator} | self.loss.discriminators()
+        self.trainables: dict[str, nn.Module] = {
+            "generator": self.generator
+        } | self.loss.discriminators()
         groups = frozen.config.groups
         self.grid = make_grid(side, side, groups.latent_patch_size, groups.overlap)
         self.batch_size, self.side = batch_size, side
         self.settings = sorted(
-            {(t, n) for t, n in zip(groups.start_times, groups.num_inference_steps, strict=True) if n}
+            {
+                (t, n)
+                for t, n in zip(groups.start_times, groups.num_inference_steps, strict=True)
+                if n
+            }
         )
 
     @torch.no_grad()
@@ -100,9 +128,17 @@ class FewStepStage:
 
     @torch.no_grad()
     def make_batch(
-        self, pixels: Tensor, hr: Tensor, small: Tensor, start: int, steps: int, last: int, rng: np.random.Generator,
-        generator: Generator, drop: float,
-    ) -> Batch:  # fmt: skip
+        self,
+        pixels: Tensor,
+        hr: Tensor,
+        small: Tensor,
+        start: int,
+        steps: int,
+        last: int,
+        rng: np.random.Generator,
+        generator: Generator,
+        drop: float,
+    ) -> Batch:
         """Everything up to the input of step `last` (0 is the first) of `steps` from `start`."""
         device = self.frozen.device
         hr, pixels = hr.to(device), pixels.to(device)
@@ -112,9 +148,15 @@ class FewStepStage:
         noise = torch.cat([partition(n, self.grid) for n in noise])
         values, scores = self.frozen.textures(coarse, rng, drop)
         batch: Batch = {
-            "coarse": coarse, "values": values, "scores": scores, "hr": hr, "coarse_pixels": pixels,
-            "small": small.to(device), "grid": self.grid, "hr_latents": self.autoencoder.encode(hr),
-        }  # fmt: skip
+            "coarse": coarse,
+            "values": values,
+            "scores": scores,
+            "hr": hr,
+            "coarse_pixels": pixels,
+            "small": small.to(device),
+            "grid": self.grid,
+            "hr_latents": self.autoencoder.encode(hr),
+        }
         times = group_timesteps(start, steps)
         t = torch.full((len(coarse),), start, device=device)
         x_t = self.diffusion.start_from_coarse(coarse, t, noise)
@@ -136,8 +178,12 @@ class FewStepStage:
             for name, drop in (("", 0.0), ("_no_prompt", 1.0)):
                 rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
                 for _ in range(8):
-                    pixels, hr, small = self.validation.regions(8, self.side, self.autoencoder.factor, rng)
-                    batch = self.make_batch(pixels, hr, small, start, steps, steps - 1, rng, generator, drop)
+                    pixels, hr, small = self.validation.regions(
+                        8, self.side, self.autoencoder.factor, rng
+                    )
+                    batch = self.make_batch(
+                        pixels, hr, small, start, steps, steps - 1, rng, generator, drop
+                    )
                     image = self.autoencoder.decode(model.restore(batch))
                     pictures = {f"{start}_{steps}{name}": image}
                     if not drop:
@@ -148,7 +194,9 @@ class FewStepStage:
                             distance = self.loss.lpips(picture, batch["hr"]).mean()
                             out.setdefault(f"lpips_{key}", []).append(float(distance))
                         if self.loss.vgg:
-                            out.setdefault(f"vgg_{key}", []).append(float(self.loss.vgg(picture, batch["hr"]).mean()))
+                            out.setdefault(f"vgg_{key}", []).append(
+                                float(self.loss.vgg(picture, batch["hr"]).mean())
+                            )
         return {k: float(np.mean(v)) for k, v in out.items()}
 
     @torch.no_grad()
@@ -168,4 +216,9 @@ class FewStepStage:
         save_denoiser(model, folder)
         if isinstance(model.refiner, Refiner):
             save_module(folder / "refiner.safetensors", model.refiner, {"network": "refiner"})
-        save_module(folder / "autoencoder.safetensors", self.autoencoder, {"network": "autoencoder"}, half=False)
+        save_module(
+            folder / "autoencoder.safetensors",
+            self.autoencoder,
+            {"network": "autoencoder"},
+            half=False,
+        )

@@ -34,11 +34,16 @@ def grafted(
     old, encoder = model.patch_dit(), model.texture_encoder()
     keep = keep or tuple(range(len(old.blocks)))
     if missing := sorted(i for i in keep if not 0 <= i < len(old.blocks)):
-        raise PatchScalerError(f"--keep {missing[0]}: Patch-DiT has the blocks 0 to {len(old.blocks) - 1}")
+        raise PatchScalerError(
+            f"--keep {missing[0]}: Patch-DiT has the blocks 0 to {len(old.blocks) - 1}"
+        )
     config = dataclasses.replace(old.config, depth=len(keep))
     refiner = _refined_by(model, esrgan, refiner_blocks, more, bits)
     size = model.config.groups.latent_patch_size
-    new, shorter = PatchDiT(config, model.channels, size), TextureEncoder(config, model.channels, size)
+    new, shorter = (
+        PatchDiT(config, model.channels, size),
+        TextureEncoder(config, model.channels, size),
+    )
     _take(new, old, {old_block: i for i, old_block in enumerate(keep)})
     _take(shorter, encoder, {i: i for i in range(len(shorter.blocks))})
     if refiner is not None:
@@ -54,14 +59,20 @@ def grafted(
 
 
 def _refined_by(
-    model: "ModelFolder", esrgan: dict[str, Tensor] | None, blocks: tuple[int, ...], more: bool, bits: int | None
+    model: "ModelFolder",
+    esrgan: dict[str, Tensor] | None,
+    blocks: tuple[int, ...],
+    more: bool,
+    bits: int | None,
 ) -> Refiner | None:
     """The new refiner; None where it stays as it is."""
     old, config = model.refiner(), model.config.refiner
     config = dataclasses.replace(config, bits=bits or config.bits)
     if esrgan is None:
         if more:
-            raise PatchScalerError("--more: give --esrgan, whose blocks are put behind the refiner's own")
+            raise PatchScalerError(
+                "--more: give --esrgan, whose blocks are put behind the refiner's own"
+            )
         if not bits:
             return None
         if old is None:
@@ -71,7 +82,9 @@ def _refined_by(
         return new
     width = len(esrgan.get("conv_first.weight", ()))
     if not width or not blocks:
-        raise PatchScalerError("--esrgan: give --refiner-blocks, and weights that have 'conv_first.weight'")
+        raise PatchScalerError(
+            "--esrgan: give --refiner-blocks, and weights that have 'conv_first.weight'"
+        )
     if model.config.autoencoder.kind != "pca":
         raise PatchScalerError("--esrgan: the refiner needs the closed-form autoencoder")
     if more and old is None:

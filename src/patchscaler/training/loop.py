@@ -71,7 +71,8 @@ class Watch:
     """What a recipe tells the loop that runs inside it, and hears from it."""
 
     deadline: float = math.inf  # of time.monotonic(): then save and stop, the stage unfinished
-    validates: bool = True  # False: no held-out measures and pictures at the end, for a step that tries a stage
+    # False: no held-out measures and pictures at the end, for a step that tries a stage
+    validates: bool = True
     parameters: int | None = None  # trained ones
     minutes: float = 0.0  # of all runs of the stage
     waiting: float | None = None  # for data, share of this run's time
@@ -99,7 +100,9 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     if not config.steps and not config.minutes:
         raise PatchScalerError("give a limit: --steps or --minutes")
     watch = _watch.get(Watch())
-    watch.parameters = sum(p.numel() for m in stage.trainables.values() for p in m.parameters() if p.requires_grad)
+    watch.parameters = sum(
+        p.numel() for m in stage.trainables.values() for p in m.parameters() if p.requires_grad
+    )
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, distributed = 0, None
@@ -108,14 +111,17 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         rank = distributed.process_index
     device = distributed.device if distributed else _device(stage)
     optimizers = {
-        n: build_optimizers(config.optimizer, m, config.lr, config.refiner_rate) for n, m in stage.trainables.items()
+        n: build_optimizers(config.optimizer, m, config.lr, config.refiner_rate)
+        for n, m in stage.trainables.items()
     }
     main = next(iter(stage.trainables))
     ema = EMA(stage.trainables[main], config.ema)
     losses: dict[str, list[float]] = {}  # since the last log
     step, seconds = _resume(out, stage, optimizers, ema, losses)
     watch.minutes = seconds / 60
-    if (config.steps and step >= config.steps) or (config.minutes and seconds >= 60 * config.minutes):
+    if (config.steps and step >= config.steps) or (
+        config.minutes and seconds >= 60 * config.minutes
+    ):
         print(f"{out}: already at its limit; nothing is written", flush=True)
         return {}
     modules = dict(stage.trainables)
@@ -157,7 +163,9 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
                 loss, logs = module(batch)
             if not math.isfinite(float(loss.detach())):
                 terms = ", ".join(f"{k} {v:.3g}" for k, v in logs.items())
-                raise PatchScalerError(f"{name}: the loss is not finite at step {step} ({terms}); lower --lr")
+                raise PatchScalerError(
+                    f"{name}: the loss is not finite at step {step} ({terms}); lower --lr"
+                )
             distributed.backward(loss) if distributed else loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), config.clip)
             for optimizer in optimizers[name]:
@@ -190,8 +198,16 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
                     result = stage.validate(averaged)
                     _show(out, writer, step, stage.pictures(averaged))
                 stage.save(averaged, Path(folder))
-            _log(out, writer, step, elapsed, watch.waiting, {f"val/{k}": v for k, v in result.items()})
-    if distributed:  # one that leaves while another still saves can be torn down with its connections open
+            _log(
+                out,
+                writer,
+                step,
+                elapsed,
+                watch.waiting,
+                {f"val/{k}": v for k, v in result.items()},
+            )
+    # one that leaves while another still saves can be torn down with its connections open
+    if distributed:
         distributed.wait_for_everyone()
     return result
 
@@ -204,11 +220,15 @@ def _accelerator(config: LoopConfig, processor: bool) -> Any:
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
-        raise PatchScalerError("several devices need accelerate: pip install 'patchscaler[train]'") from error
+        raise PatchScalerError(
+            "several devices need accelerate: pip install 'patchscaler[train]'"
+        ) from error
     # A dropped prompt leaves the texture encoder without gradient on that step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     # On a processor it has to be told: accelerate 1.15 takes each process for the only one otherwise.
-    return Accelerator(cpu=processor, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused])
+    return Accelerator(
+        cpu=processor, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused]
+    )
 
 
 def _tensorboard(out: Path) -> Any:
@@ -220,7 +240,9 @@ def _tensorboard(out: Path) -> Any:
     return SummaryWriter(str(out / "tensorboard"))
 
 
-def _log(out: Path, writer: Any, step: int, elapsed: float, wait: float, numbers: dict[str, float]) -> None:
+def _log(
+    out: Path, writer: Any, step: int, elapsed: float, wait: float, numbers: dict[str, float]
+) -> None:
     text = " ".join(f"{k} {v:.4f}" for k, v in numbers.items())
     print(f"step {step} {elapsed / 60:.1f} min, {wait:.1%} waiting for data: {text}", flush=True)
     lines = io.StringIO(newline="")
@@ -250,7 +272,11 @@ def _trim_log(out: Path, step: int) -> None:
         return
     with _not_vital(path):
         lines = path.read_text().splitlines(keepends=True)
-        kept = [x for x in lines if x.endswith("\n") and x.partition(",")[0].isdigit() and int(x.split(",")[0]) <= step]
+        kept = [
+            x
+            for x in lines
+            if x.endswith("\n") and x.partition(",")[0].isdigit() and int(x.split(",")[0]) <= step
+        ]
         if kept != lines:
             temporary = out / "log.tmp"
             temporary.write_text("".join(kept))
@@ -281,13 +307,21 @@ def _not_vital(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(f"{path} not written ({error.strerror or error}); training goes on, make room", flush=True)
+        print(
+            f"{path} not written ({error.strerror or error}); training goes on, make room",
+            flush=True,
+        )
 
 
 def _save(
-    out: Path, stage: Stage, optimizers: dict[str, Any], ema: EMA, step: int, elapsed: float,
+    out: Path,
+    stage: Stage,
+    optimizers: dict[str, Any],
+    ema: EMA,
+    step: int,
+    elapsed: float,
     losses: dict[str, list[float]],
-) -> None:  # fmt: skip
+) -> None:
     state = {
         "models": {n: m.state_dict() for n, m in stage.trainables.items()},
         "optimizers": {n: [o.state_dict() for o in os_] for n, os_ in optimizers.items()},
@@ -302,7 +336,9 @@ def _save(
         os.replace(temporary, out / "checkpoint.pt")
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise PatchScalerError(f"checkpoint not written to {out} ({error}); the one before it is kept") from error
+        raise PatchScalerError(
+            f"checkpoint not written to {out} ({error}); the one before it is kept"
+        ) from error
 
 
 def _resume(
@@ -317,7 +353,8 @@ def _resume(
         for name, module in stage.trainables.items():
             module.load_state_dict(state["models"][name])
             for optimizer, saved in zip(optimizers[name], state["optimizers"][name], strict=True):
-                rates = [group["initial_lr"] for group in optimizer.param_groups]  # today's --lr counts
+                # today's --lr counts
+                rates = [group["initial_lr"] for group in optimizer.param_groups]
                 optimizer.load_state_dict(saved)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["initial_lr"] = rate

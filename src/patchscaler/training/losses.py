@@ -33,13 +33,15 @@ def uneven_steps(image: Tensor, reference: Tensor, period: int = 8) -> Tensor:
     """
     apart = image.new_zeros(())
     for axis in (-1, -2):
-        own, wanted = (_steps(x, axis, period) for x in (image, reference))  # (period,) each, of mean 1
+        # (period,) each, of mean 1
+        own, wanted = (_steps(x, axis, period) for x in (image, reference))
         apart = apart + (own - wanted).square().mean()
     return apart
 
 
 def _steps(image: Tensor, axis: int, period: int) -> Tensor:
-    steps = image.diff(dim=axis).abs().mean((0, 1, -3 - axis))  # (side - 1,): mean over the other axis, too
+    # (side - 1,): mean over the other axis, too
+    steps = image.diff(dim=axis).abs().mean((0, 1, -3 - axis))
     phases = steps[: len(steps) // period * period].view(-1, period).mean(0)
     return phases / phases.mean().clamp_min(1e-6)
 
@@ -53,7 +55,10 @@ class PatchDiscriminator(nn.Module):
         widths = [6, width, 2 * width, 4 * width, 4 * width]
         layers: list[nn.Module] = []
         for i, (a, b) in enumerate(itertools.pairwise(widths)):
-            layers += [spectral_norm(nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1)), nn.LeakyReLU(0.2)]
+            layers += [
+                spectral_norm(nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1)),
+                nn.LeakyReLU(0.2),
+            ]
         layers += [spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))]
         self.body = nn.Sequential(*layers)
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from patchscaler.errors import PatchScalerError
 
 
-def build_optimizers(name: str, module: nn.Module, lr: float, refiner_rate: float = 1.0) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    name: str, module: nn.Module, lr: float, refiner_rate: float = 1.0
+) -> list[torch.optim.Optimizer]:
     """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, others by AdamW); rates in `initial_lr`.
 
     refiner_rate: of lr, for a refiner that was trained before and must not be shaken (adam and adamw).
@@ -41,7 +43,11 @@ def _build(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimize
     if name == "adamw":
         return [torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)]
     if name == "muon":
-        matrices = [p for n, p in module.named_parameters() if p.requires_grad and p.ndim == 2 and "blocks." in n]
+        matrices = [
+            p
+            for n, p in module.named_parameters()
+            if p.requires_grad and p.ndim == 2 and "blocks." in n
+        ]
         chosen = {id(p) for p in matrices}
         rest = [p for p in parameters if id(p) not in chosen]
         if matrices:

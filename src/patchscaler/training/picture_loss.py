@@ -13,13 +13,27 @@ from patchscaler.training.loop import Batch
 from patchscaler.training.losses import PatchDiscriminator, fixed_pattern, low_band, uneven_steps
 
 # Of the losses; by their gradients on the picture LPIPS is 50 times as strong as L1 at equal weights.
-WEIGHTS = {"l1": 3.0, "lpips": 1.0, "vgg": 0.0, "gan": 0.15, "pattern": 20.0, "grid": 0.0, "teacher": 0.0}
+WEIGHTS = {
+    "l1": 3.0,
+    "lpips": 1.0,
+    "vgg": 0.0,
+    "gan": 0.15,
+    "pattern": 20.0,
+    "grid": 0.0,
+    "teacher": 0.0,
+}
 
 
 def target(
-    shards: CoarseShards, regions: list[Region], side: int, factor: int, teacher: float, rng: np.random.Generator,
-    device: str, teach: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> Batch:  # fmt: skip
+    shards: CoarseShards,
+    regions: list[Region],
+    side: int,
+    factor: int,
+    teacher: float,
+    rng: np.random.Generator,
+    device: str,
+    teach: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Batch:
     """What the pictures of these regions, `side` latents wide, are held against: the batch of `PictureLoss`.
 
     teacher: share of the batches that aim at a teacher's pictures in place of the truth: at what teach makes of
@@ -60,7 +74,9 @@ class PictureLoss:
         l1 = (image - aim).abs().mean()
         # AlexNet strides by four: a random offset keeps its gradient from drawing a grid on the latents' one.
         dy, dx = batch["offset"]
-        perceptual = self.lpips(image[..., dy:, dx:], aim[..., dy:, dx:]).mean() if self.lpips else nothing
+        perceptual = (
+            self.lpips(image[..., dy:, dx:], aim[..., dy:, dx:]).mean() if self.lpips else nothing
+        )
         # VGG costs as much as everything else: a random quarter of the region.
         (y, x), side = batch["window"], image.shape[-1] // 2
         quarter = (..., slice(y, y + side), slice(x, x + side))
@@ -84,7 +100,11 @@ class PictureLoss:
 
     def discriminators(self) -> dict[str, nn.Module]:
         """What is trained beside the generator: the discriminator, where it counts."""
-        return {"discriminator": DiscriminatorTrainer(self.discriminator, self.made)} if self.discriminator else {}
+        return (
+            {"discriminator": DiscriminatorTrainer(self.discriminator, self.made)}
+            if self.discriminator
+            else {}
+        )
 
 
 class DiscriminatorTrainer(nn.Module):
@@ -99,4 +119,7 @@ class DiscriminatorTrainer(nn.Module):
         real = self.discriminator(batch["hr"], batch["coarse_pixels"]).float()
         fake = self.discriminator(self.made["image"], batch["coarse_pixels"]).float()
         loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        return loss, {"hinge": float(loss.detach()), "gap": float((real.mean() - fake.mean()).detach())}
+        return loss, {
+            "hinge": float(loss.detach()),
+            "gap": float((real.mean() - fake.mean()).detach()),
+        }

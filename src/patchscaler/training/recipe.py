@@ -23,7 +23,8 @@ from patchscaler.training.loop import Watch, watched
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PLACEHOLDERS = ("model", "data", "images", "textures", "esrgan", "eta")
-NOT_IN_KEY = ("model", "data", "eta")  # folders may be moved, and {eta} comes of the training itself
+# folders may be moved, and {eta} comes of the training itself
+NOT_IN_KEY = ("model", "data", "eta")
 ETA = 1.25  # times the median squared error of the GRM (docs/training.md)
 GRACE = 60.0  # seconds that other processes wait for the first one's word after the time is up
 
@@ -56,11 +57,22 @@ class Recipe:
     """
 
     def __init__(
-        self, source: str, places: dict[str, str], parser: LineParser, shared: dict[str, str], scale: float = 1.0
-    ):  # fmt: skip
+        self,
+        source: str,
+        places: dict[str, str],
+        parser: LineParser,
+        shared: dict[str, str],
+        scale: float = 1.0,
+    ):
         if scale <= 0:
             raise PatchScalerError(f"--scale {scale:g}: take more than 0")
-        self.source, self.places, self.parser, self.shared, self.scale = source, places, parser, shared, scale
+        self.source, self.places, self.parser, self.shared, self.scale = (
+            source,
+            places,
+            parser,
+            shared,
+            scale,
+        )
         self.lines: list[Line] = []
         self.left_out: list[str] = []
         for number, text in _commands(_read(source)):
@@ -86,8 +98,13 @@ class Recipe:
                 return
             words = words[2:]
         if words:
-            if words[:2] != ["memory", "build"] and (words[0] != "train" or words[1:2] in ([], ["recipe"])):
-                raise self.wrong(number, f"'{' '.join(words[:2])}': a line is 'train STAGE ...' or 'memory build ...'")
+            if words[:2] != ["memory", "build"] and (
+                words[0] != "train" or words[1:2] in ([], ["recipe"])
+            ):
+                raise self.wrong(
+                    number,
+                    f"'{' '.join(words[:2])}': a line is 'train STAGE ...' or 'memory build ...'",
+                )
             self.lines.append(Line(number, tuple(words)))
 
     def _filled(self, line: Line, places: dict[str, str]) -> list[str]:
@@ -97,7 +114,9 @@ class Recipe:
                 return places[name]
             if name not in PLACEHOLDERS:
                 known = ", ".join(f"{{{x}}}" for x in PLACEHOLDERS)
-                raise self.wrong(line.number, f"unknown placeholder {{{name}}}: choose from {known}")
+                raise self.wrong(
+                    line.number, f"unknown placeholder {{{name}}}: choose from {known}"
+                )
             raise self.wrong(line.number, f"{{{name}}} is wanted: add --{name}")
 
         return [re.sub(r"\{(\w*)\}", fill, word) for word in line.words]
@@ -111,7 +130,9 @@ class Recipe:
             more = [
                 word
                 for name, value in self.shared.items()
-                if name in args and f"--{name}" not in words and not (name == "device" and words[1] == "shards")
+                if name in args
+                and f"--{name}" not in words
+                and not (name == "device" and words[1] == "shards")
                 for word in (f"--{name}", value)
             ]  # shards are made on the processor, by as many workers as their line says
             args = self.parser.parse_args(words + more)
@@ -139,7 +160,8 @@ class Recipe:
         found = [row[3] for row in rows if row[2:3] == ["val/median_error"]]
         if not found:
             raise self.wrong(
-                line.number, f"{{eta}} is {ETA} of the median_error in {log}, which has none: write a number there"
+                line.number,
+                f"{{eta}} is {ETA} of the median_error in {log}, which has none: write a number there",
             )
         return f"{ETA * float(found[-1]):.5g}"
 
@@ -166,9 +188,13 @@ def _read(source: str) -> str:
         return Path(source).read_text("utf-8")
     except FileNotFoundError as error:
         known = " or ".join(sorted(file.stem for file in RECIPES.glob("*.txt")))
-        raise PatchScalerError(f"unknown recipe '{source}': choose {known}, or name a file") from error
+        raise PatchScalerError(
+            f"unknown recipe '{source}': choose {known}, or name a file"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise PatchScalerError(f"recipe {source}: not a text file that can be read ({error})") from error
+        raise PatchScalerError(
+            f"recipe {source}: not a text file that can be read ({error})"
+        ) from error
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -223,9 +249,10 @@ def run_recipe(recipe: Recipe, minutes: float = 0.0) -> bool:
     for line, d in zip(recipe.lines, done, strict=False):
         if recipe.key(line) != d.key:
             raise recipe.wrong(
-                line.number, f"{log.path} says that '{d.key}' was done in its place: name another --model, "
-                "or put the line back as it was (new ones go to the end)"
-            )  # fmt: skip
+                line.number,
+                f"{log.path} says that '{d.key}' was done in its place: name another --model, "
+                "or put the line back as it was (new ones go to the end)",
+            )
     if first and recipe.left_out:
         print("left out: " + ", ".join(recipe.left_out), flush=True)
     for i, line in enumerate(recipe.lines):
@@ -254,7 +281,9 @@ def run_recipe(recipe: Recipe, minutes: float = 0.0) -> bool:
             raise recipe.wrong(line.number, str(error)) from error
         if watch.out_of_time:
             if first:
-                print(f"time is up in {place}, after {watch.minutes:.1f} min of it; the same command goes on")
+                print(
+                    f"time is up in {place}, after {watch.minutes:.1f} min of it; the same command goes on"
+                )
                 _report(recipe, done)
             return False
         took = watch.minutes if loops else (time.monotonic() - began) / 60

@@ -22,7 +22,8 @@ from patchscaler.training.picture_loss import PictureLoss, target
 
 def _as_input(coarse: Tensor) -> Tensor:
     """The coarse picture (N, 3, s, s) as both of the refiner's pictures: no transformer has spoken yet."""
-    return torch.cat([coarse, coarse], 1).contiguous(memory_format=torch.channels_last)  # (N, 6, s, s)
+    # (N, 6, s, s)
+    return torch.cat([coarse, coarse], 1).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -30,7 +31,10 @@ def coarse_regions(
     shards: CoarseShards, count: int, side: int, device: str, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What the refiner reads of so many regions, four at a time: pixels (N, 6, s, s), small (N, 3, s/4, s/4)."""
-    rng, factor = np.random.default_rng(seed), shards.coarse[0].shape[2] // shards.confidence[0].shape[2]
+    rng, factor = (
+        np.random.default_rng(seed),
+        shards.coarse[0].shape[2] // shards.confidence[0].shape[2],
+    )
     for start in range(0, count, 4):
         regions = shards.draw(min(4, count - start), side, factor, rng, evenly=True)
         coarse, _ = shards.read(regions, side, factor)  # (N, 3, s, s)
@@ -63,13 +67,20 @@ class DistilTrainer(nn.Module):
                         tap = weight[:, :, r, c].sum((2, 3))  # (W, W)
                         gram = gram + tap.T @ tap
         values, vectors = torch.linalg.eigh(gram)
-        self.register_buffer("reads", (vectors * values.clamp_min(0).sqrt()) @ vectors.T, persistent=False)  # (W, W)
+        # (W, W)
+        self.register_buffer(
+            "reads", (vectors * values.clamp_min(0).sqrt()) @ vectors.T, persistent=False
+        )
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        features = self.refiner.features(_as_input(batch["coarse"]), batch["small"]).float()  # (N, W, s/4, s/4)
+        # (N, W, s/4, s/4)
+        features = self.refiner.features(_as_input(batch["coarse"]), batch["small"]).float()
         wanted = batch["features"]
         spread = wanted - wanted.mean((2, 3), keepdim=True)
-        error, scale = (F.conv2d(x, self.reads[..., None, None]).square().mean() for x in (features - wanted, spread))
+        error, scale = (
+            F.conv2d(x, self.reads[..., None, None]).square().mean()
+            for x in (features - wanted, spread)
+        )
         loss = error / scale
         return loss, {"error": float(loss.detach())}
 
@@ -78,7 +89,13 @@ class _RefinerStage:
     """What both stages hold: the refiner and its pairs. side: of the regions, in latents."""
 
     def __init__(
-        self, refiner: Refiner, shards: CoarseShards, validation: CoarseShards, batch_size: int, side: int, device: str
+        self,
+        refiner: Refiner,
+        shards: CoarseShards,
+        validation: CoarseShards,
+        batch_size: int,
+        side: int,
+        device: str,
     ):
         self.shards, self.validation, self.device = shards, validation, device
         self.batch_size, self.side = batch_size, side
@@ -93,9 +110,16 @@ class DistilStage(_RefinerStage):
     """teacher: the whole network as a refiner, which sees the small picture."""
 
     def __init__(
-        self, refiner: Refiner, teacher: Refiner, shards: CoarseShards, validation: CoarseShards,
-        *, batch_size: int = 4, side: int = 32, device: str = "cpu",
-    ):  # fmt: skip
+        self,
+        refiner: Refiner,
+        teacher: Refiner,
+        shards: CoarseShards,
+        validation: CoarseShards,
+        *,
+        batch_size: int = 4,
+        side: int = 32,
+        device: str = "cpu",
+    ):
         super().__init__(refiner, shards, validation, batch_size, side, device)
         self.teacher = _frozen(teacher, device)
         self.trainables: dict[str, nn.Module] = {"refiner": DistilTrainer(self.refiner).to(device)}
@@ -106,7 +130,8 @@ class DistilStage(_RefinerStage):
         coarse, _ = shards.read(regions, self.side, self.factor)  # (N, 3, s, s)
         small = shards.small(regions, self.side, self.factor).to(self.device)  # (N, 3, s/4, s/4)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            features = self.teacher.features(_as_input(coarse.to(self.device)), small)  # (N, W, s/4, s/4)
+            # (N, W, s/4, s/4)
+            features = self.teacher.features(_as_input(coarse.to(self.device)), small)
         return {"coarse": coarse.to(self.device), "small": small, "features": features.float()}
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
@@ -115,7 +140,11 @@ class DistilStage(_RefinerStage):
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         rng = np.random.default_rng(0)
-        return {"error": float(np.mean([model(self._draw(self.validation, 4, rng))[1]["error"] for _ in range(8)]))}
+        return {
+            "error": float(
+                np.mean([model(self._draw(self.validation, 4, rng))[1]["error"] for _ in range(8)])
+            )
+        }
 
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         return []
@@ -129,16 +158,26 @@ class RefiningTrainer(nn.Module):
         self.refiner, self.loss = refiner, loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return self.loss(self.refiner(_as_input(batch["coarse_pixels"]), batch["small"]).float(), batch)
+        return self.loss(
+            self.refiner(_as_input(batch["coarse_pixels"]), batch["small"]).float(), batch
+        )
 
 
 class RefiningStage(_RefinerStage):
     """weights: of the losses (`PictureLoss`). teacher: draws what the taught share aims at; None for kept pictures."""
 
     def __init__(
-        self, refiner: Refiner, shards: CoarseShards, validation: CoarseShards, teacher: Refiner | None = None,
-        *, batch_size: int = 3, side: int = 24, weights: dict[str, float] | None = None, device: str = "cpu",
-    ):  # fmt: skip
+        self,
+        refiner: Refiner,
+        shards: CoarseShards,
+        validation: CoarseShards,
+        teacher: Refiner | None = None,
+        *,
+        batch_size: int = 3,
+        side: int = 24,
+        weights: dict[str, float] | None = None,
+        device: str = "cpu",
+    ):
         super().__init__(refiner, shards, validation, batch_size, side, device)
         self.teacher = _frozen(teacher, device) if teacher else None
         self.loss = PictureLoss(weights or {}, device)
@@ -159,7 +198,9 @@ class RefiningStage(_RefinerStage):
 
     def _held_out(self, count: int, rng: np.random.Generator) -> list[Tensor]:
         """Coarse, truth and small pictures of regions that are not trained on."""
-        return [x.to(self.device) for x in self.validation.regions(count, self.side, self.factor, rng)]
+        return [
+            x.to(self.device) for x in self.validation.regions(count, self.side, self.factor, rng)
+        ]
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -167,11 +208,16 @@ class RefiningStage(_RefinerStage):
         rng, out = np.random.default_rng(0), dict[str, list[float]]()
         for _ in range(8):
             coarse, hr, small = self._held_out(8, rng)
-            for name, picture in (("refined", model.refiner(_as_input(coarse), small).float()), ("coarse", coarse)):  # type: ignore[operator]
+            for name, picture in (
+                ("refined", model.refiner(_as_input(coarse), small).float()),
+                ("coarse", coarse),
+            ):  # type: ignore[operator]
                 out.setdefault(f"psnr_{name}", []).append(mean_psnr(picture, hr))
                 for measure, network in (("lpips", self.loss.lpips), ("vgg", self.loss.vgg)):
                     if network:
-                        out.setdefault(f"{measure}_{name}", []).append(float(network(picture, hr).mean()))
+                        out.setdefault(f"{measure}_{name}", []).append(
+                            float(network(picture, hr).mean())
+                        )
         return {k: float(np.mean(v)) for k, v in out.items()}
 
     @torch.no_grad()

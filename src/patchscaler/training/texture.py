@@ -27,7 +27,9 @@ class LabelledTextures:
         pictures = [(Path(name), picture) for name, picture in iterate_images(folder, exclude)]
         self.classes = tuple(sorted({path.parent.name for path, _ in pictures}))
         if len(self.classes) < 2:
-            raise PatchScalerError(f"{folder}: needs at least two sub-folders of pictures, one a class")
+            raise PatchScalerError(
+                f"{folder}: needs at least two sub-folders of pictures, one a class"
+            )
         for path, picture in pictures:
             part = self.validation if is_validation(path.name, 0.15) else self.train
             part.append((picture, self.classes.index(path.parent.name)))
@@ -78,18 +80,29 @@ class ClassifierStage:
     """Trains the texture classifier on latents of labelled crops."""
 
     def __init__(
-        self, config: ModelConfig, classifier: TextureClassifier, autoencoder: Autoencoder, data: LabelledTextures,
-        *, batch_size: int = 64, device: str = "cpu",
-    ):  # fmt: skip
+        self,
+        config: ModelConfig,
+        classifier: TextureClassifier,
+        autoencoder: Autoencoder,
+        data: LabelledTextures,
+        *,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ):
         self.data, self.batch_size, self.device = data, batch_size, device
         self.autoencoder = autoencoder.to(device)
         self.side = config.groups.latent_patch_size * autoencoder.factor
-        self.trainables: dict[str, nn.Module] = {"classifier": ClassifierTrainer(classifier).to(device)}
+        self.trainables: dict[str, nn.Module] = {
+            "classifier": ClassifierTrainer(classifier).to(device)
+        }
 
     @torch.no_grad()
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
         crops, labels = self.data.sample(self.batch_size, self.side, rng)
-        return {"latents": self.autoencoder.encode(crops.to(self.device)), "labels": labels.to(self.device)}
+        return {
+            "latents": self.autoencoder.encode(crops.to(self.device)),
+            "labels": labels.to(self.device),
+        }
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -100,7 +113,9 @@ class ClassifierStage:
         for picture, label in self.data.validation:
             crops = np.stack([random_crop(picture, self.side, rng) for _ in range(8)])
             x = to_unit(crops.transpose(0, 3, 1, 2)).to(self.device)
-            hits += (model.classifier(self.autoencoder.encode(x)).argmax(1) == label).float().tolist()
+            hits += (
+                (model.classifier(self.autoencoder.encode(x)).argmax(1) == label).float().tolist()
+            )
         return {"accuracy": sum(hits) / max(1, len(hits) - 1), "chance": 1 / len(self.data.classes)}
 
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:

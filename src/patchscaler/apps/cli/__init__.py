@@ -9,7 +9,19 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from patchscaler._version import __version__
-from patchscaler.apps.cli import compare, data, evaluate, export, measure, memory, reproduce, train, upscale, video, web
+from patchscaler.apps.cli import (
+    compare,
+    data,
+    evaluate,
+    export,
+    measure,
+    memory,
+    reproduce,
+    train,
+    upscale,
+    video,
+    web,
+)
 from patchscaler.errors import PatchScalerError
 
 __all__ = ["main"]
@@ -18,7 +30,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """-> exit code: 0 fine, 1 something failed, 2 wrong usage, 130 interrupted."""
     args = _parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # names of files need not be text that the terminal can show
+    # names of files need not be text that the terminal can show
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -27,12 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PatchScalerError as error:
         print(f"patchscaler: {error}", file=sys.stderr)
     except KeyboardInterrupt as error:
-        print(f"patchscaler: {str(error) or 'interrupted; nothing half-written is left'}", file=sys.stderr)
+        print(
+            f"patchscaler: {str(error) or 'interrupted; nothing half-written is left'}",
+            file=sys.stderr,
+        )
         return 130
     except OSError as error:
-        print(f"patchscaler: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"patchscaler: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr
+        )
     except MemoryError:
-        print("patchscaler: not enough memory; use a smaller picture or --memory-limit", file=sys.stderr)
+        print(
+            "patchscaler: not enough memory; use a smaller picture or --memory-limit",
+            file=sys.stderr,
+        )
     return 1
 
 
@@ -51,7 +72,9 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="patchscaler", description="Enlarge pictures, x4 by default.")
+    parser = argparse.ArgumentParser(
+        prog="patchscaler", description="Enlarge pictures, x4 by default."
+    )
     parser.add_argument("--version", action="version", version=f"patchscaler {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     upscale.add_parser(commands)

@@ -9,10 +9,19 @@ from patchscaler.errors import PatchScalerError
 
 def add_options(up: Any) -> None:
     cluster = up.add_argument_group("more than one machine (docs/cluster.md)")
-    cluster.add_argument("--cluster", metavar="ADDRESS", help="spread a folder's pictures, a video's frames and a "
-                         "large picture's windows over a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")  # fmt: skip
-    cluster.add_argument("--cluster-threads", type=int, default=1, metavar="N", help="processor cores of one worker, "
-                         "where there are no GPUs (default: 1)")  # fmt: skip
+    cluster.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="spread a folder's pictures, a video's frames and a "
+        "large picture's windows over a Ray cluster: auto, HOST:PORT or ray://HOST:PORT",
+    )
+    cluster.add_argument(
+        "--cluster-threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processor cores of one worker, where there are no GPUs (default: 1)",
+    )
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -24,9 +33,13 @@ def check_options(args: argparse.Namespace) -> None:
     from patchscaler.apps.cluster import check_answers, import_ray
 
     if args.engine not in ("auto", "torch"):
-        raise PatchScalerError(f"--engine {args.engine} is of one machine; workers of --cluster compute with torch")
+        raise PatchScalerError(
+            f"--engine {args.engine} is of one machine; workers of --cluster compute with torch"
+        )
     if dials.in_seconds(args):
-        raise PatchScalerError("--budget in seconds is of one machine; with --cluster give a share of full sampling")
+        raise PatchScalerError(
+            "--budget in seconds is of one machine; with --cluster give a share of full sampling"
+        )
     import_ray()
     check_answers(args.cluster)
 
@@ -54,7 +67,13 @@ def executor_of(args: argparse.Namespace, model: Any) -> Any:
     from patchscaler.dials.record import weights_id, weights_of
 
     spec = ModelSpec(
-        args.model, args.device, args.dtype, args.memory, args.autoencoder, args.cluster_threads, __version__,
+        args.model,
+        args.device,
+        args.dtype,
+        args.memory,
+        args.autoencoder,
+        args.cluster_threads,
+        __version__,
         weights_id(weights_of(model)),
-    )  # fmt: skip
+    )
     return Cluster(args.cluster, spec)

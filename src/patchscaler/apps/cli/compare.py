@@ -7,29 +7,57 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.apps.cli.common import model_options
-from patchscaler.apps.cli.evaluate import metric_names, output_options, picture_options, progress, score_options
+from patchscaler.apps.cli.evaluate import (
+    metric_names,
+    output_options,
+    picture_options,
+    progress,
+    score_options,
+)
 from patchscaler.errors import PatchScalerError
 
 
 def add_parser(commands: Any) -> None:
     compare = commands.add_parser(
-        "compare", help="several methods side by side: quality and cost",
+        "compare",
+        help="several methods side by side: quality and cost",
         description="Several methods on the same pictures, quality and cost side by side; of several folders and "
         "degradations (mild,real), each pair has a table. Runs that were interrupted go on; exit code 1 where anything "
         "failed, or a method asked for by name is unavailable.",
-    )  # fmt: skip
+    )
     compare.set_defaults(function=run)
     picture_options(compare, several=True)
     what = compare.add_argument_group("what is compared, and how")
-    what.add_argument("--methods", metavar="A,B,...", help="as ours,ours:steps=0,0,0,bicubic,realesrgan-x4plus,"
-                      "spandrel:FILE,folder:NAME=DIR (default: all that need no file; --list-methods)")  # fmt: skip
+    what.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        help="as ours,ours:steps=0,0,0,bicubic,realesrgan-x4plus,"
+        "spandrel:FILE,folder:NAME=DIR (default: all that need no file; --list-methods)",
+    )
     score_options(what)
-    what.add_argument("--tile", type=int, default=0, metavar="N", help="peers take larger inputs in tiles of N pixels "
-                      "(default: whole pictures)")  # fmt: skip
-    what.add_argument("--tile-overlap", type=int, default=16, metavar="N", help="surroundings each tile sees")
-    what.add_argument("--threads", type=int, default=0, metavar="N", help="processor threads (default: all)")
-    what.add_argument("--no-memory", action="store_true", help="do not start a process a method to see its peak memory")
-    what.add_argument("--list-methods", action="store_true", help="what is known, what it needs, what is unavailable")
+    what.add_argument(
+        "--tile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="peers take larger inputs in tiles of N pixels (default: whole pictures)",
+    )
+    what.add_argument(
+        "--tile-overlap", type=int, default=16, metavar="N", help="surroundings each tile sees"
+    )
+    what.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="processor threads (default: all)"
+    )
+    what.add_argument(
+        "--no-memory",
+        action="store_true",
+        help="do not start a process a method to see its peak memory",
+    )
+    what.add_argument(
+        "--list-methods",
+        action="store_true",
+        help="what is known, what it needs, what is unavailable",
+    )
     output_options(compare, "comparison")
     model_options(compare.add_argument_group("the model"))
 
@@ -44,7 +72,14 @@ def run(args: argparse.Namespace) -> int:
     from patchscaler.images.write import check_writable
 
     settings = Settings(
-        args.device, args.dtype, args.model, args.autoencoder, args.seed, args.threads, args.tile, args.tile_overlap
+        args.device,
+        args.dtype,
+        args.model,
+        args.autoencoder,
+        args.seed,
+        args.threads,
+        args.tile,
+        args.tile_overlap,
     )
     if args.list_methods:
         return list_methods(settings)
@@ -65,9 +100,17 @@ def run(args: argparse.Namespace) -> int:
 
     with threads(args.threads):
         comparisons = compare_sets(
-            specs, sets, names, args.output, settings, memory=not args.no_memory, progress=show,
-            crop_border=args.crop_border, device=choose_device(args.device), niqe_parameters=args.niqe_parameters,
-        )  # fmt: skip
+            specs,
+            sets,
+            names,
+            args.output,
+            settings,
+            memory=not args.no_memory,
+            progress=show,
+            crop_border=args.crop_border,
+            device=choose_device(args.device),
+            niqe_parameters=args.niqe_parameters,
+        )
     print(report.terminal(comparisons, sets))
     if args.json:
         report.write_json(comparisons, sets, args.json)
@@ -97,14 +140,20 @@ def find_sets(args: argparse.Namespace) -> list[Any]:
 def check_options(args: argparse.Namespace) -> None:
     """Raises PatchScalerError for options that make no sense together."""
     if not (args.lr or args.hr):
-        raise PatchScalerError("give pictures: --lr DIR (with --hr DIR), or --hr DIR with --degradation KIND")
+        raise PatchScalerError(
+            "give pictures: --lr DIR (with --hr DIR), or --hr DIR with --degradation KIND"
+        )
     if args.hr and not (args.lr or args.degradation):
         kinds = "bicubic (mild, stable, real)"
-        raise PatchScalerError(f"--hr alone has nothing to enlarge: add --degradation {kinds}, or --lr DIR")
+        raise PatchScalerError(
+            f"--hr alone has nothing to enlarge: add --degradation {kinds}, or --lr DIR"
+        )
     if min(args.limit, args.crop_border, args.threads) < 0:
         raise PatchScalerError("--limit, --crop-border and --threads take 0 or more")
     if args.tile < 0 or args.tile_overlap < 0 or (args.tile and args.tile <= 2 * args.tile_overlap):
-        raise PatchScalerError(f"--tile takes 0, or more than twice --tile-overlap ({args.tile_overlap})")
+        raise PatchScalerError(
+            f"--tile takes 0, or more than twice --tile-overlap ({args.tile_overlap})"
+        )
     if args.worst_by and not args.html:
         raise PatchScalerError("--worst-by sorts the page: add --html FILE")
 
@@ -115,7 +164,9 @@ def exit_code(comparisons: Sequence[Any], asked: set[str], by_name: bool) -> int
     lines = []
     if failed := sum(len(comparison.failures) for comparison in comparisons):
         lines.append(f"{failed} failed, listed above")
-    if unknown := dict.fromkeys(name for c in comparisons for name, cost in c.costs.items() if cost.memory_failure):
+    if unknown := dict.fromkeys(
+        name for c in comparisons for name, cost in c.costs.items() if cost.memory_failure
+    ):
         lines.append(f"peak memory could not be measured: {', '.join(unknown)}")
     if missing := sorted(asked & metrics):
         lines.append(f"asked for but unavailable: {', '.join(missing)}")

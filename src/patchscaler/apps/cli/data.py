@@ -3,15 +3,29 @@
 import argparse
 from typing import Any
 
-NAMES = ("lsdir", "realsr", "realsr-crops", "drealsr-crops", "div2k-crops", "realset65", "realset80", "div2k", "dtd")
+NAMES = (
+    "lsdir",
+    "realsr",
+    "realsr-crops",
+    "drealsr-crops",
+    "div2k-crops",
+    "realset65",
+    "realset80",
+    "div2k",
+    "dtd",
+)
 
 
 def add_parser(commands: Any) -> None:
-    data = commands.add_parser("data", help="check a public data set: counts, sizes, hash of the list")
+    data = commands.add_parser(
+        "data", help="check a public data set: counts, sizes, hash of the list"
+    )
     data.set_defaults(function=check)
     data.add_argument("name", choices=NAMES)
     data.add_argument("folder", metavar="DIR")
-    data.add_argument("--unchecked", action="store_true", help="go on where it differs from the release")
+    data.add_argument(
+        "--unchecked", action="store_true", help="go on where it differs from the release"
+    )
 
 
 def check(args: argparse.Namespace) -> int:

@@ -15,25 +15,63 @@ LARGE_PIXELS = 500_000_000  # of an input that is made in windows: its output ha
 
 def add_options(up: Any) -> None:
     dials = up.add_argument_group("dials (docs/dials.md)")
-    dials.add_argument("--budget", metavar="B", help="work to spend, on the hardest patches first: a share of full "
-                       "sampling (.4), seconds (20s), or fast, balanced, best")  # fmt: skip
-    dials.add_argument("--fidelity", type=float, default=0, metavar="F", help="0: all that the diffusion invents; "
-                       "1: the coarse picture, nothing invented")  # fmt: skip
-    dials.add_argument("--report", metavar="DIR", help="write maps of difficulty, steps and invention, and run.json "
-                       "with everything to repeat the run")  # fmt: skip
-    dials.add_argument("--redo", metavar="X,Y,W,H", action="append", default=[], help="a box of the input, in pixels, "
-                       "to make again in an output that is there; may be repeated")  # fmt: skip
-    dials.add_argument("--group", choices=("simple", "medium", "hard"), help="the group of the boxes' patches")
+    dials.add_argument(
+        "--budget",
+        metavar="B",
+        help="work to spend, on the hardest patches first: a share of full "
+        "sampling (.4), seconds (20s), or fast, balanced, best",
+    )
+    dials.add_argument(
+        "--fidelity",
+        type=float,
+        default=0,
+        metavar="F",
+        help="0: all that the diffusion invents; 1: the coarse picture, nothing invented",
+    )
+    dials.add_argument(
+        "--report",
+        metavar="DIR",
+        help="write maps of difficulty, steps and invention, and run.json "
+        "with everything to repeat the run",
+    )
+    dials.add_argument(
+        "--redo",
+        metavar="X,Y,W,H",
+        action="append",
+        default=[],
+        help="a box of the input, in pixels, "
+        "to make again in an output that is there; may be repeated",
+    )
+    dials.add_argument(
+        "--group", choices=("simple", "medium", "hard"), help="the group of the boxes' patches"
+    )
     dials.add_argument("--redo-seed", type=int, metavar="N", help="the seed of the boxes' patches")
-    dials.add_argument("--no-provenance", action="store_true", help="do not note program, weights, seed and options in "
-                       "the output's XMP")  # fmt: skip
+    dials.add_argument(
+        "--no-provenance",
+        action="store_true",
+        help="do not note program, weights, seed and options in the output's XMP",
+    )
     large = up.add_argument_group("large pictures")
-    large.add_argument("--window", default="auto", metavar="N", help="pixels of the input at a time, as a square of N "
-                       "by N; 0: all of it; auto: as --memory-limit allows, where the picture is large")  # fmt: skip
-    large.add_argument("--memory-limit", type=float, default=512, metavar="MIB", help="working memory of one batch or "
-                       "window")  # fmt: skip
-    large.add_argument("--dry-run", action="store_true", help="tell what it costs, and write nothing")
-    large.add_argument("--pyramid", action="store_true", help="a tiled .tif that holds smaller copies of itself")
+    large.add_argument(
+        "--window",
+        default="auto",
+        metavar="N",
+        help="pixels of the input at a time, as a square of N "
+        "by N; 0: all of it; auto: as --memory-limit allows, where the picture is large",
+    )
+    large.add_argument(
+        "--memory-limit",
+        type=float,
+        default=512,
+        metavar="MIB",
+        help="working memory of one batch or window",
+    )
+    large.add_argument(
+        "--dry-run", action="store_true", help="tell what it costs, and write nothing"
+    )
+    large.add_argument(
+        "--pyramid", action="store_true", help="a tiled .tif that holds smaller copies of itself"
+    )
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -44,14 +82,22 @@ def check_options(args: argparse.Namespace) -> None:
     if args.budget is not None:
         parse_budget(args.budget)
         if args.shares or args.thresholds:
-            raise PatchScalerError("--budget sets the thresholds: leave --shares and --thresholds out")
+            raise PatchScalerError(
+                "--budget sets the thresholds: leave --shares and --thresholds out"
+            )
     check_fidelity(args.fidelity)
     changes_of(args)
     if args.redo and args.dry_run:
-        raise PatchScalerError("--redo changes an output that is there, --dry-run writes nothing: give one of them")
+        raise PatchScalerError(
+            "--redo changes an output that is there, --dry-run writes nothing: give one of them"
+        )
     window_of(args)
     _check_reports(args)
-    if args.pyramid and args.output and Path(args.output).suffix.lower() not in (".tif", ".tiff", ""):
+    if (
+        args.pyramid
+        and args.output
+        and Path(args.output).suffix.lower() not in (".tif", ".tiff", "")
+    ):
         raise PatchScalerError(f"{args.output}: pyramids are written as .tif")
 
 
@@ -68,7 +114,9 @@ def _check_reports(args: argparse.Namespace) -> None:
     for name in args.inputs:
         folder = report_folder(args, Path(name), len(args.inputs) > 1)
         if folder and folder in seen:
-            raise PatchScalerError(f"{name}: --report would put it into {folder}, as {seen[folder]}; rename one")
+            raise PatchScalerError(
+                f"{name}: --report would put it into {folder}, as {seen[folder]}; rename one"
+            )
         if folder:
             seen[folder] = name
 
@@ -79,7 +127,9 @@ def changes_of(args: argparse.Namespace) -> tuple[Any, ...]:
 
     if not args.redo:
         if args.group or args.redo_seed is not None:
-            raise PatchScalerError("--group and --redo-seed say how to make a box again: name it with --redo X,Y,W,H")
+            raise PatchScalerError(
+                "--group and --redo-seed say how to make a box again: name it with --redo X,Y,W,H"
+            )
         return ()
     boxes = [numbers("--redo", text, 4, int) for text in args.redo]
     return tuple(make_change(box, args.group, args.redo_seed) for box in boxes)
@@ -114,7 +164,9 @@ def is_large(size: tuple[int, int], args: argparse.Namespace) -> bool:
     from patchscaler.streaming.cost import IN_MEMORY
 
     window = window_of(args)
-    return bool(args.pyramid or (size[0] * size[1] > IN_MEMORY if window == "auto" else window != 0))
+    return bool(
+        args.pyramid or (size[0] * size[1] > IN_MEMORY if window == "auto" else window != 0)
+    )
 
 
 # --- pictures in memory ---------------------------------------------------------------------------
@@ -131,14 +183,25 @@ def facts(model: Any, options: Any, source: Path) -> dict[str, str]:
 
 
 def report(
-    folder: Path, model: Any, result: Any, source: Path, target: Path, before: tuple[int, int], after: tuple[int, int]
+    folder: Path,
+    model: Any,
+    result: Any,
+    source: Path,
+    target: Path,
+    before: tuple[int, int],
+    after: tuple[int, int],
 ) -> None:
     """before, after: (width, height) of input and output; the last pass may have enlarged to more than `after`."""
     from patchscaler.dials.record import make_record, weights_of
     from patchscaler.dials.report import write_report
     from patchscaler.models.weights import file_hash
 
-    taken = {"name": source.name, "sha256": file_hash(source), "width": before[0], "height": before[1]}
+    taken = {
+        "name": source.name,
+        "sha256": file_hash(source),
+        "width": before[0],
+        "height": before[1],
+    }
     made = {"name": target.name, "sha256": file_hash(target), "width": after[0], "height": after[1]}
     record = make_record(model, result, taken, made, result.array.shape[1::-1], weights_of(model))
     write_report(folder, result, record, result.confidence, result.moments)
@@ -153,7 +216,9 @@ def dry_run(model: Any, picture: Any, source: Path, options: dict[str, Any]) -> 
         print(f"{source}: {line}")
 
 
-def redo(model: Any, source: Path, target: Path, args: argparse.Namespace, report: Path | None) -> bool:
+def redo(
+    model: Any, source: Path, target: Path, args: argparse.Namespace, report: Path | None
+) -> bool:
     """Boxes of an output that is there, made again in it -> True; False where there is no earlier run of it."""
     from patchscaler.dials.saved import redo_file
 
@@ -168,23 +233,40 @@ def redo(model: Any, source: Path, target: Path, args: argparse.Namespace, repor
 
 
 def stream(
-    model: Any, source: Path, target: Path, target_size: Any, options: dict[str, Any], args: argparse.Namespace,
+    model: Any,
+    source: Path,
+    target: Path,
+    target_size: Any,
+    options: dict[str, Any],
+    args: argparse.Namespace,
     report: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """One picture in windows, and a line about it."""
     from patchscaler.streaming.files import FileOptions, upscale_file
 
     window = window_of(args)
     watch, began = StatusLine(source.name, args.quiet), time.perf_counter()
     files = FileOptions(
-        quality=args.quality, lossless=args.lossless, pyramid=args.pyramid, bits=args.bits, report=report,
+        quality=args.quality,
+        lossless=args.lossless,
+        pyramid=args.pyramid,
+        bits=args.bits,
+        report=report,
         provenance=not args.no_provenance,
-    )  # fmt: skip
+    )
     made = upscale_file(
-        model, source, target, target_size=target_size, window=window if isinstance(window, int) and window else None,
-        memory_limit=args.memory_limit, dry_run=args.dry_run, watch=watch, files=files,
-        executor=args.executor, **options,
-    )  # fmt: skip
+        model,
+        source,
+        target,
+        target_size=target_size,
+        window=window if isinstance(window, int) and window else None,
+        memory_limit=args.memory_limit,
+        dry_run=args.dry_run,
+        watch=watch,
+        files=files,
+        executor=args.executor,
+        **options,
+    )
     watch.close()
     for note in made.notes:
         print(f"{source}: {note}", file=sys.stderr)

@@ -12,25 +12,45 @@ from patchscaler.errors import PatchScalerError
 
 def add_parser(commands: Any) -> None:
     ev = commands.add_parser(
-        "evaluate", help="score a method, or finished pictures, on a set of pictures",
+        "evaluate",
+        help="score a method, or finished pictures, on a set of pictures",
         description="Score a method, or finished pictures, on a set of pictures. Runs that were interrupted go on; "
         "exit code 1 where anything failed.",
-    )  # fmt: skip
+    )
     ev.set_defaults(function=evaluate)
     picture_options(ev)
     what = ev.add_argument_group("what is scored, and how")
-    what.add_argument("--method", default="ours", metavar="METHOD", help="as for `compare`: ours, bicubic, lanczos, "
-                      "realesrgan-x4plus, spandrel:FILE ... (default: ours)")  # fmt: skip
-    what.add_argument("--results", metavar="DIR", help="finished pictures to score instead of running a method")
+    what.add_argument(
+        "--method",
+        default="ours",
+        metavar="METHOD",
+        help="as for `compare`: ours, bicubic, lanczos, "
+        "realesrgan-x4plus, spandrel:FILE ... (default: ours)",
+    )
+    what.add_argument(
+        "--results", metavar="DIR", help="finished pictures to score instead of running a method"
+    )
     score_options(what)
     output_options(ev, "evaluation")
     other = ev.add_argument_group("other uses")
-    other.add_argument("--list-metrics", action="store_true", help="names, directions, protocols, what is unavailable")
-    other.add_argument("--confidence", action="store_true", help="how well the model knows where its coarse picture "
-                       "is wrong, patch by patch")  # fmt: skip
-    other.add_argument("--round-trip", action="store_true", help="what the model's autoencoder alone costs: --hr "
-                       "encoded and decoded")  # fmt: skip
-    other.add_argument("--fit-niqe", metavar="DIR", help="fit NIQE's parameters to good pictures, write them to -o")
+    other.add_argument(
+        "--list-metrics",
+        action="store_true",
+        help="names, directions, protocols, what is unavailable",
+    )
+    other.add_argument(
+        "--confidence",
+        action="store_true",
+        help="how well the model knows where its coarse picture is wrong, patch by patch",
+    )
+    other.add_argument(
+        "--round-trip",
+        action="store_true",
+        help="what the model's autoencoder alone costs: --hr encoded and decoded",
+    )
+    other.add_argument(
+        "--fit-niqe", metavar="DIR", help="fit NIQE's parameters to good pictures, write them to -o"
+    )
     model_options(ev.add_argument_group("the model"))
 
 
@@ -39,33 +59,74 @@ def picture_options(parser: Any, several: bool = False) -> None:
     folder = "DIR[,NAME=DIR...]" if several else "DIR"
     data = parser.add_argument_group("pictures")
     data.add_argument("--lr", action="append", metavar=folder, help="small pictures")
-    data.add_argument("--hr", action="append", metavar=folder, help="originals, matched by name (NAME.png, "
-                      "NAME_x4.png)")  # fmt: skip
-    data.add_argument("--degradation", action="append", metavar="KIND", help="make the small pictures from --hr: "
-                      "bicubic, mild (as ResShift's test set), stable (StableSR's milder training), real "
-                      "(Real-ESRGAN's two orders)" + ("; several: KIND,KIND" if several else ""))  # fmt: skip
-    data.add_argument("--limit", type=int, default=0, metavar="N", help="the first N pictures by name (default: all)")
-    data.add_argument("--seed", type=int, default=0, help="of the degradation, with each picture's name, and of ours")
+    data.add_argument(
+        "--hr",
+        action="append",
+        metavar=folder,
+        help="originals, matched by name (NAME.png, NAME_x4.png)",
+    )
+    data.add_argument(
+        "--degradation",
+        action="append",
+        metavar="KIND",
+        help="make the small pictures from --hr: "
+        "bicubic, mild (as ResShift's test set), stable (StableSR's milder training), real "
+        "(Real-ESRGAN's two orders)" + ("; several: KIND,KIND" if several else ""),
+    )
+    data.add_argument(
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the first N pictures by name (default: all)",
+    )
+    data.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the degradation, with each picture's name, and of ours",
+    )
 
 
 def score_options(group: Any) -> None:
     """Which scores: shared with `compare`."""
-    group.add_argument("--metrics", default="default", metavar="A,B,...", help="names, 'default' or 'all' "
-                      "(default: those of --list-metrics with a star)")  # fmt: skip
     group.add_argument(
-        "--crop-border", type=int, default=0, metavar="N", help="pixels cut off each side before scoring"
+        "--metrics",
+        default="default",
+        metavar="A,B,...",
+        help="names, 'default' or 'all' (default: those of --list-metrics with a star)",
     )
-    group.add_argument("--niqe-parameters", metavar="FILE", help="of --fit-niqe, in place of the published ones")
+    group.add_argument(
+        "--crop-border",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pixels cut off each side before scoring",
+    )
+    group.add_argument(
+        "--niqe-parameters", metavar="FILE", help="of --fit-niqe, in place of the published ones"
+    )
 
 
 def output_options(parser: Any, folder: str) -> None:
     """Where everything goes: shared with `compare`."""
     out = parser.add_argument_group("output")
-    out.add_argument("-o", "--output", default=folder, metavar="OUT", help="folder of results and records, by "
-                     "which a run is resumed (default: %(default)s)")  # fmt: skip
-    out.add_argument("--json", metavar="FILE", help="everything, and all that is needed to repeat it")
-    out.add_argument("--csv", metavar="FILE", help="a line a picture; of `compare`, a line a method")
-    out.add_argument("--html", metavar="FILE", help="a page with tables and crops, the worst picture first")
+    out.add_argument(
+        "-o",
+        "--output",
+        default=folder,
+        metavar="OUT",
+        help="folder of results and records, by which a run is resumed (default: %(default)s)",
+    )
+    out.add_argument(
+        "--json", metavar="FILE", help="everything, and all that is needed to repeat it"
+    )
+    out.add_argument(
+        "--csv", metavar="FILE", help="a line a picture; of `compare`, a line a method"
+    )
+    out.add_argument(
+        "--html", metavar="FILE", help="a page with tables and crops, the worst picture first"
+    )
     out.add_argument("--worst-by", metavar="METRIC", help="what the page is sorted by")
     out.add_argument("-q", "--quiet", action="store_true")
 
@@ -97,9 +158,16 @@ def evaluate(args: argparse.Namespace) -> int:
             print(f"patchscaler: {failure}", file=sys.stderr)
         raise PatchScalerError("no picture can be measured")
     evaluation = run(
-        method, pairs, names, args.output, crop_border=args.crop_border, device=choose_device(args.device),
-        niqe_parameters=args.niqe_parameters, failures=failures, progress=progress(args.quiet),
-    )  # fmt: skip
+        method,
+        pairs,
+        names,
+        args.output,
+        crop_border=args.crop_border,
+        device=choose_device(args.device),
+        niqe_parameters=args.niqe_parameters,
+        failures=failures,
+        progress=progress(args.quiet),
+    )
     print(report.terminal_table([evaluation]))
     if args.json:
         report.write_json([evaluation], args.json)
@@ -124,7 +192,9 @@ def take_one_set(args: argparse.Namespace) -> None:
     folders = {name: split_folders(getattr(args, name)) for name in ("lr", "hr")}
     degradations = split_degradations(args.degradation)
     if max(len(folders["lr"]), len(folders["hr"]), len(degradations)) > 1:
-        raise PatchScalerError("evaluate takes one set and one degradation; several: patchscaler compare")
+        raise PatchScalerError(
+            "evaluate takes one set and one degradation; several: patchscaler compare"
+        )
     for name, found in folders.items():
         setattr(args, name, found[0][1] if found else None)
     args.degradation = degradations[0] if degradations else None
@@ -133,10 +203,14 @@ def take_one_set(args: argparse.Namespace) -> None:
 def check_options(args: argparse.Namespace) -> None:
     """Raises PatchScalerError for options that make no sense together."""
     if not (args.lr or args.hr or args.results):
-        raise PatchScalerError("give pictures: --lr DIR, --hr DIR with --degradation KIND, or --results DIR")
+        raise PatchScalerError(
+            "give pictures: --lr DIR, --hr DIR with --degradation KIND, or --results DIR"
+        )
     if args.hr and not (args.lr or args.degradation or args.results):
         kinds = "bicubic (mild, stable, real)"
-        raise PatchScalerError(f"--hr alone has nothing to enlarge: add --degradation {kinds}, or --lr DIR")
+        raise PatchScalerError(
+            f"--hr alone has nothing to enlarge: add --degradation {kinds}, or --lr DIR"
+        )
     if args.results and args.method != "ours":
         raise PatchScalerError("--results are finished pictures: leave --method out")
     if args.limit < 0 or args.crop_border < 0:
@@ -158,7 +232,9 @@ def metric_names(text: str) -> tuple[list[str], set[str]]:
             names.append(name)
             asked.add(name)
         else:
-            raise PatchScalerError(f"unknown metric '{name}': choose from {', '.join(METRICS)}, default, all")
+            raise PatchScalerError(
+                f"unknown metric '{name}': choose from {', '.join(METRICS)}, default, all"
+            )
     if not names:
         raise PatchScalerError("--metrics is empty: give names, default or all")
     return list(dict.fromkeys(names)), asked
@@ -191,7 +267,11 @@ def find_method(args: argparse.Namespace, pairs: list[Any], failures: list[Any])
         used = {find_partner(pair.name, method.files) for pair in pairs}
         for file in method.files.values():
             if file not in used and file.stem not in known:
-                failures.append(Failure(file.name, f"a finished picture without a partner in {args.hr or args.lr}"))
+                failures.append(
+                    Failure(
+                        file.name, f"a finished picture without a partner in {args.hr or args.lr}"
+                    )
+                )
     return method
 
 
@@ -208,7 +288,12 @@ def progress(quiet: bool) -> Any:
 
 
 def list_metrics(args: argparse.Namespace) -> int:
-    from patchscaler.evaluation.metrics import DEFAULT_METRICS, METRICS, MetricUnavailable, get_metric
+    from patchscaler.evaluation.metrics import (
+        DEFAULT_METRICS,
+        METRICS,
+        MetricUnavailable,
+        get_metric,
+    )
 
     for name in METRICS:
         star = "*" if name in DEFAULT_METRICS else " "
@@ -243,15 +328,23 @@ def round_trip(args: argparse.Namespace) -> int:
     from patchscaler.evaluation.round_trip import round_trip_lines
 
     if not args.hr or args.lr or args.degradation or args.results or args.method != "ours":
-        raise PatchScalerError("--round-trip is of our own autoencoder and of originals: give --hr, and nothing to "
-                               "enlarge")  # fmt: skip
+        raise PatchScalerError(
+            "--round-trip is of our own autoencoder and of originals: give --hr, and nothing to "
+            "enlarge"
+        )
     pairs, failures = load_pairs(hr=args.hr, limit=args.limit)
     for failure in failures:
         print(f"patchscaler: {failure}", file=sys.stderr)
     if not pairs:
         raise PatchScalerError("no picture can be measured")
     model = load_model(args)
-    print("\n".join(round_trip_lines(measure(model.autoencoder, pairs, seed=args.seed, device=str(model.device)))))
+    print(
+        "\n".join(
+            round_trip_lines(
+                measure(model.autoencoder, pairs, seed=args.seed, device=str(model.device))
+            )
+        )
+    )
     return 1 if failures else 0
 
 
@@ -261,7 +354,9 @@ def fit_niqe(args: argparse.Namespace) -> int:
 
     target = Path(args.output)
     if target.suffix != ".npz":
-        raise PatchScalerError("--fit-niqe writes a file of parameters: name it with -o, something.npz")
+        raise PatchScalerError(
+            "--fit-niqe writes a file of parameters: name it with -o, something.npz"
+        )
     check_writable(target)
     pictures, blocks = fit_niqe_folder(args.fit_niqe, target)
     print(

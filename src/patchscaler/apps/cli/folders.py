@@ -21,9 +21,17 @@ from patchscaler.errors import PatchScalerError
 
 def add_options(up: Any) -> None:
     folders = up.add_argument_group("folders")
-    folders.add_argument("--recursive", action="store_true", help="into the folders below, which OUT then has as well")
-    folders.add_argument("--again", action="store_true", help="also what an earlier run with these options has done")
-    folders.add_argument("--json", action="store_true", help="say in JSON what became of every file")
+    folders.add_argument(
+        "--recursive",
+        action="store_true",
+        help="into the folders below, which OUT then has as well",
+    )
+    folders.add_argument(
+        "--again", action="store_true", help="also what an earlier run with these options has done"
+    )
+    folders.add_argument(
+        "--json", action="store_true", help="say in JSON what became of every file"
+    )
 
 
 def is_one(args: argparse.Namespace) -> bool:
@@ -31,22 +39,30 @@ def is_one(args: argparse.Namespace) -> bool:
     found = [name for name in args.inputs if Path(name).is_dir()]
     if not found:
         if args.recursive or args.json or args.again:
-            raise PatchScalerError("--recursive, --again and --json are for a folder of pictures: upscale DIR -o OUT")
+            raise PatchScalerError(
+                "--recursive, --again and --json are for a folder of pictures: upscale DIR -o OUT"
+            )
         return False
     if len(args.inputs) > 1:
         raise PatchScalerError(f"{found[0]}: is a folder; give one folder alone, or pictures")
     if args.output is None:
         raise PatchScalerError(f"{found[0]}: is a folder; say where its pictures go with -o OUT")
     if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise PatchScalerError(f"-o {args.output}: is a file; a folder of pictures goes to a folder")
+        raise PatchScalerError(
+            f"-o {args.output}: is a file; a folder of pictures goes to a folder"
+        )
     if Path(args.output).resolve() == Path(found[0]).resolve():
-        raise PatchScalerError(f"-o {args.output}: that is where the pictures come from; give another folder")
+        raise PatchScalerError(
+            f"-o {args.output}: that is where the pictures come from; give another folder"
+        )
     if args.redo:
         raise PatchScalerError("--redo is for one picture: name it instead of its folder")
     return True
 
 
-def upscale_folder(args: argparse.Namespace, limit: int, options_of: Callable[[Any], dict[str, Any]]) -> int:
+def upscale_folder(
+    args: argparse.Namespace, limit: int, options_of: Callable[[Any], dict[str, Any]]
+) -> int:
     """-> exit code: 0, 1 where a picture failed, 130 where the user stopped it."""
     from patchscaler.folders import Status, Summary, find_pictures
     from patchscaler.images.write import check_writable
@@ -54,11 +70,15 @@ def upscale_folder(args: argparse.Namespace, limit: int, options_of: Callable[[A
     source, out = Path(args.inputs[0]), Path(args.output)
     found, summary = find_pictures(source, args.recursive, out, args.videos), Summary()
     check_writable(out / "picture.png")
-    summary.passed_over = [{"source": str(path), "reason": reason} for path, reason in found.passed_over]
+    summary.passed_over = [
+        {"source": str(path), "reason": reason} for path, reason in found.passed_over
+    ]
     model = cluster.load(args)
     options = options_of(model)
     args.quiet = args.quiet or args.json
-    run = _FolderRun(model, options, args, limit, source, out, Status(out, _key(model, options, args)), summary)
+    run = _FolderRun(
+        model, options, args, limit, source, out, Status(out, _key(model, options, args)), summary
+    )
     try:
         with cluster.executor_of(args, model) as args.executor:
             run.all(found.pictures)
@@ -80,13 +100,33 @@ def _key(model: Any, options: dict[str, Any], args: argparse.Namespace) -> str:
     """Of everything that decides about the results."""
     from patchscaler.dials.record import options_record, weights_of
 
-    files = {n: getattr(args, n) for n in ("format", "quality", "lossless", "suffix", "bits", "tileable", "pyramid",
-                                           "no_provenance", "report", "save_difficulty", "save_coarse",
-                                           "codec", "crf", "no_audio")}  # fmt: skip
+    files = {
+        n: getattr(args, n)
+        for n in (
+            "format",
+            "quality",
+            "lossless",
+            "suffix",
+            "bits",
+            "tileable",
+            "pyramid",
+            "no_provenance",
+            "report",
+            "save_difficulty",
+            "save_coarse",
+            "codec",
+            "crf",
+            "no_audio",
+        )
+    }
     about = [
-        __version__, options_record(model.options(**options)), weights_of(model), model.compute_signature, files,
+        __version__,
+        options_record(model.options(**options)),
+        weights_of(model),
+        model.compute_signature,
+        files,
         [args.scale, args.width, args.height, args.megapixels],
-    ]  # fmt: skip
+    ]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -104,9 +144,16 @@ class _FolderRun:
     """One call: the pictures of a folder in batches."""
 
     def __init__(
-        self, model: Any, options: dict[str, Any], args: argparse.Namespace, limit: int, source: Path, out: Path,
-        status: Any, summary: Any,
-    ):  # fmt: skip
+        self,
+        model: Any,
+        options: dict[str, Any],
+        args: argparse.Namespace,
+        limit: int,
+        source: Path,
+        out: Path,
+        status: Any,
+        summary: Any,
+    ):
         self.model, self.options, self.args, self.limit = model, options, args, limit
         self.source, self.out, self.status, self.summary = source, out, status, summary
         self.taken: set[Path] = set()
@@ -168,9 +215,15 @@ class _FolderRun:
                 if batch[0].picture is None:
                     later.append((batch[0].path, batch[0].target))
                     continue
-                bar = StatusLine(batch[0].path.name + (f" and {len(batch) - 1} more" if batch[1:] else ""), self.args.quiet)
+                bar = StatusLine(
+                    batch[0].path.name + (f" and {len(batch) - 1} more" if batch[1:] else ""),
+                    self.args.quiet,
+                )
                 given.append((batch, bar, time.perf_counter()))
-                keywords = self.options | {"memory_limit": self.args.memory_limit, "progress": bar.patch_steps}
+                keywords = self.options | {
+                    "memory_limit": self.args.memory_limit,
+                    "progress": bar.patch_steps,
+                }
                 yield [item.planes for item in batch], pictures.target_size(self.args), keywords
 
         for results in self.args.executor.map("batch", calls()):
@@ -180,7 +233,16 @@ class _FolderRun:
                 with _Outcome(self, item.path, item.target):
                     if isinstance(made, PatchScalerError):
                         raise made
-                    write(self.model, item.picture, made, item.path, item.target, self.args, None, began)
+                    write(
+                        self.model,
+                        item.picture,
+                        made,
+                        item.path,
+                        item.target,
+                        self.args,
+                        None,
+                        began,
+                    )
 
     def _by_itself(self) -> bool:
         return pictures.alone(self.args) or self.args.tileable
@@ -192,7 +254,11 @@ class _FolderRun:
         with _Outcome(self, path, target):
             self.taken.discard(pictures.real_path(target))  # it was this picture that claimed it
             picture, target = self._checked(path, inputs)
-            report = Path(self.args.report) / os.path.relpath(path, self.source) if self.args.report else None
+            report = (
+                Path(self.args.report) / os.path.relpath(path, self.source)
+                if self.args.report
+                else None
+            )
             upscale_one(self.model, picture, path, target, self.options, self.args, report)
 
     def _failed(self, path: Path, error: BaseException) -> None:

@@ -15,33 +15,72 @@ TILE = 512  # peers run larger pictures in tiles of this side: whole, they would
 
 def add_parsers(commands: Any) -> None:
     bench = commands.add_parser(
-        "benchmark", help="seconds by stage, evaluations, FLOPs, memory; beside uniform sampling and Real-ESRGAN"
+        "benchmark",
+        help="seconds by stage, evaluations, FLOPs, memory; beside uniform sampling and Real-ESRGAN",
     )
     bench.set_defaults(function=benchmark)
     bench.add_argument("--size", type=int, help="side of the input (default: 128)")
-    bench.add_argument("--image", metavar="FILE", help="a picture whose middle square, reduced to --size, "
-                       "is the input (default: made by code)")  # fmt: skip
-    bench.add_argument("--runs", type=int, default=5, help="after one that warms up; the median counts")
-    bench.add_argument("--threads", default="0", metavar="N[,N...]",
-                       help="processor threads (default: all); several are a sweep")  # fmt: skip
-    bench.add_argument("--against", default="realesrgan-x4plus", metavar="METHODS",
-                       help="methods of `compare` to time in the same run; 'none' for none")  # fmt: skip
-    bench.add_argument("--engines", metavar="E,E,...", help="these engines side by side and nothing else, as "
-                       "torch,onnxruntime,openvino (docs/onnx.md)")  # fmt: skip
+    bench.add_argument(
+        "--image",
+        metavar="FILE",
+        help="a picture whose middle square, reduced to --size, "
+        "is the input (default: made by code)",
+    )
+    bench.add_argument(
+        "--runs", type=int, default=5, help="after one that warms up; the median counts"
+    )
+    bench.add_argument(
+        "--threads",
+        default="0",
+        metavar="N[,N...]",
+        help="processor threads (default: all); several are a sweep",
+    )
+    bench.add_argument(
+        "--against",
+        default="realesrgan-x4plus",
+        metavar="METHODS",
+        help="methods of `compare` to time in the same run; 'none' for none",
+    )
+    bench.add_argument(
+        "--engines",
+        metavar="E,E,...",
+        help="these engines side by side and nothing else, as "
+        "torch,onnxruntime,openvino (docs/onnx.md)",
+    )
     bench.add_argument("--json", metavar="FILE")
-    bench.add_argument("--plot", metavar="FILE", help="draw it (.png, .svg, .pdf; needs the `plots` extra)")
+    bench.add_argument(
+        "--plot", metavar="FILE", help="draw it (.png, .svg, .pdf; needs the `plots` extra)"
+    )
     sweeps = bench.add_argument_group("sweeps, one number varied at a time")
-    sweeps.add_argument("--sweep", nargs="?", const="128,256,512,1024", metavar="SIZES",
-                        help="sides of the input and how the seconds grow (128,256,512,1024 unless given)")  # fmt: skip
+    sweeps.add_argument(
+        "--sweep",
+        nargs="?",
+        const="128,256,512,1024",
+        metavar="SIZES",
+        help="sides of the input and how the seconds grow (128,256,512,1024 unless given)",
+    )
     sweeps.add_argument("--overlap", metavar="O,O,...", help="of patches, in latents, as 8,4,2,0")
-    sweeps.add_argument("--steps", nargs="+", metavar="N1,N2,N3", help="of the groups, as 0,0,0 0,1,1 1,2,4")
+    sweeps.add_argument(
+        "--steps", nargs="+", metavar="N1,N2,N3", help="of the groups, as 0,0,0 0,1,1 1,2,4"
+    )
     sweeps.add_argument("--batch-sizes", metavar="B,B,...", help="patches at once, as 1,8,64")
     sweeps.add_argument("--dtypes", metavar="D,D,...", help="as float32,bfloat16")
     paper = bench.add_argument_group("the paper's Table 3, with random weights")
-    paper.add_argument("--paper-size", action="store_true", help="the `paper` preset at 256->1024 and 512->2048, or "
-                       "at --size, beside SwinIR-GAN and LDM")  # fmt: skip
-    paper.add_argument("--extrapolate", nargs="?", type=int, const=64, default=0, metavar="SIDE",
-                       help="run each network once at this side (64 unless given), the rest by counting")  # fmt: skip
+    paper.add_argument(
+        "--paper-size",
+        action="store_true",
+        help="the `paper` preset at 256->1024 and 512->2048, or "
+        "at --size, beside SwinIR-GAN and LDM",
+    )
+    paper.add_argument(
+        "--extrapolate",
+        nargs="?",
+        type=int,
+        const=64,
+        default=0,
+        metavar="SIDE",
+        help="run each network once at this side (64 unless given), the rest by counting",
+    )
     model_options(bench)
 
 
@@ -68,7 +107,12 @@ def benchmark(args: argparse.Namespace) -> int:
     def load(dtype: str | None) -> Any:
         return load_model(argparse.Namespace(**(vars(args) | ({"dtype": dtype} if dtype else {}))))
 
-    record = measure(load, find_model(args.model), plan_of(args), lambda text: print(f"... {text}", file=sys.stderr))
+    record = measure(
+        load,
+        find_model(args.model),
+        plan_of(args),
+        lambda text: print(f"... {text}", file=sys.stderr),
+    )
     print("\n".join(report.terminal(record)))
     if args.json:
         report.save_json(record, args.json)
@@ -88,17 +132,25 @@ def engines(args: argparse.Namespace) -> int:
     if unknown := sorted(set(names) - set(ENGINES)):
         raise PatchScalerError(f"--engines {', '.join(unknown)}: choose of {', '.join(ENGINES)}")
     if args.json or args.plot or args.paper_size:
-        raise PatchScalerError("--engines prints its lines: leave --json, --plot and --paper-size out")
+        raise PatchScalerError(
+            "--engines prints its lines: leave --json, --plot and --paper-size out"
+        )
     side = args.size or 128
     picture = square_of(args.image, side) if args.image else synthetic_photo(side)
     (number,) = listed("--threads", args.threads, int, 0)[:1]
     with threads(number) as count:
         times = compare_engines(
-            lambda name: load_model(argparse.Namespace(**(vars(args) | {"engine": name, "device": "cpu"}))),
-            names, picture, args.runs,
-        )  # fmt: skip
+            lambda name: load_model(
+                argparse.Namespace(**(vars(args) | {"engine": name, "device": "cpu"}))
+            ),
+            names,
+            picture,
+            args.runs,
+        )
     height, width = picture.shape[:2]
-    print(f"{width}x{height} -> {4 * width}x{4 * height}, {count} threads, {args.runs} rounds, engines in turn")
+    print(
+        f"{width}x{height} -> {4 * width}x{4 * height}, {count} threads, {args.runs} rounds, engines in turn"
+    )
     print("\n".join(engine_lines(times)))
     return 0
 
@@ -110,21 +162,28 @@ def plan_of(args: argparse.Namespace) -> Any:
 
     counts = listed("--threads", args.threads, int, 0)
     threads = counts[0] if len(counts) == 1 else 0
-    settings = Settings(args.device, args.dtype, args.model, args.autoencoder, threads=threads, tile=TILE)
+    settings = Settings(
+        args.device, args.dtype, args.model, args.autoencoder, threads=threads, tile=TILE
+    )
     given = {"--device": args.device, "--dtype": args.dtype, "--autoencoder": args.autoencoder}
     specs = [] if args.against in ("", "none") else parse_specs(args.against)
     methods, unavailable = build_methods(specs, settings)
     for name, reason in unavailable.items():
         print(f"{name} left out: {reason}")
     return Plan(
-        size=args.size or 128, image=args.image, runs=args.runs, threads=threads,
+        size=args.size or 128,
+        image=args.image,
+        runs=args.runs,
+        threads=threads,
         against={method.name: method.upscale for method in methods},
-        sizes=listed("--sweep", args.sweep, int, 8), overlaps=listed("--overlap", args.overlap, int, 0),
+        sizes=listed("--sweep", args.sweep, int, 8),
+        overlaps=listed("--overlap", args.overlap, int, 0),
         steps=[numbers("--steps", text, 3, int) for text in args.steps or ()],
-        batch_sizes=listed("--batch-sizes", args.batch_sizes, int, 1), dtypes=listed("--dtypes", args.dtypes, str),
+        batch_sizes=listed("--batch-sizes", args.batch_sizes, int, 1),
+        dtypes=listed("--dtypes", args.dtypes, str),
         thread_counts=counts if len(counts) > 1 else (),
         options=[part for option, value in given.items() if value for part in (option, value)],
-    )  # fmt: skip
+    )
 
 
 def listed(option: str, text: str | None, kind: Any, least: int | None = None) -> tuple[Any, ...]:
@@ -152,7 +211,9 @@ def paper_size(args: argparse.Namespace) -> int:
         raise PatchScalerError("--extrapolate takes 32 or more: a patch is 32 pixels of the input")
     sizes = (args.size,) if args.size else TABLE_3_SIZES
     if min(sizes) % 2:
-        raise PatchScalerError("--size takes even numbers here: whole latents of 8 pixels of the output")
+        raise PatchScalerError(
+            "--size takes even numbers here: whole latents of 8 pixels of the output"
+        )
     counts = listed("--threads", args.threads, int, 0)
     if len(counts) > 1:
         raise PatchScalerError("--threads takes one number with --paper-size")
@@ -163,9 +224,13 @@ def paper_size(args: argparse.Namespace) -> int:
     record = report.paper_record(rows, unavailable, peak)
     if args.json:
         record |= {
-            "device": device, "dtype": str(dtype), "threads": count, "runs": args.runs,
-            "assumptions": assumptions(paper_shares()), "environment": environment(),
-        }  # fmt: skip
+            "device": device,
+            "dtype": str(dtype),
+            "threads": count,
+            "runs": args.runs,
+            "assumptions": assumptions(paper_shares()),
+            "environment": environment(),
+        }
         report.save_json(record, args.json)
     if args.plot:
         plot_paper(record["rows"], args.plot)

@@ -16,21 +16,46 @@ SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}  # --format NAME -> suffix, where it
 
 def picture_options(up: Any) -> None:
     sizes = up.add_argument_group("size (x4 by default)")
-    sizes.add_argument("--scale", type=float, metavar="S", help="any: passes of x4, then reduced; 1 restores only")
-    sizes.add_argument("--width", type=int, metavar="PIXELS", help="of the result; with --height: the frame it fits")
+    sizes.add_argument(
+        "--scale", type=float, metavar="S", help="any: passes of x4, then reduced; 1 restores only"
+    )
+    sizes.add_argument(
+        "--width",
+        type=int,
+        metavar="PIXELS",
+        help="of the result; with --height: the frame it fits",
+    )
     sizes.add_argument("--height", type=int, metavar="PIXELS")
     sizes.add_argument("--megapixels", type=float, metavar="M", help="of the result")
     files = up.add_argument_group("files (docs/pictures.md)")
-    files.add_argument("--format", metavar="F", help="png, jpg, webp, tif, bmp, gif, avif, heic, jxl (default: the "
-                       "input's, or png where that has no room for the picture)")  # fmt: skip
+    files.add_argument(
+        "--format",
+        metavar="F",
+        help="png, jpg, webp, tif, bmp, gif, avif, heic, jxl (default: the "
+        "input's, or png where that has no room for the picture)",
+    )
     files.add_argument("--quality", type=int, help="1 to 100 (default: 95; avif and heic 90)")
     files.add_argument("--lossless", action="store_true", help="of webp and jxl")
-    files.add_argument("--suffix", metavar="TEXT", help="after the input's name (default: _x4, or the size given)")
-    files.add_argument("--bits", type=int, choices=(8, 16), help="a channel (default: as many as the input has)")
-    files.add_argument("--color", choices=("wavelet", "adain", "none"), help="how shifts of colour against the input "
-                       "are undone (default: wavelet)")  # fmt: skip
-    files.add_argument("--tileable", action="store_true", help="a texture whose opposite borders meet")
-    files.add_argument("--max-frames", type=int, metavar="N", help="limit of an animation, 0 for none (default: 2000)")
+    files.add_argument(
+        "--suffix", metavar="TEXT", help="after the input's name (default: _x4, or the size given)"
+    )
+    files.add_argument(
+        "--bits", type=int, choices=(8, 16), help="a channel (default: as many as the input has)"
+    )
+    files.add_argument(
+        "--color",
+        choices=("wavelet", "adain", "none"),
+        help="how shifts of colour against the input are undone (default: wavelet)",
+    )
+    files.add_argument(
+        "--tileable", action="store_true", help="a texture whose opposite borders meet"
+    )
+    files.add_argument(
+        "--max-frames",
+        type=int,
+        metavar="N",
+        help="limit of an animation, 0 for none (default: 2000)",
+    )
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -55,7 +80,9 @@ ALONE = "--report, --redo, --dry-run, --save-difficulty and --save-coarse"
 
 def alone(args: argparse.Namespace) -> bool:
     """Is something asked for that only single, whole pictures have?"""
-    return bool(args.report or args.redo or args.dry_run or args.save_difficulty or args.save_coarse)
+    return bool(
+        args.report or args.redo or args.dry_run or args.save_difficulty or args.save_coarse
+    )
 
 
 def target_size(args: argparse.Namespace) -> Any:
@@ -72,24 +99,31 @@ def suffix_of(name: str) -> str:
 # --- names ----------------------------------------------------------------------------------------
 
 
-Target = tuple[Path, Path | None, Path | None]  # an input; its output's folder, or file; neither: beside the input
+# an input; its output's folder, or file; neither: beside the input
+Target = tuple[Path, Path | None, Path | None]
 
 
 def targets_of(args: argparse.Namespace) -> list[Target]:
     """Raises PatchScalerError where two inputs would go to one output."""
     inputs, output = args.inputs, args.output
-    folder = len(inputs) > 1 or (output is not None and (output.endswith("/") or Path(output).is_dir()))
+    folder = len(inputs) > 1 or (
+        output is not None and (output.endswith("/") or Path(output).is_dir())
+    )
     place = None if output is None else Path(output)
     if place and not folder and args.format:
         raise PatchScalerError(f"-o {output} names the format: leave --format out")
-    targets: list[Target] = [(Path(name), place if folder else None, None if folder else place) for name in inputs]
+    targets: list[Target] = [
+        (Path(name), place if folder else None, None if folder else place) for name in inputs
+    ]
     seen: set[tuple[Path, str]] = set()
     for source, directory, _ in targets:
         name = name_of(source, directory, False, True, args)
         # a.gif and a.png may both become a.png, or not, as their content wants it: `claim` will see
         place_and_kind = name, "" if args.format else source.suffix.lower()
         if folder and place_and_kind in seen:
-            raise PatchScalerError(f"{source}: another input would also be written to {name}; rename one")
+            raise PatchScalerError(
+                f"{source}: another input would also be written to {name}; rename one"
+            )
         seen.add(place_and_kind)
     return targets
 
@@ -108,9 +142,14 @@ def planes_of(picture: Any, source: Path) -> Any:
 
 
 def checked(
-    source: Path, folder: Path | None, file: Path | None, inputs: set[Path], taken: set[Path], limit: int,
+    source: Path,
+    folder: Path | None,
+    file: Path | None,
+    inputs: set[Path],
+    taken: set[Path],
+    limit: int,
     args: argparse.Namespace,
-) -> tuple[Any, Path]:  # fmt: skip
+) -> tuple[Any, Path]:
     """-> the picture, animation or clip, None where it is to be made in windows; where it goes.
 
     Raises PatchScalerError.
@@ -125,14 +164,20 @@ def checked(
     from patchscaler.images.rows import told_of
 
     with opened(source, limit) as image:
-        size = (image.height, image.width) if orientation(told_of(source, image)) >= 5 else (image.width, image.height)
+        size = (
+            (image.height, image.width)
+            if orientation(told_of(source, image)) >= 5
+            else (image.width, image.height)
+        )
         transparent = has_alpha(image)
         may_move = image.format in ANIMATED and getattr(image, "is_animated", False)
     # What moves or tiles is made whole, so it keeps the limit of pictures in memory unless one is asked for.
     whole = MAX_PIXELS if args.max_pixels is None else limit
     picture: Any = None
     if may_move:
-        picture = open_animation(source, whole, MAX_FRAMES if args.max_frames is None else args.max_frames)
+        picture = open_animation(
+            source, whole, MAX_FRAMES if args.max_frames is None else args.max_frames
+        )
     moving = picture is not None
     if moving and alone(args):
         raise PatchScalerError(f"{source}: moves, and animations go with none of {ALONE}")
@@ -168,7 +213,9 @@ def claim(source: Path, target: Path, inputs: set[Path], taken: set[Path]) -> No
     """Raises PatchScalerError where the target is an input, or another one's target."""
     place = real_path(target)
     if place in inputs:
-        raise PatchScalerError(f"{target}: output and input are the same file; name another with -o")
+        raise PatchScalerError(
+            f"{target}: output and input are the same file; name another with -o"
+        )
     if place in taken:
         raise PatchScalerError(f"{source}: another input was written to {target}; rename one")
 
@@ -180,7 +227,9 @@ def is_one_pass(picture: Any, model: Any, target_size: Any) -> bool:
     return bool(target_size.size(width, height) == (scale * width, scale * height))
 
 
-def name_of(source: Path, folder: Path | None, transparent: bool, moving: bool, args: argparse.Namespace) -> Path:
+def name_of(
+    source: Path, folder: Path | None, transparent: bool, moving: bool, args: argparse.Namespace
+) -> Path:
     """The output's, where none was given: the input's name, a suffix, and a format that holds the picture."""
     from patchscaler.images.write import ANIMATED, FORMATS, NO_ALPHA
 
@@ -200,7 +249,12 @@ def name_of(source: Path, folder: Path | None, transparent: bool, moving: bool, 
 
 
 def upscale_animation(
-    model: Any, moving: Any, target: Path, options: dict[str, Any], args: argparse.Namespace, facts: dict[str, str]
+    model: Any,
+    moving: Any,
+    target: Path,
+    options: dict[str, Any],
+    args: argparse.Namespace,
+    facts: dict[str, str],
 ) -> None:
     """Frame by frame, with one noise for all of them."""
     from patchscaler.images.animation import save_animation
@@ -216,12 +270,17 @@ def upscale_animation(
     line.close()
     if facts:
         moving.metadata = moving.metadata.with_provenance(facts)
-    tell(moving.path, moving.notes + save_animation(frames, target, moving, args.quality, args.lossless))
+    tell(
+        moving.path,
+        moving.notes + save_animation(frames, target, moving, args.quality, args.lossless),
+    )
     if not args.quiet:
         (w, h), (height, width) = moving.metadata.size, frames[0].shape[:2]
         seconds = time.perf_counter() - began
-        print(f"{target}: {len(frames)} frames, {w}x{h} -> {width}x{height}, {evaluations} network evaluations, "
-              f"{seconds:.2f} s")  # fmt: skip
+        print(
+            f"{target}: {len(frames)} frames, {w}x{h} -> {width}x{height}, {evaluations} network evaluations, "
+            f"{seconds:.2f} s"
+        )
 
 
 def tell(source: Path, notes: list[str]) -> None:

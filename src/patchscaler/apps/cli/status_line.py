@@ -18,7 +18,12 @@ class StatusLine:
         if self.live:
             fresh = done - self.first
             left = f", {(now - self.began) / fresh * (total - done):.0f} s left" if fresh else ""
-            print(f"\r{self.name}: {done}/{total} {stage}{left} \033[K", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{self.name}: {done}/{total} {stage}{left} \033[K",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
             self.shown = True
 
     def patch_steps(self, done: int, total: int) -> None:

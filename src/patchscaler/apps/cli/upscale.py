@@ -16,21 +16,48 @@ from patchscaler.sampling_options import SAMPLING, group_settings
 
 
 def add_parser(commands: Any) -> None:
-    up = commands.add_parser("upscale", help="enlarge pictures", description="Enlarge pictures, x4 by default.")
+    up = commands.add_parser(
+        "upscale", help="enlarge pictures", description="Enlarge pictures, x4 by default."
+    )
     up.set_defaults(function=upscale)
-    up.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures and videos, or one folder of them")
-    up.add_argument("-o", "--output", metavar="OUT", help="file, or folder for several (default: NAME_x4 beside, in "
-                    "the input's format)")  # fmt: skip
+    up.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="pictures and videos, or one folder of them"
+    )
+    up.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="file, or folder for several (default: NAME_x4 beside, in the input's format)",
+    )
     up.add_argument("--seed", type=int, default=0, help="another number invents other fine texture")
-    up.add_argument("--shares", metavar="S,E", help="S of the patches left as restored, up to E refined briefly, the "
-                    "rest longer (.02,.6 of typical pictures as shipped); 0,0 is slowest, 1,1 fastest")  # fmt: skip
-    up.add_argument("--no-prompt", action="store_true", help="do not look textures up in the memory")
-    up.add_argument("--memory", metavar="FILE", help="textures of your own (patchscaler memory build)")
-    up.add_argument("--save-difficulty", action="store_true", help="also write NAME_difficulty.png: dark blue patches "
-                    "were easy, orange medium, yellow hard")  # fmt: skip
-    up.add_argument("--save-coarse", action="store_true", help="also write NAME_coarse.png: restored, nothing invented")
-    up.add_argument("--max-pixels", type=int, help="limit of the input's pixels, 0 for none (default: 500 megapixels, "
-                    "4 with --window 0)")  # fmt: skip
+    up.add_argument(
+        "--shares",
+        metavar="S,E",
+        help="S of the patches left as restored, up to E refined briefly, the "
+        "rest longer (.02,.6 of typical pictures as shipped); 0,0 is slowest, 1,1 fastest",
+    )
+    up.add_argument(
+        "--no-prompt", action="store_true", help="do not look textures up in the memory"
+    )
+    up.add_argument(
+        "--memory", metavar="FILE", help="textures of your own (patchscaler memory build)"
+    )
+    up.add_argument(
+        "--save-difficulty",
+        action="store_true",
+        help="also write NAME_difficulty.png: dark blue patches "
+        "were easy, orange medium, yellow hard",
+    )
+    up.add_argument(
+        "--save-coarse",
+        action="store_true",
+        help="also write NAME_coarse.png: restored, nothing invented",
+    )
+    up.add_argument(
+        "--max-pixels",
+        type=int,
+        help="limit of the input's pixels, 0 for none (default: 500 megapixels, 4 with --window 0)",
+    )
     up.add_argument("-q", "--quiet", action="store_true")
     pictures.picture_options(up)
     dials.add_options(up)
@@ -38,10 +65,20 @@ def add_parser(commands: Any) -> None:
     video.add_options(up)
     cluster.add_options(up)
     fine = up.add_argument_group("for those who know the paper")
-    fine.add_argument("--preset", help="start times and steps of a preset (compact, paper) with the same weights")
-    fine.add_argument("--steps", metavar="N1,N2,N3", help="steps of simple, medium, hard patches; 0: coarse as it is")
-    fine.add_argument("--start-times", metavar="T1,T2,T3", help="where each group enters the diffusion, 0..1000")
-    fine.add_argument("--thresholds", metavar="G1,G2", help="confidence above G1 is simple, above G2 medium")
+    fine.add_argument(
+        "--preset", help="start times and steps of a preset (compact, paper) with the same weights"
+    )
+    fine.add_argument(
+        "--steps",
+        metavar="N1,N2,N3",
+        help="steps of simple, medium, hard patches; 0: coarse as it is",
+    )
+    fine.add_argument(
+        "--start-times", metavar="T1,T2,T3", help="where each group enters the diffusion, 0..1000"
+    )
+    fine.add_argument(
+        "--thresholds", metavar="G1,G2", help="confidence above G1 is simple, above G2 medium"
+    )
     fine.add_argument("--overlap", type=int, help="of patches, 0..15 latents of 8 pixels each")
     fine.add_argument("--sampler", choices=("ddim", "dpm++"), help="ddim, or DPM-Solver++(2M)")
     model_options(fine, engine="auto")
@@ -52,7 +89,11 @@ def upscale(args: argparse.Namespace) -> int:
     from patchscaler.images.read import MAX_PIXELS
 
     whole = dials.window_of(args) == 0
-    limit = (MAX_PIXELS if whole else dials.LARGE_PIXELS) if args.max_pixels is None else args.max_pixels
+    limit = (
+        (MAX_PIXELS if whole else dials.LARGE_PIXELS)
+        if args.max_pixels is None
+        else args.max_pixels
+    )
     if limit < 0 or not args.memory_limit > 0:
         raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0")
     pictures.check_options(args)
@@ -61,12 +102,16 @@ def upscale(args: argparse.Namespace) -> int:
     cluster.check_options(args)
     settings = group_settings(**{name: getattr(args, name) for name in SAMPLING})
     if folders.is_one(args):
-        return folders.upscale_folder(args, limit, lambda model: _options(model, settings, limit, args))
+        return folders.upscale_folder(
+            args, limit, lambda model: _options(model, settings, limit, args)
+        )
     with contextlib.ExitStack() as stack:
         return _upscale_files(args, limit, settings, stack)
 
 
-def _upscale_files(args: argparse.Namespace, limit: int, settings: Any, stack: contextlib.ExitStack) -> int:
+def _upscale_files(
+    args: argparse.Namespace, limit: int, settings: Any, stack: contextlib.ExitStack
+) -> int:
     """stack: lets go of what the model needed."""
     model: Any = None
     failed = 0
@@ -95,7 +140,11 @@ def _upscale_files(args: argparse.Namespace, limit: int, settings: Any, stack: c
 
 def _options(model: Any, settings: Any, limit: int, args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `PatchScaler.upscale`, the same for all inputs."""
-    options = {"seed": args.seed, "groups": settings(model.config.groups), "prompt": not args.no_prompt}
+    options = {
+        "seed": args.seed,
+        "groups": settings(model.config.groups),
+        "prompt": not args.no_prompt,
+    }
     options |= {"max_pixels": limit, "changes": dials.changes_of(args)} | dials.dial_options(args)
     return options | ({"color": args.color} if args.color else {})
 
@@ -109,9 +158,14 @@ def _failure(error: PatchScalerError, count: int) -> int:
 
 
 def upscale_one(
-    model: Any, picture: Any, source: Path, target: Path, options: dict[str, Any], args: argparse.Namespace,
+    model: Any,
+    picture: Any,
+    source: Path,
+    target: Path,
+    options: dict[str, Any],
+    args: argparse.Namespace,
     report: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """picture: of `picture_options.checked`; None is made in windows."""
     from patchscaler.apps.video.clip import Clip
     from patchscaler.images.animation import Animation
@@ -122,7 +176,10 @@ def upscale_one(
     elif isinstance(picture, Animation):
         facts = {} if args.no_provenance else dials.facts(model, options, source)
         pictures.upscale_animation(model, picture, target, options, args, facts)
-    elif picture is None or (args.dry_run and not pictures.is_one_pass(picture, model, target_size)):  # files know passes
+    elif picture is None or (
+        args.dry_run and not pictures.is_one_pass(picture, model, target_size)
+    ):
+        # files know passes
         dials.stream(model, source, target, target_size, options, args, report)
     elif args.dry_run:
         dials.dry_run(model, pictures.planes_of(picture, source), source, options)
@@ -137,9 +194,15 @@ def upscale_one(
 
 
 def write(
-    model: Any, picture: Any, made: Any, source: Path, target: Path, args: argparse.Namespace, report: Path | None,
+    model: Any,
+    picture: Any,
+    made: Any,
+    source: Path,
+    target: Path,
+    args: argparse.Namespace,
+    report: Path | None,
     began: float,
-) -> None:  # fmt: skip
+) -> None:
     """An `Upscaled` picture, what goes beside it, and a line about it."""
     from patchscaler.images.overlay import difficulty_overlay
     from patchscaler.images.write import save_image, save_picture
@@ -157,7 +220,15 @@ def write(
     for name, extra in extras.items():
         save_image(extra, target.with_name(f"{target.stem}_{name}.png"))
     if report:
-        dials.report(report, model, result, source, target, (picture.width, picture.height), made.array.shape[1::-1])
+        dials.report(
+            report,
+            model,
+            result,
+            source,
+            target,
+            (picture.width, picture.height),
+            made.array.shape[1::-1],
+        )
     if not args.quiet:
         patches = ", ".join(f"{n} {name}" for name, n in result.cost["patches"].items())
         stages = ", ".join(f"{name} {s:.2f}" for name, s in result.cost["seconds"].items())

@@ -12,10 +12,18 @@ NOT = "--report, --redo, --save-difficulty, --save-coarse, --tileable, --pyramid
 
 def add_options(up: Any) -> None:
     videos = up.add_argument_group("videos (docs/video.md)")
-    videos.add_argument("--codec", metavar="C", help="h264, h265, vp9, av1, ffv1 (lossless), prores (default: h264; "
-                        "h265 with 10 bits or above 4096x2304; vp9 or av1 in .webm)")  # fmt: skip
-    videos.add_argument("--crf", type=int, metavar="N", help="less is better and larger; 0 is best (default: h264 18, "
-                        "h265 20, vp9 24, av1 25)")  # fmt: skip
+    videos.add_argument(
+        "--codec",
+        metavar="C",
+        help="h264, h265, vp9, av1, ffv1 (lossless), prores (default: h264; "
+        "h265 with 10 bits or above 4096x2304; vp9 or av1 in .webm)",
+    )
+    videos.add_argument(
+        "--crf",
+        type=int,
+        metavar="N",
+        help="less is better and larger; 0 is best (default: h264 18, h265 20, vp9 24, av1 25)",
+    )
     videos.add_argument("--no-audio", action="store_true", help="pictures only")
     videos.add_argument("--videos", action="store_true", help="of a folder, its videos too")
 
@@ -37,15 +45,22 @@ def check_options(args: argparse.Namespace) -> None:
     """Raises PatchScalerError for options of videos where there are none, before anything is loaded."""
     some = args.videos or any(is_video(name) for name in args.inputs)
     if not some and (args.codec or args.crf is not None or args.no_audio):
-        raise PatchScalerError("--codec, --crf and --no-audio are for videos; for those of a folder, add --videos")
+        raise PatchScalerError(
+            "--codec, --crf and --no-audio are for videos; for those of a folder, add --videos"
+        )
     if args.videos and not any(Path(name).is_dir() for name in args.inputs):
         raise PatchScalerError("--videos is for a folder: upscale DIR -o OUT --videos")
 
 
 def checked(
-    source: Path, folder: Path | None, file: Path | None, inputs: set[Path], taken: set[Path], limit: int,
+    source: Path,
+    folder: Path | None,
+    file: Path | None,
+    inputs: set[Path],
+    taken: set[Path],
+    limit: int,
     args: argparse.Namespace,
-) -> tuple[Any, Path]:  # fmt: skip
+) -> tuple[Any, Path]:
     """-> the clip, looked through; where it goes. Raises PatchScalerError."""
     from patchscaler.apps.cli.picture_options import claim, real_path
     from patchscaler.apps.video.clip import import_av, look_through
@@ -53,16 +68,33 @@ def checked(
     from patchscaler.images.write import check_place
 
     import_av(f"{source}: a video")
-    if args.report or args.redo or args.save_difficulty or args.save_coarse or args.tileable or args.pyramid:
+    if (
+        args.report
+        or args.redo
+        or args.save_difficulty
+        or args.save_coarse
+        or args.tileable
+        or args.pyramid
+    ):
         raise PatchScalerError(f"{source}: videos go with none of {NOT}")
-    if (args.quality is not None or args.lossless) and not args.videos:  # in a folder they are of its pictures
+    # in a folder they are of its pictures
+    if (args.quality is not None or args.lossless) and not args.videos:
         hint = "--codec ffv1" if args.lossless else "--crf N"
-        raise PatchScalerError(f"{source}: --quality and --lossless are of pictures; a video takes {hint}")
+        raise PatchScalerError(
+            f"{source}: --quality and --lossless are of pictures; a video takes {hint}"
+        )
     target = file or name_of(source, folder, args)
     claim(source, target, inputs, taken)
     check_place(target, source)
     clip = look_through(source, limit, args.max_frames or 0)
-    make_plan(clip, target, _target_size(args).size(clip.width, clip.height), args.codec, args.crf, args.bits)
+    make_plan(
+        clip,
+        target,
+        _target_size(args).size(clip.width, clip.height),
+        args.codec,
+        args.crf,
+        args.bits,
+    )
     taken.add(real_path(target))
     return clip, target
 
@@ -83,7 +115,9 @@ def _target_size(args: argparse.Namespace) -> Any:
     return target_size(args)
 
 
-def upscale(model: Any, clip: Any, target: Path, options: dict[str, Any], args: argparse.Namespace) -> None:
+def upscale(
+    model: Any, clip: Any, target: Path, options: dict[str, Any], args: argparse.Namespace
+) -> None:
     """One video, and a line about it."""
     from patchscaler.apps.cli.picture_options import tell
     from patchscaler.apps.cli.status_line import StatusLine
@@ -93,9 +127,17 @@ def upscale(model: Any, clip: Any, target: Path, options: dict[str, Any], args: 
     video = VideoOptions(args.codec, args.crf, args.bits, not args.no_audio, not args.no_provenance)
     try:
         made = upscale_video(
-            model, clip, target, target_size=_target_size(args), video=video, dry_run=args.dry_run, watch=watch,
-            memory_limit=args.memory_limit, executor=args.executor, **options,
-        )  # fmt: skip
+            model,
+            clip,
+            target,
+            target_size=_target_size(args),
+            video=video,
+            dry_run=args.dry_run,
+            watch=watch,
+            memory_limit=args.memory_limit,
+            executor=args.executor,
+            **options,
+        )
     finally:
         watch.close()
     tell(clip.path, made.notes)
@@ -117,7 +159,9 @@ def add_parser(commands: Any) -> None:
     from patchscaler.apps.cli.common import model_options
 
     flicker = commands.add_parser(
-        "flicker", help="measure how videos flicker", description="Measure the flicker of clips made from a picture."
+        "flicker",
+        help="measure how videos flicker",
+        description="Measure the flicker of clips made from a picture.",
     )
     flicker.set_defaults(function=flicker_command)
     flicker.add_argument("--image", required=True, help="a picture; its middle is used")

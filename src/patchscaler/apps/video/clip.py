@@ -16,17 +16,44 @@ from patchscaler.errors import PatchScalerError
 if TYPE_CHECKING:
     import av
 
-SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".m2ts", ".mts", ".wmv",
-            ".flv", ".ogv", ".3gp", ".mxf", ".dv", ".y4m"}  # fmt: skip
+SUFFIXES = {
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".vob",
+    ".ts",
+    ".m2ts",
+    ".mts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".3gp",
+    ".mxf",
+    ".dv",
+    ".y4m",
+}
 # Readers of one file each. Playlists are not among them: they would have other files and addresses opened.
 READERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,mxf,dv,yuv4mpegpipe,nut"
 TELLING = ("mov", "matroska", "avi", "flv", "asf")  # their headers tell how long they are
 MAX_FRAME_PIXELS = 2**26  # of one decoded frame; larger ones are refused by the decoder itself
-HD = (1280, 720)  # from here on, colours that say nothing are BT.709, below BT.601: so players take them
-TURNS: dict[tuple[int, ...], tuple[int, bool]] = {  # signs of a display matrix -> quarter turns, mirrored before
-    (1, 0, 0, 1): (0, False), (0, 1, -1, 0): (3, False), (-1, 0, 0, -1): (2, False), (0, -1, 1, 0): (1, False),
-    (-1, 0, 0, 1): (0, True), (1, 0, 0, -1): (2, True), (0, 1, 1, 0): (1, True), (0, -1, -1, 0): (3, True),
-}  # fmt: skip
+# from here on, colours that say nothing are BT.709, below BT.601: so players take them
+HD = (1280, 720)
+# signs of a display matrix -> quarter turns, mirrored before
+TURNS: dict[tuple[int, ...], tuple[int, bool]] = {
+    (1, 0, 0, 1): (0, False),
+    (0, 1, -1, 0): (3, False),
+    (-1, 0, 0, -1): (2, False),
+    (0, -1, 1, 0): (1, False),
+    (-1, 0, 0, 1): (0, True),
+    (1, 0, 0, -1): (2, True),
+    (0, 1, 1, 0): (1, True),
+    (0, -1, -1, 0): (3, True),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +99,9 @@ def import_av(what: str) -> Any:
     try:
         import av
     except ImportError as error:
-        raise PatchScalerError(f"{what} needs the package av: pip install 'patchscaler[video]'") from error
+        raise PatchScalerError(
+            f"{what} needs the package av: pip install 'patchscaler[video]'"
+        ) from error
     return av
 
 
@@ -85,15 +114,24 @@ def opened(path: Path) -> Iterator[Any]:
     """The container, for reading; what its library says becomes one clear line."""
     av = import_av(f"{path}: a video")
     if not path.is_file():
-        raise PatchScalerError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
-    options = {"protocol_whitelist": "file", "format_whitelist": READERS, "max_pixels": str(MAX_FRAME_PIXELS)}
+        raise PatchScalerError(
+            f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}"
+        )
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": READERS,
+        "max_pixels": str(MAX_FRAME_PIXELS),
+    }
     try:
-        with av.open(f"file:{os.path.abspath(path)}", options=options, metadata_errors="replace") as container:
+        with av.open(
+            f"file:{os.path.abspath(path)}", options=options, metadata_errors="replace"
+        ) as container:
             yield container
     except (av.error.FFmpegError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise PatchScalerError(f"{path}: not a video that can be read: damaged, cut off or of another kind "
-                               f"({reason})") from error  # fmt: skip
+        raise PatchScalerError(
+            f"{path}: not a video that can be read: damaged, cut off or of another kind ({reason})"
+        ) from error
 
 
 def video_stream(container: Any, path: Path) -> Any:
@@ -166,7 +204,9 @@ class _Seen:
                 f"{self.width}x{self.height}; cut the video there first"
             )
         if self.max_frames and number >= self.max_frames:
-            raise PatchScalerError(f"{self.path}: has more frames than the limit of {self.max_frames} (--max-frames)")
+            raise PatchScalerError(
+                f"{self.path}: has more frames than the limit of {self.max_frames} (--max-frames)"
+            )
         self.times.append(frame.pts)
         self.damaged += bool(frame.is_corrupt)
         self.duration = int(getattr(frame, "duration", 0) or 0)
@@ -175,33 +215,61 @@ class _Seen:
         """Raises PatchScalerError where the header told of more than there is."""
         if not any(name in TELLING for name in container.format.name.split(",")):
             return
-        told = Fraction(container.duration or 0, 1_000_000) + Fraction(max(0, container.start_time or 0), 1_000_000)
-        if self.packets + 2 < 0.98 * (stream.frames or 0) or self.end < told - max(Fraction(1, 4), told / 100):
+        told = Fraction(container.duration or 0, 1_000_000) + Fraction(
+            max(0, container.start_time or 0), 1_000_000
+        )
+        if self.packets + 2 < 0.98 * (stream.frames or 0) or self.end < told - max(
+            Fraction(1, 4), told / 100
+        ):
             raise PatchScalerError(
                 f"{self.path}: damaged or cut off after {float(self.end):.1f} of {float(told):.1f} s "
                 f"({len(self.times)} frames can be read); get it whole, or save the part that plays as a new file"
             )
 
     def clip(self, container: Any, stream: Any) -> Clip:
-        notes = [f"{self.damaged} frames are damaged, and are enlarged as they are"] if self.damaged else []
+        notes = (
+            [f"{self.damaged} frames are damaged, and are enlarged as they are"]
+            if self.damaged
+            else []
+        )
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         time_base, times = Fraction(stream.time_base), [t for t in self.times if t is not None]
         if len(times) < len(self.times) or any(b <= a for a, b in itertools.pairwise(times)):
-            notes.append(f"its timestamps are missing or go back: frames are spaced evenly, {float(rate):g} a second")
+            notes.append(
+                f"its timestamps are missing or go back: frames are spaced evenly, {float(rate):g} a second"
+            )
             time_base, times = 1 / rate, list(range(len(self.times)))
             self.duration = 1
-        usual = round(1 / (rate * time_base)) if len(times) < 2 else (times[-1] - times[0]) // (len(times) - 1)
+        usual = (
+            round(1 / (rate * time_base))
+            if len(times) < 2
+            else (times[-1] - times[0]) // (len(times) - 1)
+        )
         quarters, mirrored = turn_of(self.first)
         turned = quarters % 2 == 1
         width, height = (self.height, self.width) if turned else (self.width, self.height)
-        sar = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or Fraction(1)
+        sar = Fraction(
+            stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+        ) or Fraction(1)
         if any(component.is_alpha for component in self.first.format.components):
             notes.append("its transparency is not kept")
         return Clip(
-            self.path, width, height, quarters, mirrored, _depth(self.first), time_base, times,
-            max(1, self.duration or usual), rate, 1 / sar if turned else sar, _colors(self.first, stream),
-            bool(self.first.interlaced_frame), Fraction(max(0, container.start_time or 0), 1_000_000), notes,
-        )  # fmt: skip
+            self.path,
+            width,
+            height,
+            quarters,
+            mirrored,
+            _depth(self.first),
+            time_base,
+            times,
+            max(1, self.duration or usual),
+            rate,
+            1 / sar if turned else sar,
+            _colors(self.first, stream),
+            bool(self.first.interlaced_frame),
+            Fraction(max(0, container.start_time or 0), 1_000_000),
+            notes,
+        )
 
 
 def _depth(frame: "av.VideoFrame") -> int:
@@ -211,8 +279,14 @@ def _depth(frame: "av.VideoFrame") -> int:
 def _colors(frame: Any, stream: Any) -> Colors:
     """As tagged; where the matrix is not, what players would take it for at this size, since ours is another."""
     context = stream.codec_context
-    matrix, primaries, transfer = int(frame.colorspace), int(context.color_primaries), int(context.color_trc)
-    full = int(frame.color_range) == 2 or frame.format.name.startswith("yuvj") or frame.format.is_rgb
+    matrix, primaries, transfer = (
+        int(frame.colorspace),
+        int(context.color_primaries),
+        int(context.color_trc),
+    )
+    full = (
+        int(frame.color_range) == 2 or frame.format.name.startswith("yuvj") or frame.format.is_rgb
+    )
     if matrix == 2 and not frame.format.is_rgb:
         matrix = 1 if frame.width >= HD[0] or frame.height >= HD[1] else 6
     elif frame.format.is_rgb or matrix == 0:

@@ -30,16 +30,44 @@ class Codec:
 MOVIES = (".mp4", ".m4v", ".mov", ".mkv")
 TELLS_ASPECT = ("h264", "h265")  # in its own data; Matroska's cannot be set through PyAV
 CODECS = {
-    "h264": Codec("libx264", 18, 51, {"preset": "medium"}, {8: "yuv420p", 10: "yuv420p10le"}, MOVIES),
-    "h265": Codec("libx265", 20, 51, {"preset": "medium", "x265-params": "log-level=error"},
-                  {8: "yuv420p", 10: "yuv420p10le"}, MOVIES, "hvc1"),
-    "vp9": Codec("libvpx-vp9", 24, 63, {"b": "0", "row-mt": "1", "cpu-used": "2"}, {8: "yuv420p"},
-                 (".webm", ".mkv", ".mp4")),
-    "av1": Codec("libsvtav1", 25, 63, {"preset": "6", "svtav1-params": "enable-tf=0"},
-                 {8: "yuv420p", 10: "yuv420p10le"}, (".webm", ".mkv", ".mp4")),
+    "h264": Codec(
+        "libx264", 18, 51, {"preset": "medium"}, {8: "yuv420p", 10: "yuv420p10le"}, MOVIES
+    ),
+    "h265": Codec(
+        "libx265",
+        20,
+        51,
+        {"preset": "medium", "x265-params": "log-level=error"},
+        {8: "yuv420p", 10: "yuv420p10le"},
+        MOVIES,
+        "hvc1",
+    ),
+    "vp9": Codec(
+        "libvpx-vp9",
+        24,
+        63,
+        {"b": "0", "row-mt": "1", "cpu-used": "2"},
+        {8: "yuv420p"},
+        (".webm", ".mkv", ".mp4"),
+    ),
+    "av1": Codec(
+        "libsvtav1",
+        25,
+        63,
+        {"preset": "6", "svtav1-params": "enable-tf=0"},
+        {8: "yuv420p", 10: "yuv420p10le"},
+        (".webm", ".mkv", ".mp4"),
+    ),
     "ffv1": Codec("ffv1", None, 0, {"level": "3"}, {8: "yuv444p", 10: "yuv444p10le"}, (".mkv",)),
-    "prores": Codec("prores_ks", None, 0, {"profile": "3"}, {8: "yuv422p10le", 10: "yuv422p10le"}, (".mov", ".mkv")),
-}  # fmt: skip
+    "prores": Codec(
+        "prores_ks",
+        None,
+        0,
+        {"profile": "3"},
+        {8: "yuv422p10le", 10: "yuv422p10le"},
+        (".mov", ".mkv"),
+    ),
+}
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 
 
@@ -64,7 +92,12 @@ class Plan:
 
 
 def make_plan(
-    clip: Clip, target: Path, size: tuple[int, int], codec: str | None, crf: int | None, bits: int | None
+    clip: Clip,
+    target: Path,
+    size: tuple[int, int],
+    codec: str | None,
+    crf: int | None,
+    bits: int | None,
 ) -> tuple[Plan, list[str]]:
     """-> the plan, and a line for each thing that it cannot keep. Raises PatchScalerError for what cannot be.
 
@@ -77,7 +110,13 @@ def make_plan(
     suffix = check_suffix(target)
     if codec is None:
         small = size[0] <= H264_SIDES[0] and size[1] <= H264_SIDES[1]
-        codec = ("vp9" if depth == 8 else "av1") if suffix == ".webm" else "h264" if depth == 8 and small else "h265"
+        codec = (
+            ("vp9" if depth == 8 else "av1")
+            if suffix == ".webm"
+            else "h264"
+            if depth == 8 and small
+            else "h265"
+        )
     entry = CODECS.get(codec)
     if entry is None:
         raise PatchScalerError(f"codec {codec}: choose one of {', '.join(CODECS)}")
@@ -89,7 +128,9 @@ def make_plan(
     try:
         offered = {f.name for f in av.codec.Codec(entry.encoder, "w").video_formats or []}
     except av.codec.codec.UnknownCodecError as error:
-        raise PatchScalerError(f"--codec {codec}: this build of av lacks {entry.encoder}; take another") from error
+        raise PatchScalerError(
+            f"--codec {codec}: this build of av lacks {entry.encoder}; take another"
+        ) from error
     notes = []
     if depth not in entry.formats or entry.formats[depth] not in offered:
         notes, depth = [f"{codec} holds 8 bits a channel here; {clip.depth} came in"], 8
@@ -97,17 +138,27 @@ def make_plan(
         notes = [f"it is written with 10 bits a channel; {clip.depth} came in"]
     sar = clip.sar
     if sar != 1 and suffix in (".mkv", ".webm") and codec not in TELLS_ASPECT:
-        notes.append(f"its pixels are {sar.numerator}:{sar.denominator}, which {codec} in {suffix} cannot say: "
-                     "they become square")  # fmt: skip
+        notes.append(
+            f"its pixels are {sar.numerator}:{sar.denominator}, which {codec} in {suffix} cannot say: "
+            "they become square"
+        )
         size, sar = (max(2, round(size[0] * sar)), size[1]), Fraction(1)
     pix_fmt = entry.formats[depth]
     held = held_size(size, pix_fmt)
     if held != size:
-        notes.append(f"{size[0]}x{size[1]} becomes {held[0]}x{held[1]}: {codec} has no room for an odd row or column")
+        notes.append(
+            f"{size[0]}x{size[1]} becomes {held[0]}x{held[1]}: {codec} has no room for an odd row or column"
+        )
     plan = Plan(
-        codec, entry.crf if crf is None else crf, pix_fmt, *held, clip.time_base, clip.rate, sar,
+        codec,
+        entry.crf if crf is None else crf,
+        pix_fmt,
+        *held,
+        clip.time_base,
+        clip.rate,
+        sar,
         clip.colors,
-    )  # fmt: skip
+    )
     return plan, notes
 
 
@@ -120,7 +171,9 @@ def held_size(size: tuple[int, int], pix_fmt: str) -> tuple[int, int]:
 def check_suffix(target: Path) -> str:
     suffix = target.suffix.lower()
     if suffix not in CONTAINERS:
-        raise PatchScalerError(f"{target}: cannot write videos as '{suffix}'; use one of {', '.join(CONTAINERS)}")
+        raise PatchScalerError(
+            f"{target}: cannot write videos as '{suffix}'; use one of {', '.join(CONTAINERS)}"
+        )
     return suffix
 
 

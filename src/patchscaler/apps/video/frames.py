@@ -29,7 +29,9 @@ def read_frames(clip: Clip, numbers: range) -> Generator[np.ndarray, None, None]
                 yield to_array(frame, clip)
             number += 1
     if number != clip.count:
-        raise PatchScalerError(f"{clip.path}: {number} frames where there were {clip.count}: did the file change?")
+        raise PatchScalerError(
+            f"{clip.path}: {number} frames where there were {clip.count}: did the file change?"
+        )
 
 
 def deinterlaced(frames: Iterator[Any], clip: Clip, stream: Any) -> Iterator[Any]:
@@ -37,9 +39,10 @@ def deinterlaced(frames: Iterator[Any], clip: Clip, stream: Any) -> Iterator[Any
     av = import_av(f"{clip.path}: a video")
     graph = av.filter.Graph()
     graph.link_nodes(
-        graph.add_buffer(template=stream), graph.add("bwdif", "mode=send_frame:deint=interlaced"),
+        graph.add_buffer(template=stream),
+        graph.add("bwdif", "mode=send_frame:deint=interlaced"),
         graph.add("buffersink"),
-    ).configure()  # fmt: skip
+    ).configure()
     for frame in frames:
         graph.push(frame)
         yield from _pulled(graph, av)
@@ -57,10 +60,17 @@ def _pulled(graph: Any, av: Any) -> Iterator[Any]:
 
 def to_array(frame: Any, clip: Clip) -> np.ndarray:
     """-> (h, w, 3) uint16, upright."""
-    source = {} if frame.format.is_rgb else {
-        "src_colorspace": SWS_MATRIX.get(clip.colors.matrix, 5), "src_color_range": clip.colors.range,
-    }  # fmt: skip
-    array = frame.reformat(format="rgb48le", dst_color_range=2, interpolation=PRECISE, **source).to_ndarray()
+    source = (
+        {}
+        if frame.format.is_rgb
+        else {
+            "src_colorspace": SWS_MATRIX.get(clip.colors.matrix, 5),
+            "src_color_range": clip.colors.range,
+        }
+    )
+    array = frame.reformat(
+        format="rgb48le", dst_color_range=2, interpolation=PRECISE, **source
+    ).to_ndarray()
     if clip.mirrored:
         array = array[:, ::-1]
     return np.ascontiguousarray(np.rot90(array, clip.quarters))
@@ -72,9 +82,12 @@ def to_frame(array: np.ndarray, pix_fmt: str, colors: Colors) -> Any:
     array = np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
     frame = av.VideoFrame.from_ndarray(array, format="rgb48le")
     return frame.reformat(
-        format=pix_fmt, dst_colorspace=SWS_MATRIX.get(colors.matrix, 5), src_color_range=2,
-        dst_color_range=colors.range, interpolation=PRECISE,
-    )  # fmt: skip
+        format=pix_fmt,
+        dst_colorspace=SWS_MATRIX.get(colors.matrix, 5),
+        src_color_range=2,
+        dst_color_range=colors.range,
+        interpolation=PRECISE,
+    )
 
 
 # --- frames as numbers, for the disk --------------------------------------------------------------

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchscaler.apps.video.clip import Clip, import_av, look_through
-from patchscaler.apps.video.encoding import CODECS, SEGMENT, Plan, check_suffix, configure, encode_segment, make_plan
+from patchscaler.apps.video.encoding import (
+    CODECS,
+    SEGMENT,
+    Plan,
+    check_suffix,
+    configure,
+    encode_segment,
+    make_plan,
+)
 from patchscaler.apps.video.frames import pack, read_frames, to_frame, unpack
 from patchscaler.apps.video.muxing import rehearse, write_video
 from patchscaler.dials.record import options_record, provenance, weights_of
@@ -63,10 +71,18 @@ class MadeVideo:
 
 
 def upscale_video(
-    scaler: "PatchScaler", source: str | Path | Clip, target: str | Path, *, target_size: TargetSize | float = 4.0,
-    video: VideoOptions | None = None, dry_run: bool = False, watch: Watch = noop, max_frames: int = 0,
-    executor: Executor | None = None, **options: Any,
-) -> MadeVideo:  # fmt: skip
+    scaler: "PatchScaler",
+    source: str | Path | Clip,
+    target: str | Path,
+    *,
+    target_size: TargetSize | float = 4.0,
+    video: VideoOptions | None = None,
+    dry_run: bool = False,
+    watch: Watch = noop,
+    max_frames: int = 0,
+    executor: Executor | None = None,
+    **options: Any,
+) -> MadeVideo:
     """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
     .webm. Killed, the same call goes on behind the last frame that was finished, and gives the same file.
 
@@ -74,11 +90,20 @@ def upscale_video(
     dry_run: look at a few frames, write nothing. Raises PatchScalerError before the first frame where the file is
     damaged or codec, disk or memory cannot hold it.
     """
-    target_size = target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
+    target_size = (
+        target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
+    )
     run = _VideoRun(
-        scaler, executor or LocalExecutor(scaler), source, Path(target), target_size,
-        video or VideoOptions(), watch, max_frames, options,
-    )  # fmt: skip
+        scaler,
+        executor or LocalExecutor(scaler),
+        source,
+        Path(target),
+        target_size,
+        video or VideoOptions(),
+        watch,
+        max_frames,
+        options,
+    )
     if dry_run:
         return run.told()
     folder = JobFolder(run.target, run.key, run.about)
@@ -89,7 +114,9 @@ def upscale_video(
         raise
     folder.remove()
     for other in JobFolder.others(run.target, run.key):
-        made.notes.append(f"an unfinished video of other options lies in {other}; delete it if it is not wanted")
+        made.notes.append(
+            f"an unfinished video of other options lies in {other}; delete it if it is not wanted"
+        )
     return made
 
 
@@ -97,20 +124,40 @@ class _VideoRun:
     """One call of `upscale_video`, checked when it is made."""
 
     def __init__(
-        self, scaler: "PatchScaler", executor: Executor, source: str | Path | Clip, target: Path, target_size: TargetSize,
-        video: VideoOptions, watch: Watch, max_frames: int, options: dict[str, Any],
-    ):  # fmt: skip
+        self,
+        scaler: "PatchScaler",
+        executor: Executor,
+        source: str | Path | Clip,
+        target: Path,
+        target_size: TargetSize,
+        video: VideoOptions,
+        watch: Watch,
+        max_frames: int,
+        options: dict[str, Any],
+    ):
         self.executor = executor
-        self.scaler, self.target, self.target_size, self.video, self.watch = scaler, target, target_size, video, watch
+        self.scaler, self.target, self.target_size, self.video, self.watch = (
+            scaler,
+            target,
+            target_size,
+            video,
+            watch,
+        )
         check_suffix(target)
         limit = options.pop("max_pixels", 0)
-        self.clip = source if isinstance(source, Clip) else look_through(Path(source), limit, max_frames)
+        self.clip = (
+            source if isinstance(source, Clip) else look_through(Path(source), limit, max_frames)
+        )
         self.keywords = options | {"max_pixels": 0}
         self.options = scaler.options(**self.keywords)
         width, height = target_size.size(self.clip.width, self.clip.height)
-        self.passes = len(passes((self.clip.width, self.clip.height), (width, height), scaler.config.scale))
+        self.passes = len(
+            passes((self.clip.width, self.clip.height), (width, height), scaler.config.scale)
+        )
         _check_options(self.passes, self.options)
-        self.plan, self.notes = make_plan(self.clip, target, (width, height), video.codec, video.crf, video.bits)
+        self.plan, self.notes = make_plan(
+            self.clip, target, (width, height), video.codec, video.crf, video.bits
+        )
         self.size = (self.plan.width, self.plan.height)
         _check_encoder(self.plan, target)
         self.notes += rehearse(target, self.clip, self.plan, video.audio)
@@ -118,41 +165,63 @@ class _VideoRun:
         check_memory(memory, f"{target}: a frame of {self.clip.width}x{self.clip.height}")
         check_disk(self.disk, target.parent)
         self.about = {
-            "format": FORMAT, "input": file_hash(self.clip.path), "weights": weights_of(scaler),
-            "options": options_record(self.options), "compute_signature": executor.compute_signature,
-            "target_size": (width, height), "size": self.size, "plan": self.plan.record(), "output": target.name,
+            "format": FORMAT,
+            "input": file_hash(self.clip.path),
+            "weights": weights_of(scaler),
+            "options": options_record(self.options),
+            "compute_signature": executor.compute_signature,
+            "target_size": (width, height),
+            "size": self.size,
+            "plan": self.plan.record(),
+            "output": target.name,
             "av": import_av("a video").__version__,
-        }  # fmt: skip
-        self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True, default=str).encode()).hexdigest()
+        }
+        self.key = hashlib.sha256(
+            json.dumps(self.about, sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     @property
     def disk(self) -> int:
         """Bytes of a segment's frames as they are, and of all of them encoded twice: segments, then the file."""
         pixels = self.size[0] * self.size[1]
         raw = 3 if "420" in self.plan.pix_fmt else 6
-        return int(min(SEGMENT, self.clip.count) * pixels * raw + 2 * COMPRESSED * pixels * self.clip.count)
+        return int(
+            min(SEGMENT, self.clip.count) * pixels * raw + 2 * COMPRESSED * pixels * self.clip.count
+        )
 
     def make(self, folder: JobFolder) -> MadeVideo:
         clip, made = self.clip, MadeVideo(self.size, self.clip.count, 0, 0, self.plan.codec)
         spans = [range(a, min(a + SEGMENT, clip.count)) for a in range(0, clip.count, SEGMENT)]
-        first = next((i for i, span in enumerate(spans) if not _segment(folder, i).exists()), len(spans))
-        begin = next((n for span in spans[first:] for n in span if not _frame(folder, n).exists()), clip.count)
+        first = next(
+            (i for i, span in enumerate(spans) if not _segment(folder, i).exists()), len(spans)
+        )
+        begin = next(
+            (n for span in spans[first:] for n in span if not _frame(folder, n).exists()),
+            clip.count,
+        )
         frames = read_frames(clip, range(begin, clip.count))
-        made_of = self.executor.map("one", ((array, self.target_size, False, self.keywords) for array in frames))
+        made_of = self.executor.map(
+            "one", ((array, self.target_size, False, self.keywords) for array in frames)
+        )
         for i in range(first, len(spans)):
             for n in spans[i]:
                 if n >= begin:
                     self._keep(n, next(made_of), folder, made)
             packed = [np.load(_frame(folder, n)) for n in spans[i]]
             whole = [unpack(numbers, *self.size, self.plan.pix_fmt) for numbers in packed]
-            folder.write(_segment(folder, i).name, encode_segment(self.plan, whole, [clip.times[n] for n in spans[i]]))
+            folder.write(
+                _segment(folder, i).name,
+                encode_segment(self.plan, whole, [clip.times[n] for n in spans[i]]),
+            )
             for n in spans[i]:
                 _frame(folder, n).unlink(missing_ok=True)
         next(made_of, None)  # it tells where the file has changed under our feet
         facts = None
         if self.video.provenance:
             told = provenance(self.scaler, self.options, self.about["weights"], self.about["input"])
-            facts = ", ".join(f"{name} {told[name]}" for name in ("Software", "Model", "Weights", "Seed"))
+            facts = ", ".join(
+                f"{name} {told[name]}" for name in ("Software", "Model", "Weights", "Seed")
+            )
         self.watch("file written", 0, 1)
         segments = [_segment(folder, i) for i in range(len(spans))]
         made.notes = clip.notes + self.notes
@@ -186,7 +255,8 @@ class _VideoRun:
         pixels = f"{self.size[0]}x{self.size[1]}"
         lines = [
             f"{count} frames, {clip.seconds:.2f} s, {float(clip.rate):.4g} a second, {clip.width}x{clip.height} -> "
-            f"{pixels} as {self.plan.codec}" + ("" if self.plan.crf is None else f" (crf {self.plan.crf})"),
+            f"{pixels} as {self.plan.codec}"
+            + ("" if self.plan.crf is None else f" (crf {self.plan.crf})"),
             f"up to {size_of(self.disk)} of disk, about {size_of(BASE + costs[0].memory)} of memory",
             f"about {steps:.0f} patch-steps a frame (looked at {len(costs)}), {steps * count:.0f} in all{again}",
             f"about {duration(each * count)} here ({each:.2f} s a frame)",
@@ -207,7 +277,9 @@ def _check_options(count: int, options: Options) -> None:
     if options.changes:
         raise PatchScalerError("boxes to be made again are for pictures, not for videos")
     if options.budget is not None and options.budget.seconds is not None:
-        raise PatchScalerError("a budget in seconds is for one picture; give a video a share, or fast, balanced, best")
+        raise PatchScalerError(
+            "a budget in seconds is for one picture; give a video a share, or fast, balanced, best"
+        )
 
 
 def _check_encoder(plan: Plan, target: Path) -> None:

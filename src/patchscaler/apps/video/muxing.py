@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.apps.video.clip import Clip, import_av, is_cover, opened, video_stream
-from patchscaler.apps.video.encoding import CODECS, CONTAINERS, Plan, configure, read_segment, read_times
+from patchscaler.apps.video.encoding import (
+    CODECS,
+    CONTAINERS,
+    Plan,
+    configure,
+    read_segment,
+    read_times,
+)
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.write import replacing
 
 KEPT = ("audio", "subtitle")
-INSTEAD = {"webm": "libopus"}  # what audio becomes where a container has no room for it; aac elsewhere
+# what audio becomes where a container has no room for it; aac elsewhere
+INSTEAD = {"webm": "libopus"}
 
 
 def rehearse(target: Path, clip: Clip, plan: Plan, audio: bool = True) -> list[str]:
@@ -30,7 +38,12 @@ def rehearse(target: Path, clip: Clip, plan: Plan, audio: bool = True) -> list[s
 
 
 def write_video(
-    target: Path, clip: Clip, plan: Plan, segments: Sequence[Path], facts: str | None, audio: bool = True
+    target: Path,
+    clip: Clip,
+    plan: Plan,
+    segments: Sequence[Path],
+    facts: str | None,
+    audio: bool = True,
 ) -> None:
     """All or nothing. facts: who made it, for the comment. Raises PatchScalerError."""
     with (
@@ -55,7 +68,9 @@ def _container(target: Path, place: Any, flags: str) -> Iterator[Any]:
             yield out
     except (av.error.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise PatchScalerError(f"{target}: cannot be written ({reason}); try .mkv, or --no-audio") from error
+        raise PatchScalerError(
+            f"{target}: cannot be written ({reason}); try .mkv, or --no-audio"
+        ) from error
 
 
 def _prepare(
@@ -93,7 +108,9 @@ def _moved(chapter: dict[str, Any], clip: Clip) -> dict[str, int]:
     return {name: max(0, chapter[name] - shift) for name in ("start", "end")}
 
 
-def _copies(source: Any, out: Any, original: Any, audio: bool, notes: list[str]) -> dict[int, "_Copy"]:
+def _copies(
+    source: Any, out: Any, original: Any, audio: bool, notes: list[str]
+) -> dict[int, "_Copy"]:
     """Streams that go along, by their number in the input."""
     copies: dict[int, _Copy] = {}
     for stream in source.streams:
@@ -105,14 +122,22 @@ def _copies(source: Any, out: Any, original: Any, audio: bool, notes: list[str])
             made, convert = out.add_stream_from_template(stream), None
         elif stream.type == "audio" and stream.codec_context:
             codec = INSTEAD.get(out.format.name, "aac")
-            made = out.add_stream(codec, rate=48000 if codec == "libopus" else stream.codec_context.sample_rate)
-            made.codec_context.layout = "stereo" if stream.codec_context.layout.nb_channels > 1 else "mono"
+            made = out.add_stream(
+                codec, rate=48000 if codec == "libopus" else stream.codec_context.sample_rate
+            )
+            made.codec_context.layout = (
+                "stereo" if stream.codec_context.layout.nb_channels > 1 else "mono"
+            )
             made.codec_context.bit_rate = 192_000
             convert = made
             became = f"{codec.removeprefix('lib')} in stereo; .mkv would keep it"
             notes.append(f"its {name} audio has no room in this format and became {became}")
         else:
-            what = "cover picture" if stream.type == "video" and is_cover(stream) else f"{stream.type} ({name})"
+            what = (
+                "cover picture"
+                if stream.type == "video" and is_cover(stream)
+                else f"{stream.type} ({name})"
+            )
             notes.append(f"its {what} has no room here and is left out")
             continue
         made.metadata.update(_names(stream))
@@ -157,7 +182,9 @@ class _Copy:
             yield from self.encoder.encode(None)
 
 
-def _copied_packets(source: Any, clip: Clip, copies: dict[int, _Copy]) -> Iterator[tuple[Fraction, Any]]:
+def _copied_packets(
+    source: Any, clip: Clip, copies: dict[int, _Copy]
+) -> Iterator[tuple[Fraction, Any]]:
     """-> (seconds, packet) in the order of the file."""
     if not copies:
         return
@@ -166,11 +193,14 @@ def _copied_packets(source: Any, clip: Clip, copies: dict[int, _Copy]) -> Iterat
         for made in copies[packet.stream.index].packets(packet, clip.start):
             time = made.dts if made.dts is not None else made.pts
             if time is not None:
-                latest = max(latest, time * made.time_base)  # merging wants them in order; the muxer sorts finely
+                # merging wants them in order; the muxer sorts finely
+                latest = max(latest, time * made.time_base)
             yield latest, made
 
 
-def _video_packets(clip: Clip, plan: Plan, segments: Sequence[Path], stream: Any) -> Iterator[tuple[Fraction, Any]]:
+def _video_packets(
+    clip: Clip, plan: Plan, segments: Sequence[Path], stream: Any
+) -> Iterator[tuple[Fraction, Any]]:
     """Times of decoding are made anew over all segments: an encoder knows only its own."""
     av = import_av("a video")
     shift = round(clip.start / plan.time_base)

@@ -33,9 +33,15 @@ def add_api(service: Service, model: dict[str, Any]) -> None:
         Give a group (simple, medium, hard), a seed, or both."""
         with _told():
             if not isinstance(box, list) or len(box) != 4:
-                raise PatchScalerError("box: give [x, y, width, height] in pixels of the small picture")
-            change = make_change([whole("box", number) for number in box], group or None, read_seed(seed))
-            steps = service.redo_files(str(request.session_hash), path_of(picture), path_of(result), change)
+                raise PatchScalerError(
+                    "box: give [x, y, width, height] in pixels of the small picture"
+                )
+            change = make_change(
+                [whole("box", number) for number in box], group or None, read_seed(seed)
+            )
+            steps = service.redo_files(
+                str(request.session_hash), path_of(picture), path_of(result), change
+            )
             for file, _, facts in _answers(steps):
                 yield file, facts
 
@@ -46,7 +52,10 @@ def add_api(service: Service, model: dict[str, Any]) -> None:
         with _told():
             if not isinstance(pictures, list):
                 raise PatchScalerError("pictures: give a list of files")
-            dials, paths = read_dials(scale, fidelity, budget, seed), [path_of(picture) for picture in pictures]
+            dials, paths = (
+                read_dials(scale, fidelity, budget, seed),
+                [path_of(picture) for picture in pictures],
+            )
             for step in service.zip(str(request.session_hash), paths, dials):
                 if isinstance(step, Step):
                     yield None, _progress(step)
@@ -58,18 +67,30 @@ def add_api(service: Service, model: dict[str, Any]) -> None:
         """The model and the limits of this server; 0 is no limit."""
         limits = service.limits
         return {
-            "version": __version__, "model": service.scaler.config.name, "max_pixels": limits.max_pixels,
-            "seconds": limits.seconds, "file_bytes": limits.file_bytes, "files": limits.files, "queue": limits.queue,
-        }  # fmt: skip
+            "version": __version__,
+            "model": service.scaler.config.name,
+            "max_pixels": limits.max_pixels,
+            "seconds": limits.seconds,
+            "file_bytes": limits.file_bytes,
+            "files": limits.files,
+            "queue": limits.queue,
+        }
 
     with gr.Column(visible=False):
         trigger = gr.Button()
-        small, large, several = gr.File(label="picture"), gr.File(label="result"), gr.File(file_count="multiple")
+        small, large, several = (
+            gr.File(label="picture"),
+            gr.File(label="result"),
+            gr.File(file_count="multiple"),
+        )
         dials = [
-            gr.Number(4, label="scale, 1 to 64"), gr.Number(0, label="fidelity, 0 to 1"),
-            gr.Textbox("", label="budget: a share (40%), seconds (20s), fast, balanced, best, or nothing"),
+            gr.Number(4, label="scale, 1 to 64"),
+            gr.Number(0, label="fidelity, 0 to 1"),
+            gr.Textbox(
+                "", label="budget: a share (40%), seconds (20s), fast, balanced, best, or nothing"
+            ),
             gr.Number(0, label="seed", precision=0),
-        ]  # fmt: skip
+        ]
         box = gr.JSON(label="box: [x, y, width, height]")
         change = [
             gr.Textbox("", label="group: simple, medium, hard, or nothing"),
@@ -101,7 +122,9 @@ def _answers(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
         if isinstance(step, Step):
             yield None, None, _progress(step)
         else:
-            maps = [str(path) for name, path in step.views.items() if name not in ("before", "after")]
+            maps = [
+                str(path) for name, path in step.views.items() if name not in ("before", "after")
+            ]
             yield str(step.result), maps, step.record | {"seconds": step.seconds}
 
 

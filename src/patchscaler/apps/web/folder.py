@@ -21,9 +21,13 @@ class Folder:
 
     def __init__(self, keep: float, parent: str | Path | None = None):
         try:
-            self.path = Path(os.path.realpath(tempfile.mkdtemp(prefix="patchscaler-web-", dir=parent)))
+            self.path = Path(
+                os.path.realpath(tempfile.mkdtemp(prefix="patchscaler-web-", dir=parent))
+            )
         except OSError as error:
-            raise PatchScalerError(f"no folder for uploads can be made ({error.strerror or error})") from error
+            raise PatchScalerError(
+                f"no folder for uploads can be made ({error.strerror or error})"
+            ) from error
         self.keep, self.closed = keep, False
         self.pinned: set[Path] = set()
         self.lock = threading.Lock()
@@ -56,7 +60,9 @@ class Folder:
             raise PatchScalerError("that is no file: upload a picture")
         real = Path(os.path.realpath(path))
         if not real.is_relative_to(self.path) or not real.is_file():
-            raise PatchScalerError("that is no uploaded file (uploads are removed after a while): upload it again")
+            raise PatchScalerError(
+                "that is no uploaded file (uploads are removed after a while): upload it again"
+            )
         with self.lock:
             if not self.pinned & set(real.parents):
                 self.uploads[visitor].add(real)
@@ -89,7 +95,9 @@ class Folder:
         for entry in self._entries() - self.pinned:
             with suppress(OSError):
                 times = [entry.lstat().st_mtime]
-                times += [path.lstat().st_mtime for path in entry.rglob("*")] if entry.is_dir() else []
+                times += (
+                    [path.lstat().st_mtime for path in entry.rglob("*")] if entry.is_dir() else []
+                )
                 if max(times) >= limit or (entry / IN_USE).exists():
                     continue
                 if entry.is_dir():

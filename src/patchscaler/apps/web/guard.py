@@ -16,9 +16,13 @@ from patchscaler.apps.web.limits import Limits
 
 BODY = 1_000_000  # bytes of a request that is no upload
 FORM = 10_000  # bytes that an upload has beside each file
-AHEAD = 1_000_000  # bytes reserved beyond what came of an upload of unknown length: not every chunk asks for the sizes
-REST = 32_000_000, 3.0  # bytes and seconds for which what follows a refusal is taken and thrown away
-NO_ADDRESS = "that is an address, and nothing is fetched from elsewhere: download the picture and upload it"
+# bytes reserved beyond what came of an upload of unknown length: not every chunk asks for the sizes
+AHEAD = 1_000_000
+# bytes and seconds for which what follows a refusal is taken and thrown away
+REST = 32_000_000, 3.0
+NO_ADDRESS = (
+    "that is an address, and nothing is fetched from elsewhere: download the picture and upload it"
+)
 NO_UPLOAD = "that is no uploaded file: upload the picture first"
 NO_ROOM = "there is no room for more pictures at the moment; try again later"
 
@@ -35,7 +39,9 @@ class Page(gr.Blocks):
 
     upload_folder: Path
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **keywords: Any) -> list[Any]:
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], *rest: Any, **keywords: Any
+    ) -> list[Any]:
         check_files(inputs, self.upload_folder)
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             if isinstance(block, gr.File | gr.Image):
@@ -44,7 +50,8 @@ class Page(gr.Blocks):
             return await super().preprocess_data(block_fn, inputs, *rest, **keywords)
         except (ValueError, TypeError, KeyError) as error:
             raise Error(
-                "what was sent is not what this takes; docs/web.md says what is", print_exception=False
+                "what was sent is not what this takes; docs/web.md says what is",
+                print_exception=False,
             ) from error
 
 
@@ -60,7 +67,9 @@ def check_files(data: Any, folder: Path) -> None:
         path = data.get("path")
         if path is not None and not _is_inside(path, folder):
             raise Error(NO_UPLOAD, print_exception=False)
-    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list | tuple) else ():
+    for value in (
+        data.values() if isinstance(data, dict) else data if isinstance(data, list | tuple) else ()
+    ):
         check_files(value, folder)
 
 
@@ -68,12 +77,16 @@ def check_are_files(value: Any) -> None:
     """Raises an error where something else stands for a file, or for several."""
     for file in value if isinstance(value, list) else [value]:
         meta = file.get("meta") if isinstance(file, dict) else None
-        if file is not None and not (isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"):
+        if file is not None and not (
+            isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
+        ):
             raise Error(NO_ADDRESS if _is_address(file) else NO_UPLOAD, print_exception=False)
 
 
 def _is_address(value: Any) -> bool:
-    return isinstance(value, str) and value.strip().lower().startswith(("http:", "https:", "ftp:", "file:"))
+    return isinstance(value, str) and value.strip().lower().startswith(
+        ("http:", "https:", "ftp:", "file:")
+    )
 
 
 def _is_inside(path: Any, folder: Path) -> bool:
@@ -105,7 +118,9 @@ class Bounded:
         body = _Body(self, path.rstrip("/").endswith("/upload"))
         await self._counted(scope, receive, send, body, int(length) if length.isdigit() else 0)
 
-    async def _counted(self, scope: Message, receive: Receive, send: Send, body: "_Body", announced: int) -> None:
+    async def _counted(
+        self, scope: Message, receive: Receive, send: Send, body: "_Body", announced: int
+    ) -> None:
         answered = False
 
         async def counting() -> Message:
@@ -163,7 +178,10 @@ class _Body:
     def _reserve(self, more: int) -> None:
         # What came of this one lies in the folder already; of others it counts twice, which errs on the safe side.
         others = self.all.reserved - self.taken
-        if self.limits.disk_bytes and self.all.folder.size() + others + more > self.limits.disk_bytes:
+        if (
+            self.limits.disk_bytes
+            and self.all.folder.size() + others + more > self.limits.disk_bytes
+        ):
             raise _Refused(503, NO_ROOM)
         self.reserved += more
         self.all.reserved += more

@@ -46,7 +46,9 @@ class Job:
 
     def share(self) -> float:
         """Of the evaluations of full sampling, every patch in the hard group."""
-        full = sum(self.record["cost"]["patches"].values()) * max(self.record["groups_used"]["num_inference_steps"])
+        full = sum(self.record["cost"]["patches"].values()) * max(
+            self.record["groups_used"]["num_inference_steps"]
+        )
         return self.record["cost"]["evaluations_total"] / full if full else 0.0
 
 
@@ -87,10 +89,12 @@ class Watched:
     picture: str = ""
     left: bool = False  # the visitor has
     began: float = field(default_factory=time.perf_counter)
-    expected: dict[str, float] = field(default_factory=dict)  # seconds of each stage, in their order, where known
+    # seconds of each stage, in their order, where known
+    expected: dict[str, float] = field(default_factory=dict)
     taken: dict[str, float] = field(default_factory=dict)  # of those that are over
     finished: threading.Event = field(default_factory=threading.Event)
-    _stage: tuple[str, float, int] = ("waiting", 0.0, 0)  # its name, when it began, what was done then
+    # its name, when it began, what was done then
+    _stage: tuple[str, float, int] = ("waiting", 0.0, 0)
     _last: tuple[float, int, int] = (0.0, 0, 1)  # when something was done, what, of how much
 
     @property
@@ -128,7 +132,11 @@ class Watched:
 
     def step(self) -> Step:
         """How far it is at this moment."""
-        (stage, since, first), (last, done, total), now = self._stage, self._last, time.perf_counter()
+        (stage, since, first), (last, done, total), now = (
+            self._stage,
+            self._last,
+            time.perf_counter(),
+        )
         left = None
         if first < done < total:
             left = (last - since) / (done - first) * (total - done) - (now - last)
@@ -136,6 +144,8 @@ class Watched:
             left = self.expected[stage] - (now - since)
         stages = list(self.expected)
         if left is None or stage not in stages:
-            return Step(stage, done, total, None if left is None else max(0.0, left), False, self.picture)
+            return Step(
+                stage, done, total, None if left is None else max(0.0, left), False, self.picture
+            )
         later = sum(self.expected[name] for name in stages[stages.index(stage) + 1 :])
         return Step(stage, done, total, max(0.0, left) + later, True, self.picture)

@@ -24,8 +24,10 @@ class Limits:
     file_bytes: int = 50_000_000  # of an upload
     files: int = 20  # of one zip
     queue: int = 8  # jobs that wait
-    disk_bytes: int = 4_000_000_000  # of all uploads and results together; above, none is taken or made
-    keep: float = 3600  # seconds after which a visitor's files are removed, should the page stay open
+    # of all uploads and results together; above, none is taken or made
+    disk_bytes: int = 4_000_000_000
+    # seconds after which a visitor's files are removed, should the page stay open
+    keep: float = 3600
 
     def text(self) -> str:
         """For the page."""
@@ -101,7 +103,9 @@ def check_picture(path: Path, target_size: TargetSize, limits: Limits) -> tuple[
             raise PatchScalerError(
                 f"{path}: moves, and only still pictures are taken here; the command `patchscaler upscale` enlarges it"
             )
-        size = (image.height, image.width) if orientation(image) >= 5 else (image.width, image.height)
+        size = (
+            (image.height, image.width) if orientation(image) >= 5 else (image.width, image.height)
+        )
     width, height = target_size.size(*size)
     try:
         check_pixels(width, height, limits.max_pixels * ENLARGED, str(path))

@@ -18,17 +18,29 @@ from patchscaler.errors import PatchScalerError
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # of every event that computes
 # Fields hand on what was sent, as it was sent: only `Service`, which knows the limits, opens files.
-WORK: dict[str, Any] = MODEL | {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
+WORK: dict[str, Any] = MODEL | {
+    "preprocess": False,
+    "api_visibility": "private",
+    "show_progress": "hidden",
+}
 LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 # What the browser says by itself: before the server has taken a job, and where it took none.
 QUEUED = "() => ({stage: 'In the queue', count: '', share: null})"
-STOPPED = "() => { window.stopped = Date.now(); return {stage: 'Stopped', count: '', share: null}; }"
+STOPPED = (
+    "() => { window.stopped = Date.now(); return {stage: 'Stopped', count: '', share: null}; }"
+)
 FAILED = """() => Date.now() - (window.stopped || 0) < 5000 ? {stage: 'Stopped', count: '', share: null} : {stage:
 'Not done: too many pictures are waiting, or the server is gone. Try again in a moment.', count: '', share: null,
 failed: true}"""
 AS_IT_WAS = "as it was"
-BUDGETS = [("the model's own", ""), ("fast", "fast"), ("balanced", "balanced"), ("best", "best"),
-           ("40 % of full sampling", "40%"), ("20 seconds", "20s")]  # fmt: skip
+BUDGETS = [
+    ("the model's own", ""),
+    ("fast", "fast"),
+    ("balanced", "balanced"),
+    ("best", "best"),
+    ("40 % of full sampling", "40%"),
+    ("20 seconds", "20s"),
+]
 CSS = """
 .gradio-container { max-width: 1280px !important; }
 footer .divider { display: none; }
@@ -77,24 +89,40 @@ def build(service: Service) -> Page:
 def theme() -> gr.themes.Base:
     """Gradio's, with fonts of the reader's own machine and small text that can be read (4.5:1 and more)."""
     return gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"]).set(
-        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
-        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
-        block_label_text_color="*neutral_700", block_title_text_color="*neutral_700",
-        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
-    )  # fmt: skip
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+    )
 
 
 def _dials() -> list[gr.components.Component]:
     """Scale, fidelity, budget, seed."""
     return [
-        gr.Slider(1, 8, 4, step=0.5, label="Scale", info="times as wide and as high; 1 restores only"),
-        gr.Slider(0, 1, 0, step=0.05, label="Fidelity", info="0: all texture is invented freely. 1: nothing is"),
+        gr.Slider(
+            1, 8, 4, step=0.5, label="Scale", info="times as wide and as high; 1 restores only"
+        ),
+        gr.Slider(
+            0,
+            1,
+            0,
+            step=0.05,
+            label="Fidelity",
+            info="0: all texture is invented freely. 1: nothing is",
+        ),
         gr.Dropdown(
-            BUDGETS, value="", label="Budget", allow_custom_value=True,
+            BUDGETS,
+            value="",
+            label="Budget",
+            allow_custom_value=True,
             info="how much work: a name, a share (40%) or seconds (20s)",
         ),
         gr.Number(0, label="Seed", precision=0, info="another number invents other fine texture"),
-    ]  # fmt: skip
+    ]
 
 
 # --- one picture ----------------------------------------------------------------------------------
@@ -105,7 +133,10 @@ def _one(service: Service) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             drop = gr.Image(
-                label="Picture: drop, paste or choose one", type="filepath", sources=["upload", "clipboard"], height=260
+                label="Picture: drop, paste or choose one",
+                type="filepath",
+                sources=["upload", "clipboard"],
+                height=260,
             )
             with gr.Row():
                 start = gr.Button("Enlarge", variant="primary", min_width=100)
@@ -113,23 +144,45 @@ def _one(service: Service) -> None:
             line = status()
             dials = _dials()
             examples = [[str(STATIC / "cat.jpg")], [str(STATIC / "damaged.jpg")]]
-            gr.Examples(examples, drop, label="Examples", example_labels=["A small picture", "A damaged one"])
+            gr.Examples(
+                examples,
+                drop,
+                label="Examples",
+                example_labels=["A small picture", "A damaged one"],
+            )
         with gr.Column(scale=5, min_width=300):
             view = viewer()
             file = gr.File(label="Result", interactive=False, visible=False)
             cost = gr.HTML(apply_default_css=False)
             with gr.Accordion("Make a box again", open=False):
-                gr.Markdown("Of a picture enlarged four times. Press *Draw a box* above and drag over the picture, or "
-                            "give the box here, in pixels of the small picture.")  # fmt: skip
+                gr.Markdown(
+                    "Of a picture enlarged four times. Press *Draw a box* above and drag over the picture, or "
+                    "give the box here, in pixels of the small picture."
+                )
                 with gr.Row():
-                    box = [gr.Number(value, label=name, precision=0, minimum=0, min_width=80) for name, value in
-                           (("Left", None), ("Top", None), ("Width", None), ("Height", None))]  # fmt: skip
-                group = gr.Radio([AS_IT_WAS, *GROUP_NAMES], value="hard", label="Work",
-                                 info="simple: restored only. hard: the most work")  # fmt: skip
-                other = gr.Textbox("", label="Other seed", max_lines=1, info="empty: the one it was made with")
+                    box = [
+                        gr.Number(value, label=name, precision=0, minimum=0, min_width=80)
+                        for name, value in (
+                            ("Left", None),
+                            ("Top", None),
+                            ("Width", None),
+                            ("Height", None),
+                        )
+                    ]
+                group = gr.Radio(
+                    [AS_IT_WAS, *GROUP_NAMES],
+                    value="hard",
+                    label="Work",
+                    info="simple: restored only. hard: the most work",
+                )
+                other = gr.Textbox(
+                    "", label="Other seed", max_lines=1, info="empty: the one it was made with"
+                )
                 again = gr.Button("Make the box again")
 
-    def enlarge(upload: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request) -> Iterator[Any]:
+    def enlarge(
+        upload: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request
+    ) -> Iterator[Any]:
         try:
             if not upload:
                 raise PatchScalerError("choose a picture first")
@@ -140,7 +193,14 @@ def _one(service: Service) -> None:
             yield said(str(error), failed=True), *[gr.skip()] * 4
 
     def redo(
-        earlier: Job | None, x: Any, y: Any, width: Any, height: Any, group: Any, seed: Any, request: gr.Request
+        earlier: Job | None,
+        x: Any,
+        y: Any,
+        width: Any,
+        height: Any,
+        group: Any,
+        seed: Any,
+        request: gr.Request,
     ) -> Iterator[Any]:
         try:
             if earlier is None:
@@ -174,14 +234,21 @@ def shown(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
         else:
             width, height = step.record["output"]["width"], step.record["output"]["height"]
             text = f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} in {step.seconds:.1f} s"  # noqa: RUF001
-            yield said(text), viewed(step), gr.File(str(step.result), visible=True), table(step), step
+            yield (
+                said(text),
+                viewed(step),
+                gr.File(str(step.result), visible=True),
+                table(step),
+                step,
+            )
 
 
 def table(job: Job) -> str:
     """The cost of each group."""
     total = job.record["cost"]["evaluations_total"]
     rows = "".join(
-        f'<tr><th scope="row">{group}</th><td>{patches}</td><td>{work}</td></tr>' for group, patches, work in job.cost()
+        f'<tr><th scope="row">{group}</th><td>{patches}</td><td>{work}</td></tr>'
+        for group, patches, work in job.cost()
     )
     return (
         f'<table class="ps-table"><caption>{total} network evaluations, {job.share():.0%} of full sampling</caption>'
@@ -209,22 +276,36 @@ def _several(service: Service) -> None:
             line = status()
             dials = _dials()
         with gr.Column(scale=5, min_width=300):
-            gr.Markdown("Several pictures with the same dials, and one zip of what came out. "
-                        "A picture that fails is named; the others go on.")  # fmt: skip
+            gr.Markdown(
+                "Several pictures with the same dials, and one zip of what came out. "
+                "A picture that fails is named; the others go on."
+            )
             file = gr.File(label="Results in a zip", interactive=False, visible=False)
             failures = gr.HTML()
 
-    def enlarge(uploads: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request) -> Iterator[Any]:
+    def enlarge(
+        uploads: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request
+    ) -> Iterator[Any]:
         try:
             dials = read_dials(scale, fidelity, budget, seed)
-            for step in service.zip(str(request.session_hash), [path_of(file) for file in uploads or []], dials):
+            for step in service.zip(
+                str(request.session_hash), [path_of(file) for file in uploads or []], dials
+            ):
                 if isinstance(step, Step):
                     yield told(step), gr.skip(), gr.skip()
                 else:
                     done, failed = step.summary.done, step.summary.failed
-                    text = f"Done: {len(done)} enlarged, {len(failed)} failed, in {step.seconds:.1f} s"
-                    lines = "".join(f"<li>{escape(f['source'])}: {escape(f['error'])}</li>" for f in failed)
-                    yield said(text), gr.File(str(step.file), visible=True), f"<ul>{lines}</ul>" if lines else ""
+                    text = (
+                        f"Done: {len(done)} enlarged, {len(failed)} failed, in {step.seconds:.1f} s"
+                    )
+                    lines = "".join(
+                        f"<li>{escape(f['source'])}: {escape(f['error'])}</li>" for f in failed
+                    )
+                    yield (
+                        said(text),
+                        gr.File(str(step.file), visible=True),
+                        f"<ul>{lines}</ul>" if lines else "",
+                    )
         except PatchScalerError as error:
             yield said(str(error), failed=True), gr.skip(), gr.skip()
 

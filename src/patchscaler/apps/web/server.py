@@ -19,7 +19,9 @@ def read_passwords(file: str | Path) -> Callable[[str, str], bool]:
     try:
         lines = Path(file).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PatchScalerError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise PatchScalerError(
+            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     pairs = dict(line.strip().split(":", 1) for line in lines if ":" in line)
     if not pairs or not all(name and password for name, password in pairs.items()):
         raise PatchScalerError(f"{file}: give a line of name:password for everybody who may enter")
@@ -42,10 +44,15 @@ def check_open(host: str, share: bool, password: bool, everybody: bool) -> None:
 
 
 def serve(
-    scaler: PatchScaler, limits: Limits, host: str = "127.0.0.1", port: int | None = None,
-    check: Callable[[str, str], bool] | None = None, share: bool = False, browser: bool = False,
+    scaler: PatchScaler,
+    limits: Limits,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    check: Callable[[str, str], bool] | None = None,
+    share: bool = False,
+    browser: bool = False,
     ready: Callable[[str], None] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Until it is interrupted; the command takes SIGTERM as that, too. Raises PatchScalerError for a port in use."""
     from patchscaler.apps.web.service import Service
 
@@ -65,11 +72,16 @@ def serve(
 
 
 def launch(
-    service: Any, host: str = "127.0.0.1", port: int | None = None, check: Callable[[str, str], bool] | None = None,
-    share: bool = False, browser: bool = False,
-) -> tuple[Any, str]:  # fmt: skip
+    service: Any,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    check: Callable[[str, str], bool] | None = None,
+    share: bool = False,
+    browser: bool = False,
+) -> tuple[Any, str]:
     """-> the running page, its address. Close the page and the service's folder when done."""
-    os.environ["GRADIO_TEMP_DIR"] = str(service.folder.path)  # read when fields are made and files are asked for
+    # read when fields are made and files are asked for
+    os.environ["GRADIO_TEMP_DIR"] = str(service.folder.path)
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(service.folder.path / "examples")
     from starlette.middleware import Middleware
 
@@ -80,12 +92,25 @@ def launch(
     page = build(service)
     try:
         _, address, shared = page.launch(
-            server_name=host, server_port=port, share=share, auth=check, inbrowser=browser, prevent_thread_lock=True,
-            quiet=True, show_error=False, max_file_size=limits.file_bytes or None, ssr_mode=False, run_history=False,
-            enable_monitoring=False, footer_links=["api"], css=CSS,
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=check,
+            inbrowser=browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            max_file_size=limits.file_bytes or None,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=["api"],
+            css=CSS,
             theme=theme(),
             app_kwargs={"middleware": [Middleware(Bounded, folder=service.folder, limits=limits)]},
-        )  # fmt: skip
+        )
     except OSError as error:
-        raise PatchScalerError(f"port {port or 7860} of {host}: {error}; choose another with --port") from error
+        raise PatchScalerError(
+            f"port {port or 7860} of {host}: {error}; choose another with --port"
+        ) from error
     return page, shared or address

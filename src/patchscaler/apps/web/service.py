@@ -26,7 +26,9 @@ from patchscaler.pipeline import PatchScaler
 from patchscaler.streaming.files import FileOptions, upscale_file
 
 LONGEST_NAME = 80  # of the input's name in the output's
-WAVE = 16  # patches of a batch on a processor: a visitor who leaves, or whose time is up, is noticed behind each
+# patches of a batch on a processor: a visitor who leaves, or whose time is up, is noticed behind
+# each
+WAVE = 16
 NO_ROOM = "there is no room for more results at the moment: save yours and load the page anew, or try again later"
 GONE = "the picture is no longer here (they are removed after a while); upload it again"
 
@@ -34,7 +36,9 @@ GONE = "the picture is no longer here (they are removed after a while); upload i
 class Service:
     """One model, one folder, one job at a time. A visitor is a string that stands for a browser's page or a client."""
 
-    def __init__(self, scaler: PatchScaler, limits: Limits | None = None, parent: str | Path | None = None):
+    def __init__(
+        self, scaler: PatchScaler, limits: Limits | None = None, parent: str | Path | None = None
+    ):
         self.scaler, self.limits = scaler, limits or Limits()
         self.folder = Folder(self.limits.keep, parent)
         self.lock = threading.Lock()
@@ -61,7 +65,10 @@ class Service:
         """The same picture with a box made again; the earlier one stays as it is."""
 
         def work(folder: Path, watch: Watched) -> Job:
-            source, result = folder / "in" / earlier.source.name, folder / "out" / earlier.result.name
+            source, result = (
+                folder / "in" / earlier.source.name,
+                folder / "out" / earlier.result.name,
+            )
             _link(earlier.source, source)
             _link(earlier.result, result)
             shutil.copytree(earlier.report, result.parent / "report")
@@ -70,13 +77,17 @@ class Service:
 
         return self._run(visitor, work)
 
-    def redo_files(self, visitor: str, small: Any, large: Any, change: Change) -> Iterator[Step | Job]:
+    def redo_files(
+        self, visitor: str, small: Any, large: Any, change: Change
+    ) -> Iterator[Step | Job]:
         """The same of two uploads, a picture and what was made of it; the latter's metadata say how."""
 
         def work(folder: Path, watch: Watched) -> Job:
             source, size = self._taken(folder, small, visitor, TargetSize(scale=1))
             file = self.folder.uploaded(large, visitor)
-            check_picture(file, TargetSize(scale=1), Limits(max_pixels=ENLARGED * self.limits.max_pixels))
+            check_picture(
+                file, TargetSize(scale=1), Limits(max_pixels=ENLARGED * self.limits.max_pixels)
+            )
             result = folder / "out" / file.name
             _link(file, result)
             self._check_own(result)
@@ -90,12 +101,15 @@ class Service:
         if not uploads:
             raise PatchScalerError("choose some pictures first")
         if self.limits.files and len(uploads) > self.limits.files:
-            raise PatchScalerError(f"{len(uploads)} pictures are more than the {self.limits.files} taken at once")
+            raise PatchScalerError(
+                f"{len(uploads)} pictures are more than the {self.limits.files} taken at once"
+            )
 
         def work(folder: Path, watch: Watched) -> Zip:
             summary, file = Summary(), folder / "out" / "patchscaler.zip"
             file.parent.mkdir()
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # pictures are packed already
+            # pictures are packed already
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for n, upload in enumerate(uploads):
                     name, place = Path(str(upload)).name, folder / str(n)
                     watch.picture = f"{n + 1} of {len(uploads)}, {name}"
@@ -124,7 +138,9 @@ class Service:
 
     # --- the parts of a job --------------------------------------------------------------------------
 
-    def _taken(self, folder: Path, upload: Any, visitor: str, target_size: TargetSize) -> tuple[Path, tuple[int, int]]:
+    def _taken(
+        self, folder: Path, upload: Any, visitor: str, target_size: TargetSize
+    ) -> tuple[Path, tuple[int, int]]:
         """An upload, checked -> its place in the job's folder, (width, height)."""
         file = self.folder.uploaded(upload, visitor)
         size = check_picture(file, target_size, self.limits)
@@ -132,25 +148,42 @@ class Service:
         _link(file, source)
         return source, size
 
-    def _made(self, folder: Path, source: Path, dials: Dials, watch: Watched, report: Path | None) -> Path:
+    def _made(
+        self, folder: Path, source: Path, dials: Dials, watch: Watched, report: Path | None
+    ) -> Path:
         name = f"{source.stem[:LONGEST_NAME]}_{dials.target_size.label()}.png"
         result = folder / "out" / name
         result.parent.mkdir(exist_ok=True)
         watch("windows restored", 0, 1)
         upscale_file(
-            self.scaler, source, result, target_size=dials.target_size, watch=watch, files=FileOptions(report=report),
-            max_pixels=self.limits.max_pixels, max_patches=WAVE if self.scaler.device.type == "cpu" else None,
+            self.scaler,
+            source,
+            result,
+            target_size=dials.target_size,
+            watch=watch,
+            files=FileOptions(report=report),
+            max_pixels=self.limits.max_pixels,
+            max_patches=WAVE if self.scaler.device.type == "cpu" else None,
             **dials.keywords(),
-        )  # fmt: skip
+        )
         return result
 
-    def _redone(self, source: Path, result: Path, change: Change, watch: Watched, report: Path | None) -> None:
+    def _redone(
+        self, source: Path, result: Path, change: Change, watch: Watched, report: Path | None
+    ) -> None:
         watch("redo", 0, 1)
         made = redo_file(
-            self.scaler, source, result, [change], report, progress=lambda done, total: watch("redo", done, total)
+            self.scaler,
+            source,
+            result,
+            [change],
+            report,
+            progress=lambda done, total: watch("redo", done, total),
         )
         if made is None:
-            raise PatchScalerError(f"{result}: does not tell how it was made; give a result of this page, unchanged")
+            raise PatchScalerError(
+                f"{result}: does not tell how it was made; give a result of this page, unchanged"
+            )
 
     def _check_own(self, result: Path) -> None:
         """Patches that overlap more than the model's are many more, and nothing stops their making in between."""
@@ -164,7 +197,9 @@ class Service:
         if self.limits.disk_bytes and self.folder.size() > self.limits.disk_bytes:
             raise PatchScalerError(NO_ROOM)
 
-    def _finished(self, folder: Path, source: Path, result: Path, size: tuple[int, int], watch: Watched) -> Job:
+    def _finished(
+        self, folder: Path, source: Path, result: Path, size: tuple[int, int], watch: Watched
+    ) -> Job:
         watch("views", 0, 1)
         report = result.parent / "report"
         views = make_views(source, result, report, folder / "views")
@@ -196,7 +231,9 @@ class Service:
             raise PatchScalerError(self.words(result)) from result
         if isinstance(result, BaseException):
             traceback.print_exception(result, file=sys.stderr)
-            raise PatchScalerError("something went wrong here; the server's log says what") from result
+            raise PatchScalerError(
+                "something went wrong here; the server's log says what"
+            ) from result
         yield result
 
     def _kept(self, visitor: str, work: Callable[[Path, Watched], Any], watch: Watched) -> Any:

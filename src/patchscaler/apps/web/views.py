@@ -15,7 +15,9 @@ MAPS = ("difficulty", "steps", "invention_low", "invention_high")  # of a report
 def make_views(source: Path, result: Path, report: Path, folder: Path) -> dict[str, Path]:
     """-> before, after, and those of MAPS that there are."""
     views = {"before": view(source, folder / "before"), "after": view(result, folder / "after")}
-    return views | {name: report / f"{name}.png" for name in MAPS if (report / f"{name}.png").exists()}
+    return views | {
+        name: report / f"{name}.png" for name in MAPS if (report / f"{name}.png").exists()
+    }
 
 
 def view(path: Path, stem: Path) -> Path:

@@ -23,7 +23,9 @@ FASTEST = "openvino"  # on a processor, measured beside torch (docs/onnx.md)
 Graph = Callable[..., tuple[Tensor, ...]]
 
 
-def use_engine(scaler: "PatchScaler", engine: str, folder: str | Path | None = None) -> "PatchScaler":
+def use_engine(
+    scaler: "PatchScaler", engine: str, folder: str | Path | None = None
+) -> "PatchScaler":
     """Let this model's networks run in `engine`, on the processor -> the same model.
 
     engine: one of ENGINES; or auto, which is the fastest one where it is installed and these weights were exported
@@ -32,21 +34,31 @@ def use_engine(scaler: "PatchScaler", engine: str, folder: str | Path | None = N
     in bfloat16 where the model was loaded so. Raises PatchScalerError.
     """
     if engine == "auto":
-        ready = scaler.device.type == "cpu" and find_spec(FASTEST) and (_place(scaler, folder) / INDEX).is_file()
+        ready = (
+            scaler.device.type == "cpu"
+            and find_spec(FASTEST)
+            and (_place(scaler, folder) / INDEX).is_file()
+        )
         engine = FASTEST if ready else "torch"
     if engine == "torch":
         return scaler
     if engine not in ENGINES:
-        raise PatchScalerError(f"unknown engine '{engine}': choose one of auto, {', '.join(ENGINES)}")
+        raise PatchScalerError(
+            f"unknown engine '{engine}': choose one of auto, {', '.join(ENGINES)}"
+        )
     if scaler.device.type != "cpu":
-        raise PatchScalerError(f"engine {engine} runs on the processor: leave --device out, or take --device cpu")
+        raise PatchScalerError(
+            f"engine {engine} runs on the processor: leave --device out, or take --device cpu"
+        )
     load = _onnxruntime if engine == "onnxruntime" else _openvino
     open_graph = load(torch.get_num_threads(), scaler.dtype)
     place = _place(scaler, folder)
     if not (place / INDEX).is_file():
         export_onnx(scaler, place)
     read_index(place, graph_weights(scaler))
-    scaler.engine = f"{engine} {str(scaler.dtype).removeprefix('torch.')}" if engine == "openvino" else engine
+    scaler.engine = (
+        f"{engine} {str(scaler.dtype).removeprefix('torch.')}" if engine == "openvino" else engine
+    )
     scaler.dtype = torch.float32  # torch itself has nothing left to do in half precision
     _replace_methods(scaler, lambda name: _lazily(open_graph, place / f"{name}.onnx"))
     return scaler
@@ -63,8 +75,12 @@ def cache_folder() -> Path:
 
 def _replace_methods(scaler: "PatchScaler", graph: Callable[[str], Graph]) -> None:
     """What the pipeline calls of each network, as torch's own `Module.compile` does it: on this object alone."""
-    encoder, decoder, grm, classifier = (graph(n) for n in ("encoder", "decoder", "grm", "classifier"))
-    prompt, with_prompt, without = (graph(n) for n in ("prompt", "patch_dit", "patch_dit_without_prompt"))
+    encoder, decoder, grm, classifier = (
+        graph(n) for n in ("encoder", "decoder", "grm", "classifier")
+    )
+    prompt, with_prompt, without = (
+        graph(n) for n in ("prompt", "patch_dit", "patch_dit_without_prompt")
+    )
     dit = scaler.patch_dit
 
     def forward(x_t: Tensor, t: Tensor, coarse: Tensor, given: Prompt | None) -> Tensor:
@@ -95,7 +111,9 @@ def _padded(graph: Graph, multiple: int) -> Callable[[Tensor], tuple[Tensor, ...
 
     def restore(x: Tensor) -> tuple[Tensor, ...]:
         height, width = x.shape[-2:]
-        padded = torch.nn.functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+        padded = torch.nn.functional.pad(
+            x, (0, -width % multiple, 0, -height % multiple), mode="reflect"
+        )
         return tuple(y[..., :height, :width] for y in graph(padded)) if multiple > 1 else graph(x)
 
     return restore
@@ -127,7 +145,9 @@ def _onnxruntime(threads: int, dtype: torch.dtype) -> Callable[[Path], Graph]:
     def open_graph(file: Path) -> Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
         names = [value.name for value in session.get_inputs()]
 
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -146,9 +166,10 @@ def _openvino(threads: int, dtype: torch.dtype) -> Callable[[Path], Graph]:
         raise PatchScalerError("engine openvino: pip install 'patchscaler[openvino]'") from error
     core = openvino.Core()
     settings = {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
-    }  # fmt: skip
+    }
 
     def open_graph(file: Path) -> Graph:
         compiled = core.compile_model(core.read_model(str(file)), "CPU", settings)

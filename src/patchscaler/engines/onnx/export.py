@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
 
 INDEX = "onnx.json"
-TOLERANCE = 1e-3  # of the largest number of an output: sums in float32 in another order stay far below
+# of the largest number of an output: sums in float32 in another order stay far below
+TOLERANCE = 1e-3
 
 
 def export_onnx(scaler: "PatchScaler", folder: str | Path) -> dict[str, float]:
@@ -40,7 +41,9 @@ def export_onnx(scaler: "PatchScaler", folder: str | Path) -> dict[str, float]:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise PatchScalerError(f"ONNX needs {error.name}: pip install 'patchscaler[onnx]'") from error
+        raise PatchScalerError(
+            f"ONNX needs {error.name}: pip install 'patchscaler[onnx]'"
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     networks = exported_networks(scaler)
     graphs: dict[str, Any] = {}
@@ -50,9 +53,15 @@ def export_onnx(scaler: "PatchScaler", folder: str | Path) -> dict[str, float]:
         difference = parity(network, file, scaler.device)
         if not difference <= TOLERANCE:
             file.unlink()
-            raise PatchScalerError(f"{name}: the graph differs from torch by {difference:.2g}; please report it")
+            raise PatchScalerError(
+                f"{name}: the graph differs from torch by {difference:.2g}; please report it"
+            )
         graphs[name] = description | {"difference": difference, "sha256": file_hash(file)}
-    index = {"patchscaler": __version__, "torch": torch.__version__, "weights": graph_weights(scaler)}
+    index = {
+        "patchscaler": __version__,
+        "torch": torch.__version__,
+        "weights": graph_weights(scaler),
+    }
     write_text(folder / "config.json", scaler.config.to_json() + "\n")
     write_text(folder / INDEX, json.dumps(index | {"graphs": graphs}, indent=1) + "\n")
     return {name: graph["difference"] for name, graph in graphs.items()}
@@ -60,7 +69,9 @@ def export_onnx(scaler: "PatchScaler", folder: str | Path) -> dict[str, float]:
 
 def graph_weights(scaler: "PatchScaler") -> str:
     """A short hash of the networks; the memory is not in the graphs."""
-    return weights_id({name: digest for name, digest in weights_of(scaler).items() if name != "memory"})
+    return weights_id(
+        {name: digest for name, digest in weights_of(scaler).items() if name != "memory"}
+    )
 
 
 def read_index(folder: Path, weights: str) -> dict[str, Any]:
@@ -70,12 +81,18 @@ def read_index(folder: Path, weights: str) -> dict[str, Any]:
         found, graphs = index["weights"], index["graphs"]
         files = {name: (folder / f"{name}.onnx", graph["sha256"]) for name, graph in graphs.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PatchScalerError(f"{folder}: no export in it; make one with 'patchscaler export --onnx DIR'") from error
+        raise PatchScalerError(
+            f"{folder}: no export in it; make one with 'patchscaler export --onnx DIR'"
+        ) from error
     if found != weights:
-        raise PatchScalerError(f"{folder}: exported from other weights; 'patchscaler export --onnx' again")
+        raise PatchScalerError(
+            f"{folder}: exported from other weights; 'patchscaler export --onnx' again"
+        )
     for file, digest in files.values():
         if not file.is_file() or file_hash(file) != digest:
-            raise PatchScalerError(f"{file}: missing, or not the file that was exported; export again")
+            raise PatchScalerError(
+                f"{file}: missing, or not the file that was exported; export again"
+            )
     return index
 
 
@@ -93,8 +110,13 @@ def _write(network: Exported, file: Path, device: torch.device) -> dict[str, Any
         program = torch.export.export(network.module.eval(), example, dynamic_shapes=shapes)
         _slices_for_chunks(program)
         made = torch.onnx.export(
-            program, (), input_names=network.inputs, output_names=network.outputs, dynamo=True, verbose=False
-        )  # fmt: skip
+            program,
+            (),
+            input_names=network.inputs,
+            output_names=network.outputs,
+            dynamo=True,
+            verbose=False,
+        )
     assert made is not None
     model = made.model_proto
     _name_axes(model.graph, network)
@@ -123,7 +145,8 @@ def _quiet() -> Any:
 
 def _slices_for_chunks(program: torch.export.ExportedProgram) -> None:
     """Chunks of a moving axis become slices: the exporter makes a sequence of the former and then cannot fold it."""
-    for module in program.graph_module.modules():  # what stands under an autocast is a graph of its own
+    # what stands under an autocast is a graph of its own
+    for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             _slices_in(module.graph)
             module.recompile()
@@ -189,7 +212,9 @@ def parity(network: Exported, file: Path, device: torch.device | str = "cpu") ->
             inputs = network.example(number)
             expected = network.module(*(x.to(device) for x in inputs))
         expected = expected if isinstance(expected, tuple) else (expected,)
-        found = session.run(None, {n: x.numpy() for n, x in zip(network.inputs, inputs, strict=True)})
+        found = session.run(
+            None, {n: x.numpy() for n, x in zip(network.inputs, inputs, strict=True)}
+        )
         for a, b in zip(found, expected, strict=True):
             worst = max(worst, _difference(a, b))
     return worst

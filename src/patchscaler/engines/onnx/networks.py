@@ -69,7 +69,9 @@ class WithPrompt(nn.Module):
         super().__init__()
         self.patch_dit = patch_dit
 
-    def forward(self, x_t: Tensor, t: Tensor, coarse: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, coarse: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
         return self.patch_dit(x_t, t, coarse, unstacked(keys, values))
 
 
@@ -95,7 +97,11 @@ def unstacked(keys: Tensor, values: Tensor) -> Prompt:
 def exported_networks(scaler: "PatchScaler") -> dict[str, Exported]:
     """Name -> graph, of every network of a model."""
     config, networks = scaler.config, scaler.networks
-    c, f, v = scaler.autoencoder.channels, scaler.autoencoder.factor, config.groups.latent_patch_size
+    c, f, v = (
+        scaler.autoencoder.channels,
+        scaler.autoencoder.factor,
+        config.groups.latent_patch_size,
+    )
     dit, k = scaler.patch_dit, max(1, config.texture.top_k)
     heads, blocks = config.patch_dit.num_heads, config.patch_dit.depth
     inner = (config.patch_dit.cross_size or config.patch_dit.hidden_size) // heads
@@ -105,51 +111,77 @@ def exported_networks(scaler: "PatchScaler") -> dict[str, Exported]:
     side = scaler.grm.size_multiple if isinstance(scaler.grm, UNetGRM) else 2
     found = {
         "encoder": Exported(
-            Method(scaler.autoencoder, "encode"), ("images",), ("latents",), (picture,),
+            Method(scaler.autoencoder, "encode"),
+            ("images",),
+            ("latents",),
+            (picture,),
             lambda i: (torch.rand(1 + i, 3, f * (2 + i), f * (3 + i)) * 2 - 1,),
         ),
         "decoder": Exported(
-            Method(scaler.autoencoder, "decode"), ("latents",), ("images",), (picture,),
+            Method(scaler.autoencoder, "decode"),
+            ("latents",),
+            ("images",),
+            (picture,),
             lambda i: (torch.randn(1 + i, c, 2 + i, 3 + i),),
         ),
         "grm": Exported(
-            Method(scaler.grm, "restore"), ("latents" if unet else "images",),
-            ("coarse_latents" if unet else "coarse_images", "confidence"), (picture,),
-            lambda i: (torch.rand(1 + i, c if unet else 3, side * (16 + i), side * (17 + i)) * 2 - 1,),
+            Method(scaler.grm, "restore"),
+            ("latents" if unet else "images",),
+            ("coarse_latents" if unet else "coarse_images", "confidence"),
+            (picture,),
+            lambda i: (
+                torch.rand(1 + i, c if unet else 3, side * (16 + i), side * (17 + i)) * 2 - 1,
+            ),
         ),
         "classifier": Exported(
-            Method(scaler.classifier, "keys"), ("latents",), ("keys",), (n,),
+            Method(scaler.classifier, "keys"),
+            ("latents",),
+            ("keys",),
+            (n,),
             lambda i: (torch.randn(2 + i, c, v, v),),
         ),
-    }  # fmt: skip
+    }
     if "text_projection" in networks:
         found["prompt"] = Exported(
-            TextPrompt(networks["text_projection"], dit), ("tokens",), ("keys", "values"),
-            ({0: "patches", 1: "tokens"},), lambda i: (torch.randn(2 + i, 5 + i, config.text_width),),
-        )  # fmt: skip
+            TextPrompt(networks["text_projection"], dit),
+            ("tokens",),
+            ("keys", "values"),
+            ({0: "patches", 1: "tokens"},),
+            lambda i: (torch.randn(2 + i, 5 + i, config.text_width),),
+        )
     else:
         found["prompt"] = Exported(
-            TexturePrompt(scaler.texture_encoder, dit), ("textures", "scores"), ("keys", "values"),
+            TexturePrompt(scaler.texture_encoder, dit),
+            ("textures", "scores"),
+            ("keys", "values"),
             ({0: "patches", 1: "textures"}, {0: "patches", 1: "textures"}),
             lambda i: (torch.randn(2 + i, k + i, c, v, v), torch.rand(2 + i, k + i)),
-        )  # fmt: skip
+        )
     kv = {1: "patches", 3: "tokens"}
 
     def noisy(i: int) -> tuple[Tensor, Tensor, Tensor]:
         return torch.randn(2 + i, c, v, v), torch.arange(400, 402 + i), torch.randn(2 + i, c, v, v)
 
     found["patch_dit"] = Exported(
-        WithPrompt(dit), ("x_t", "t", "coarse", "keys", "values"), ("prediction",), (n, n, n, kv, kv),
+        WithPrompt(dit),
+        ("x_t", "t", "coarse", "keys", "values"),
+        ("prediction",),
+        (n, n, n, kv, kv),
         lambda i: (*noisy(i), *(torch.randn(blocks, 2 + i, heads, 8 + i, inner) for _ in range(2))),
-    )  # fmt: skip
+    )
     found["patch_dit_without_prompt"] = Exported(
         WithoutPrompt(dit), ("x_t", "t", "coarse"), ("prediction",), (n, n, n), noisy
     )
     if scaler.refiner:
         s = scaler.step
         found["refiner"] = Exported(
-            scaler.refiner, ("pixels", "small"), ("pictures",), (picture, picture),
-            lambda i: (torch.rand(1 + i, 6, f * (8 + i), f * (9 + i)) * 2 - 1,
-                       torch.rand(1 + i, 3, s * (8 + i), s * (9 + i)) * 2 - 1),
-        )  # fmt: skip
+            scaler.refiner,
+            ("pixels", "small"),
+            ("pictures",),
+            (picture, picture),
+            lambda i: (
+                torch.rand(1 + i, 6, f * (8 + i), f * (9 + i)) * 2 - 1,
+                torch.rand(1 + i, 3, s * (8 + i), s * (9 + i)) * 2 - 1,
+            ),
+        )
     return found

@@ -12,7 +12,12 @@ from patchscaler.devices import choose_dtype
 from patchscaler.diffusion.groups import check_groups
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.cost.flops import network_flops
-from patchscaler.evaluation.cost.measure import measure_method, measure_picture, megapixels, shares_of_peak
+from patchscaler.evaluation.cost.measure import (
+    measure_method,
+    measure_picture,
+    megapixels,
+    shares_of_peak,
+)
 from patchscaler.evaluation.cost.memory import command_cost, cuda_peak
 from patchscaler.evaluation.cost.pictures import mirrored, square_of, synthetic_photo
 from patchscaler.evaluation.cost.sweeps import (
@@ -49,11 +54,15 @@ class Plan:
     batch_sizes: Sequence[int] = ()
     dtypes: Sequence[str] = ()
     thread_counts: Sequence[int] = ()
-    options: Sequence[str] = ()  # of the command line, for processes of its own: device, dtype, autoencoder
+    # of the command line, for processes of its own: device, dtype, autoencoder
+    options: Sequence[str] = ()
 
 
 def benchmark(
-    load: Callable[[str | None], PatchScaler], folder: Path, plan: Plan, say: Callable[[str], None] = lambda _: None
+    load: Callable[[str | None], PatchScaler],
+    folder: Path,
+    plan: Plan,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """-> everything measured, plain values for JSON.
 
@@ -66,10 +75,16 @@ def benchmark(
     with threads(plan.threads) as count:
         picture = square_of(plan.image, plan.size) if plan.image else synthetic_photo(plan.size)
         record: dict[str, Any] = {
-            "size": plan.size, "picture": plan.image or "made by code", "threads": count,
-            "device": str(model.device), "dtype": str(model.dtype), "compute_signature": model.compute_signature, "runs": plan.runs,
-            "model": model.config.name, "environment": environment(),
-        }  # fmt: skip
+            "size": plan.size,
+            "picture": plan.image or "made by code",
+            "threads": count,
+            "device": str(model.device),
+            "dtype": str(model.dtype),
+            "compute_signature": model.compute_signature,
+            "runs": plan.runs,
+            "model": model.config.name,
+            "environment": environment(),
+        }
         say("one picture")
         record |= _one_picture(model, picture, plan)
         say("the command in a process of its own")
@@ -82,7 +97,9 @@ def _check(model: PatchScaler, plan: Plan) -> None:
     """What cannot be is said before anything is measured."""
     groups = model.config.groups
     for overlap in plan.overlaps:
-        make_grid(groups.latent_patch_size, groups.latent_patch_size, groups.latent_patch_size, overlap)
+        make_grid(
+            groups.latent_patch_size, groups.latent_patch_size, groups.latent_patch_size, overlap
+        )
     for steps in plan.steps:
         check_groups(groups_with_steps(model, steps))
     for name in plan.dtypes:
@@ -102,25 +119,33 @@ def _one_picture(model: PatchScaler, picture: np.ndarray, plan: Plan) -> dict[st
         timings[name] = measure_method(enlarge, picture, max(1, plan.runs // 2))
     height, width = model.padded_size(*picture.shape[:2])
     flops = network_flops(model, height, width)
-    peak = max(peak, matmul_peak(model.device, model.dtype))  # again: something else may have run the first time
+    # again: something else may have run the first time
+    peak = max(peak, matmul_peak(model.device, model.dtype))
     return {
         "methods": {
             name: {
-                "seconds": t.as_dict(), "ours_takes": ours.seconds.median / t.median,
+                "seconds": t.as_dict(),
+                "ours_takes": ours.seconds.median / t.median,
                 "megapixels_per_second": megapixels(picture) / t.median,
             }
             for name, t in timings.items()
         },
-        "stages": ours.stages, "patches": ours.patches, "cuda_peak_mib": cuda,
+        "stages": ours.stages,
+        "patches": ours.patches,
+        "cuda_peak_mib": cuda,
         "evaluations": {
-            "adaptive": ours.evaluations_total, "uniform": hard.evaluations_total, "by_group": ours.evaluations,
+            "adaptive": ours.evaluations_total,
+            "uniform": hard.evaluations_total,
+            "by_group": ours.evaluations,
         },
         "flops": {
-            "per_call": asdict(flops), "per_picture": flops.of_picture(ours.cost),
+            "per_call": asdict(flops),
+            "per_picture": flops.of_picture(ours.cost),
             "uniform_per_picture": flops.of_picture(hard.cost),
         },
-        "peak_flops_per_second": peak, "share_of_peak": shares_of_peak(flops, ours, peak),
-    }  # fmt: skip
+        "peak_flops_per_second": peak,
+        "share_of_peak": shares_of_peak(flops, ours, peak),
+    }
 
 
 def _commands(folder: Path, picture: np.ndarray, plan: Plan) -> dict[str, Any]:
@@ -134,9 +159,12 @@ def _commands(folder: Path, picture: np.ndarray, plan: Plan) -> dict[str, Any]:
 
 
 def _sweeps(
-    model: PatchScaler, load: Callable[[str | None], PatchScaler], picture: np.ndarray, plan: Plan,
+    model: PatchScaler,
+    load: Callable[[str | None], PatchScaler],
+    picture: np.ndarray,
+    plan: Plan,
     say: Callable[[str], None],
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:  # fmt: skip
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
     runs = plan.runs
     out: dict[str, list[dict[str, Any]]] = {}
     exponents: dict[str, float] = {}

@@ -38,7 +38,10 @@ def compare_engines(
         # An engine holds torch to float32, whatever it computes in itself.
         named = models[engine].compute_signature.split(" ", 1)[1].removeprefix("torch.")
         dtypes[engine] = named if engine == "torch" else "of the engine"
-    pictures = {engine: model.upscale(picture, max_pixels=0).array.astype(int) for engine, model in models.items()}
+    pictures = {
+        engine: model.upscale(picture, max_pixels=0).array.astype(int)
+        for engine, model in models.items()
+    }
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
     work: dict[str, list[float]] = {engine: [] for engine in engines}
     stages: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
@@ -52,13 +55,19 @@ def compare_engines(
     first = pictures[engines[0]]
     return [
         EngineTime(
-            engine, dtypes[engine], statistics.median(seconds[engine]), min(seconds[engine]),
+            engine,
+            dtypes[engine],
+            statistics.median(seconds[engine]),
+            min(seconds[engine]),
             statistics.median(work[engine]),
-            {name: statistics.median([s[name] for s in stages[engine]]) for name in stages[engine][0]},
+            {
+                name: statistics.median([s[name] for s in stages[engine]])
+                for name in stages[engine][0]
+            },
             float(np.abs(pictures[engine] - first).mean()),
         )
         for engine in engines
-    ]  # fmt: skip
+    ]
 
 
 def engine_lines(times: Sequence[EngineTime]) -> list[str]:

@@ -15,7 +15,10 @@ from patchscaler.refining import refine_tile
 
 def count_flops(function: Callable[[], Any]) -> int:
     """Of all convolutions, matrix products and attentions that `function` runs; element-wise work is left out."""
-    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_PROCESSOR) as counter:
+    with (
+        torch.inference_mode(),
+        FlopCounterMode(display=False, custom_mapping=_PROCESSOR) as counter,
+    ):
         function()
     return int(counter.get_total_flops())
 
@@ -24,12 +27,16 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-def _bytes(given: Any, scale: float, zero: int, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+def _bytes(
+    given: Any, scale: float, zero: int, weight: Any, *_: Any, out_shape: Any, **__: Any
+) -> int:
     return conv_flop_count(given, weight, out_shape)
 
 
 # torch counts attention on GPUs but leaves out what only processors have, and would call its cost zero.
-_PROCESSOR: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+_PROCESSOR: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention
+}
 if hasattr(torch.ops.onednn, "qconv_pointwise"):
     _PROCESSOR[torch.ops.onednn.qconv_pointwise] = _bytes
 
@@ -48,9 +55,10 @@ class NetworkFlops:
         """By stage, from `Result.cost`: patches of groups without evaluations need no prompt."""
         sampled = sum(cost["patches"][name] for name in GROUP_NAMES if cost["evaluations"][name])
         stages = {
-            "coarse": self.coarse, "prompt": self.prompt * sampled,
+            "coarse": self.coarse,
+            "prompt": self.prompt * sampled,
             "sampling": self.evaluation * cost["evaluations_total"],
-        }  # fmt: skip
+        }
         if self.refining:
             stages["refining"] = self.refining * cost["latents_refined"]
         stages["decode"] = self.decode

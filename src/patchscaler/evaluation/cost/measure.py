@@ -32,28 +32,42 @@ class Measured:
     def cost(self) -> dict[str, Any]:
         """As `Result.cost` has it."""
         return {
-            "patches": self.patches, "evaluations": self.evaluations, "evaluations_total": self.evaluations_total,
+            "patches": self.patches,
+            "evaluations": self.evaluations,
+            "evaluations_total": self.evaluations_total,
             "latents_refined": self.latents_refined,
-        }  # fmt: skip
+        }
 
 
 def measure_picture(
-    model: PatchScaler, picture: np.ndarray, runs: int, groups: GroupConfig | None = None,
+    model: PatchScaler,
+    picture: np.ndarray,
+    runs: int,
+    groups: GroupConfig | None = None,
     max_patches: int | None = None,
-) -> Measured:  # fmt: skip
+) -> Measured:
     """picture: (h, w, 3) uint8. groups, max_patches: as in `PatchScaler.upscale_many`."""
     costs: list[dict[str, Any]] = []
 
     def run() -> None:
-        costs.append(model.upscale(picture, groups=groups, max_patches=max_patches, max_pixels=0).cost)
+        costs.append(
+            model.upscale(picture, groups=groups, max_patches=max_patches, max_pixels=0).cost
+        )
 
     seconds = measure(run, runs, model.device)
     warm, last = costs[1:], costs[-1]
-    stages = {name: statistics.median([c["seconds"][name] for c in warm]) for name in last["seconds"]}
+    stages = {
+        name: statistics.median([c["seconds"][name] for c in warm]) for name in last["seconds"]
+    }
     return Measured(
-        seconds, stages, last["patches"], last["evaluations"], last["evaluations_total"], last["latents_refined"],
+        seconds,
+        stages,
+        last["patches"],
+        last["evaluations"],
+        last["evaluations_total"],
+        last["latents_refined"],
         megapixels(picture, model.config.scale) / seconds.median,
-    )  # fmt: skip
+    )
 
 
 def measure_method(enlarge: Callable[[np.ndarray], Any], picture: np.ndarray, runs: int) -> Timing:

@@ -91,4 +91,6 @@ def method_cost(spec: str, picture: np.ndarray, settings: dict[str, Any]) -> Chi
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "in.png"
         Image.fromarray(picture).save(file)
-        return run_child(code, [spec, json.dumps(settings), str(file)], int(settings.get("threads") or 0))
+        return run_child(
+            code, [spec, json.dumps(settings), str(file)], int(settings.get("threads") or 0)
+        )

@@ -30,9 +30,12 @@ class RandomAutoencoder(DiffusersAutoencoder):
         Autoencoder.__init__(self)
         diffusers = import_diffusers()
         self.model = diffusers.AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=config.channels,
-        )  # fmt: skip
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=config.channels,
+        )
         self.channels, self.factor = config.channels, config.factor
         self.scaling_factor = config.scaling_factor
 
@@ -44,12 +47,17 @@ def import_diffusers() -> Any:
             warnings.simplefilter("ignore")
             import diffusers
     except ImportError as error:
-        raise PatchScalerError("the paper's size needs diffusers: pip install 'patchscaler[paper]'") from error
+        raise PatchScalerError(
+            "the paper's size needs diffusers: pip install 'patchscaler[paper]'"
+        ) from error
     return diffusers
 
 
 def paper_model(
-    device: str, dtype: torch.dtype, config: ModelConfig | None = None, autoencoder: Autoencoder | None = None
+    device: str,
+    dtype: torch.dtype,
+    config: ModelConfig | None = None,
+    autoencoder: Autoencoder | None = None,
 ) -> PatchScaler:
     """The `paper` preset, or another, with random weights and a random texture memory of its size."""
     config = config or preset("paper")
@@ -61,7 +69,9 @@ def paper_model(
     # Fresh heads are zero: every place would be equally sure, and no threshold could part the patches.
     nn.init.normal_(networks["grm"].confidence_head.weight, std=0.3, generator=generator)  # type: ignore[union-attr, arg-type]
     entries = config.texture.memory_size
-    keys = nn.functional.normalize(torch.randn(entries, config.texture.widths[-1], generator=generator), dim=1)
+    keys = nn.functional.normalize(
+        torch.randn(entries, config.texture.widths[-1], generator=generator), dim=1
+    )
     values = torch.randn(entries, c, v, v, generator=generator).half()
     memory = TextureMemory(keys, values, [Origin("random", "none")] * entries, [b""] * entries, "")
     return PatchScaler(config, networks, memory, device, dtype)
@@ -70,13 +80,17 @@ def paper_model(
 def autoencoder_flops(config: ModelConfig, size: int) -> tuple[int, int]:
     """(coarse stage, decoder) for a square LR picture of this size, counted without computing anything."""
     with torch.device("meta"):
-        networks = build_networks(replace(config, autoencoder=AutoencoderConfig(channels=config.autoencoder.channels)))
+        networks = build_networks(
+            replace(config, autoencoder=AutoencoderConfig(channels=config.autoencoder.channels))
+        )
         autoencoder = RandomAutoencoder(config.autoencoder).eval()
         grm = networks["grm"].eval()
         lr = torch.zeros(1, 3, size, size)
         side = config.scale * size // autoencoder.factor
         latents = torch.zeros(1, autoencoder.channels, side, side)
-    return count_flops(lambda: grm(lr, autoencoder)), count_flops(lambda: autoencoder.decode(latents))
+    return count_flops(lambda: grm(lr, autoencoder)), count_flops(
+        lambda: autoencoder.decode(latents)
+    )
 
 
 # --- the paper's other methods --------------------------------------------------------------------
@@ -121,27 +135,51 @@ def swinir() -> list[Part]:
     from spandrel.architectures.SwinIR import SwinIR
 
     network = SwinIR(
-        img_size=64, window_size=8, depths=[6] * 6, embed_dim=180, num_heads=[6] * 6, mlp_ratio=2, upscale=4,
-        upsampler="nearest+conv", img_range=1.0,
-    ).eval()  # fmt: skip
-    return [Part("SwinIR", network, 1, lambda size, device: (torch.zeros(1, 3, size, size, device=device),))]
+        img_size=64,
+        window_size=8,
+        depths=[6] * 6,
+        embed_dim=180,
+        num_heads=[6] * 6,
+        mlp_ratio=2,
+        upscale=4,
+        upsampler="nearest+conv",
+        img_range=1.0,
+    ).eval()
+    return [
+        Part(
+            "SwinIR",
+            network,
+            1,
+            lambda size, device: (torch.zeros(1, 3, size, size, device=device),),
+        )
+    ]
 
 
 def latent_diffusion() -> list[Part]:
     """LDM-SR: the U-Net runs on latents as large as the LR picture, beside which they are laid."""
     diffusers = import_diffusers()
     unet = diffusers.UNet2DModel(
-        in_channels=6, out_channels=3, block_out_channels=(160, 320, 320, 640), layers_per_block=2,
-        attention_head_dim=32, down_block_types=("DownBlock2D",) * 3 + ("AttnDownBlock2D",),
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(160, 320, 320, 640),
+        layers_per_block=2,
+        attention_head_dim=32,
+        down_block_types=("DownBlock2D",) * 3 + ("AttnDownBlock2D",),
         up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * 3,
-    ).eval()  # fmt: skip
+    ).eval()
     vq = diffusers.VQModel(
-        block_out_channels=(128, 256, 512), layers_per_block=2, latent_channels=3, num_vq_embeddings=8192,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    ).eval()  # fmt: skip
+        block_out_channels=(128, 256, 512),
+        layers_per_block=2,
+        latent_channels=3,
+        num_vq_embeddings=8192,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    ).eval()
 
     def step(size: int, device: str) -> tuple[Tensor, ...]:
-        return torch.zeros(1, 6, size, size, device=device), torch.ones(1, dtype=torch.long, device=device)
+        return torch.zeros(1, 6, size, size, device=device), torch.ones(
+            1, dtype=torch.long, device=device
+        )
 
     def decode(size: int, device: str) -> tuple[Tensor, ...]:
         return (torch.zeros(1, 3, size, size, device=device),)

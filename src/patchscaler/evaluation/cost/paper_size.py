@@ -16,7 +16,12 @@ from patchscaler.diffusion.groups import patch_confidence, thresholds_for
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.cost.flops import NetworkFlops, network_flops
 from patchscaler.evaluation.cost.measure import measure_picture
-from patchscaler.evaluation.cost.paper_networks import PAPER_METHODS, Part, autoencoder_flops, paper_model
+from patchscaler.evaluation.cost.paper_networks import (
+    PAPER_METHODS,
+    Part,
+    autoencoder_flops,
+    paper_model,
+)
 from patchscaler.evaluation.cost.pictures import synthetic_photo
 from patchscaler.evaluation.cost.timing import matmul_peak, measure
 from patchscaler.images.planes import to_planes
@@ -25,11 +30,27 @@ from patchscaler.pipeline import PatchScaler
 
 # The paper's Table 3: seconds on one A100; PatchScaler's second figure is on two.
 PAPER_SECONDS: dict[int, dict[str, float]] = {
-    256: {"SwinIR-GAN": 0.30, "LDM": 5.14, "StableSR": 7.27, "ResShift": 1.44, "DiffBIR": 19.43, "PASD": 6.06,
-          "PatchScaler": 1.29, "PatchScaler, two devices": 0.88},
-    512: {"SwinIR-GAN": 1.55, "LDM": 25.82, "StableSR": 35.22, "ResShift": 14.89, "DiffBIR": 78.12, "PASD": 59.03,
-          "PatchScaler": 3.41, "PatchScaler, two devices": 2.26},
-}  # fmt: skip
+    256: {
+        "SwinIR-GAN": 0.30,
+        "LDM": 5.14,
+        "StableSR": 7.27,
+        "ResShift": 1.44,
+        "DiffBIR": 19.43,
+        "PASD": 6.06,
+        "PatchScaler": 1.29,
+        "PatchScaler, two devices": 0.88,
+    },
+    512: {
+        "SwinIR-GAN": 1.55,
+        "LDM": 25.82,
+        "StableSR": 35.22,
+        "ResShift": 14.89,
+        "DiffBIR": 78.12,
+        "PASD": 59.03,
+        "PatchScaler": 3.41,
+        "PatchScaler, two devices": 2.26,
+    },
+}
 ABOVE_70 = 0.5  # share of the patches whose confidence is .70 or more (B.1, Figure 5)
 
 
@@ -44,7 +65,9 @@ def paper_shares(thresholds: tuple[float, float] = (0.95, 0.75)) -> tuple[float,
 def assumptions(shares: tuple[float, float]) -> list[str]:
     """What stands in for the paper's, in words, for every output."""
     groups = (shares[0], shares[1] - shares[0], 1 - shares[1])
-    parts = ", ".join(f"{name} {share:.1%}" for name, share in zip(GROUP_NAMES, groups, strict=True))
+    parts = ", ".join(
+        f"{name} {share:.1%}" for name, share in zip(GROUP_NAMES, groups, strict=True)
+    )
     return [
         "random weights: times do not depend on their values, pictures would be noise",
         f"groups {parts}: .5 of the patches above confidence .70 (the paper's B.1), spread evenly up to 1 (ours)",
@@ -53,7 +76,9 @@ def assumptions(shares: tuple[float, float]) -> list[str]:
 
 
 @torch.inference_mode()
-def groups_with_shares(model: PatchScaler, picture: np.ndarray, shares: tuple[float, float]) -> GroupConfig:
+def groups_with_shares(
+    model: PatchScaler, picture: np.ndarray, shares: tuple[float, float]
+) -> GroupConfig:
     """Thresholds on this model's confidence of this picture that part its patches by these shares."""
     lr = to_planes(picture).rgb[None].to(model.device)  # (1, 3, h, w)
     with model.autocast():
@@ -63,7 +88,9 @@ def groups_with_shares(model: PatchScaler, picture: np.ndarray, shares: tuple[fl
     grid = make_grid(height, width, groups.latent_patch_size, groups.overlap)
     scores = patch_confidence(confidence[0].float(), grid).cpu()
     if not scores.isfinite().all():
-        raise PatchScalerError(f"random weights overflow in {model.dtype}: take --dtype bfloat16 or float32")
+        raise PatchScalerError(
+            f"random weights overflow in {model.dtype}: take --dtype bfloat16 or float32"
+        )
     return replace(groups, thresholds=thresholds_for(scores, shares))
 
 
@@ -84,7 +111,12 @@ class PaperRow:
 
 
 def paper_rows(
-    sizes: Sequence[int], device: str, dtype: torch.dtype, runs: int, extrapolate_from: int = 0, batch: int = 4
+    sizes: Sequence[int],
+    device: str,
+    dtype: torch.dtype,
+    runs: int,
+    extrapolate_from: int = 0,
+    batch: int = 4,
 ) -> tuple[list[PaperRow], dict[str, str], float]:
     """-> rows, the methods that are unavailable with reason and hint, FLOP/s of the device's matmul peak.
 
@@ -133,9 +165,16 @@ def _measure_ours(model: PatchScaler, size: int, runs: int) -> PaperRow:
     measured = measure_picture(model, picture, runs, groups)
     flops = _flops_at(model, size, probe=32).of_picture(measured.cost)["total"]
     return PaperRow(
-        size, "PatchScaler", measured.seconds.median, "measured", flops, _paper_seconds(size, "PatchScaler"),
-        measured.stages, measured.patches, measured.evaluations,
-    )  # fmt: skip
+        size,
+        "PatchScaler",
+        measured.seconds.median,
+        "measured",
+        flops,
+        _paper_seconds(size, "PatchScaler"),
+        measured.stages,
+        measured.patches,
+        measured.evaluations,
+    )
 
 
 def _extrapolate_ours(model: PatchScaler, size: int, runs: int, probe: int, batch: int) -> PaperRow:
@@ -163,9 +202,16 @@ def _extrapolate_ours(model: PatchScaler, size: int, runs: int, probe: int, batc
         f"batches of {batch} by their number"
     )
     return PaperRow(
-        size, "PatchScaler", sum(stages.values()), how, full.of_picture(cost)["total"],
-        _paper_seconds(size, "PatchScaler"), stages, patches, evaluations,
-    )  # fmt: skip
+        size,
+        "PatchScaler",
+        sum(stages.values()),
+        how,
+        full.of_picture(cost)["total"],
+        _paper_seconds(size, "PatchScaler"),
+        stages,
+        patches,
+        evaluations,
+    )
 
 
 @torch.inference_mode()
@@ -188,14 +234,22 @@ def _stage_seconds(model: PatchScaler, runs: int, probe: int, batch: int) -> dic
             return model.patch_dit(y_0, t, y_0, prompt)
 
     functions = {
-        "coarse": coarse, "prompt": lambda: model.texture_prompt(y_0), "sampling": evaluate,
+        "coarse": coarse,
+        "prompt": lambda: model.texture_prompt(y_0),
+        "sampling": evaluate,
         "decode": lambda: model.autoencoder.decode(latents),
-    }  # fmt: skip
+    }
     return {name: measure(function, runs, device).median for name, function in functions.items()}
 
 
 def _time_parts(
-    name: str, parts: list[Part], sizes: Sequence[int], device: str, dtype: torch.dtype, runs: int, probe: int
+    name: str,
+    parts: list[Part],
+    sizes: Sequence[int],
+    device: str,
+    dtype: torch.dtype,
+    runs: int,
+    probe: int,
 ) -> list[PaperRow]:
     """Another method's networks: in full, or once at the probe's size."""
     seconds: dict[tuple[str, int], float] = {}  # of all calls
@@ -221,5 +275,9 @@ def _time_parts(
         }
         how = f"extrapolated from {probe}->{4 * probe} by FLOPs" if probe else "measured"
         total = sum(flops.values())
-        rows.append(PaperRow(size, name, sum(stages.values()), how, total, _paper_seconds(size, name), stages))
+        rows.append(
+            PaperRow(
+                size, name, sum(stages.values()), how, total, _paper_seconds(size, name), stages
+            )
+        )
     return rows

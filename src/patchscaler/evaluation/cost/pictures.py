@@ -11,7 +11,10 @@ def synthetic_photo(side: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     f = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     f[0, 0] = 1
-    layers = [np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) / f, (side, side)) for _ in range(3)]
+    layers = [
+        np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) / f, (side, side))
+        for _ in range(3)
+    ]
     ground = np.stack([(x - x.mean()) / x.std() * 40 + 120 for x in layers], -1)
     y = np.linspace(0, 1, side)[:, None, None]
     sky = np.array([120, 160, 220]) * (1 - 0.4 * y) + np.zeros((side, side, 3))

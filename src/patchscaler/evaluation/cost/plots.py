@@ -30,7 +30,10 @@ def plot_benchmark(record: dict[str, Any], file: str | Path) -> None:
     _bars(axes[1], record["stages"], "stages of ours, seconds")
     for axis, name in zip(axes[2:], sweeps, strict=False):
         _sweep(axis, name, sweeps[name], record["growth_exponents"])
-    figure.suptitle(f"{record['environment']['processor']}, {record['device']}, {record['threads']} threads", size=9)
+    figure.suptitle(
+        f"{record['environment']['processor']}, {record['device']}, {record['threads']} threads",
+        size=9,
+    )
     _save(figure, file)
 
 
@@ -42,7 +45,9 @@ def plot_paper(rows: list[dict[str, Any]], file: str | Path) -> None:
         own = [row for row in rows if row["size"] == size]
         bars = {}
         for row in own:
-            bars[f"{row['method']}, {'here' if row['how'] == 'measured' else 'extrapolated'}"] = row["seconds"]
+            bars[f"{row['method']}, {'here' if row['how'] == 'measured' else 'extrapolated'}"] = (
+                row["seconds"]
+            )
             if row["paper_seconds"] is not None:
                 bars[f"{row['method']}, paper (A100)"] = row["paper_seconds"]
         _bars(axis, bars, f"{size} to {4 * size}, seconds")
@@ -78,13 +83,19 @@ def _sweep(axis: Any, name: str, rows: list[dict[str, Any]], exponents: dict[str
     if name != "sizes":
         texts = [row[KEYS[name]] for row in rows]
         labels = [",".join(map(str, t)) if isinstance(t, list) else str(t) for t in texts]
-        _bars(axis, dict(zip(labels, [row["seconds"]["median"] for row in rows], strict=True)), f"{name}: seconds")
+        _bars(
+            axis,
+            dict(zip(labels, [row["seconds"]["median"] for row in rows], strict=True)),
+            f"{name}: seconds",
+        )
         return
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         power = f" (power {exponents[method]:.2f})" if method in exponents else ""
         megapixels = [16 * row["size"] ** 2 / 1e6 for row in own]
-        axis.loglog(megapixels, [row["seconds"]["median"] for row in own], "o-", label=method + power)
+        axis.loglog(
+            megapixels, [row["seconds"]["median"] for row in own], "o-", label=method + power
+        )
     axis.set_xlabel("megapixels of output")
     axis.set_title("sizes: seconds", size=10)
     axis.legend(fontsize=7)

@@ -18,7 +18,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return [
         "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
@@ -37,11 +38,17 @@ def terminal(record: Record) -> list[str]:
             f"{name:32s} {seconds['median']:8.3f} s   ours takes {m['ours_takes']:.2f} of it   "
             f"{m['megapixels_per_second']:.2f} MP/s   warm-up {seconds['warm_up']:.3f} s"
         )
-    lines.append("stages: " + ", ".join(f"{name} {s:.3f} s" for name, s in record["stages"].items()))
+    lines.append(
+        "stages: " + ", ".join(f"{name} {s:.3f} s" for name, s in record["stages"].items())
+    )
     evaluations, patches = record["evaluations"], record["patches"]
     ours, theirs = evaluations["adaptive"], evaluations["uniform"]
-    lines.append(f"network evaluations: adaptive {ours}, uniform {theirs}, ratio {theirs / max(1, ours):.2f}")
-    groups = ", ".join(f"{n} {name} ({evaluations['by_group'][name]} evaluations)" for name, n in patches.items())
+    lines.append(
+        f"network evaluations: adaptive {ours}, uniform {theirs}, ratio {theirs / max(1, ours):.2f}"
+    )
+    groups = ", ".join(
+        f"{n} {name} ({evaluations['by_group'][name]} evaluations)" for name, n in patches.items()
+    )
     lines.append(f"patches: {groups}")
     flops, calls = record["flops"]["per_picture"], record["flops"]["per_call"]
     lines.append(
@@ -51,9 +58,13 @@ def terminal(record: Record) -> list[str]:
         f"uniform {record['flops']['uniform_per_picture']['total'] / 1e9:.4g}"
     )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in record["share_of_peak"].items())
-    lines.append(f"share of the matmul peak of {record['peak_flops_per_second'] / 1e9:.0f} GFLOP/s: {shares}")
+    lines.append(
+        f"share of the matmul peak of {record['peak_flops_per_second'] / 1e9:.0f} GFLOP/s: {shares}"
+    )
     cold, large = record["command"]["cold_start"], record["command"]["four_times_larger"]
-    lines.append(f"the command from a cold start: {cold['seconds']:.1f} s, peak memory {_peak(cold)}")
+    lines.append(
+        f"the command from a cold start: {cold['seconds']:.1f} s, peak memory {_peak(cold)}"
+    )
     big = f"{4 * size}x{4 * size} -> {16 * size}x{16 * size}"
     lines.append(f"the command, {big}: {large['seconds']:.1f} s, peak memory {_peak(large)}")
     for name, rows in record["sweeps"].items():
@@ -69,9 +80,13 @@ def _peak(child: Record) -> str:
 
 
 KEYS = {
-    "sizes": "size", "overlaps": "overlap", "steps": "steps", "batch sizes": "batch_size", "dtypes": "dtype",
+    "sizes": "size",
+    "overlaps": "overlap",
+    "steps": "steps",
+    "batch sizes": "batch_size",
+    "dtypes": "dtype",
     "threads": "threads",
-}  # fmt: skip
+}
 
 
 def sweep_table(name: str, rows: Sequence[Record]) -> list[str]:
@@ -83,11 +98,16 @@ def sweep_table(name: str, rows: Sequence[Record]) -> list[str]:
         if name == "sizes":
             text = f"{value}->{4 * value} {row['method']}"
         patches = row.get("patches")
-        body.append([
-            text, f"{row['seconds']['median']:.3f}", f"{row['seconds']['warm_up']:.3f}",
-            f"{row['megapixels_per_second']:.2f}", str(sum(patches.values())) if patches else "-",
-            str(row.get("evaluations_total", "-")),
-        ])  # fmt: skip
+        body.append(
+            [
+                text,
+                f"{row['seconds']['median']:.3f}",
+                f"{row['seconds']['warm_up']:.3f}",
+                f"{row['megapixels_per_second']:.2f}",
+                str(sum(patches.values())) if patches else "-",
+                str(row.get("evaluations_total", "-")),
+            ]
+        )
     return table([name, "seconds", "warm-up", "MP/s", "patches", "evaluations"], body)
 
 
@@ -99,23 +119,35 @@ def paper_table(rows: Sequence[PaperRow], unavailable: dict[str, str], peak: flo
     body, ours = [], {row.size: row.seconds for row in rows if row.method == "PatchScaler"}
     for row in rows:
         paper = PAPER_SECONDS.get(row.size, {})
-        body.append([
-            f"{row.size}->{4 * row.size} {row.method}", f"{row.seconds:.2f}", f"{row.seconds / ours[row.size]:.2f}",
-            f"{row.flops / 1e12:.2f}", f"{row.share_of_peak:.0%}",
-            "-" if row.paper_seconds is None else f"{row.paper_seconds:.2f}",
-            "-" if row.paper_seconds is None else f"{row.paper_seconds / paper['PatchScaler']:.2f}",
-        ])  # fmt: skip
+        body.append(
+            [
+                f"{row.size}->{4 * row.size} {row.method}",
+                f"{row.seconds:.2f}",
+                f"{row.seconds / ours[row.size]:.2f}",
+                f"{row.flops / 1e12:.2f}",
+                f"{row.share_of_peak:.0%}",
+                "-" if row.paper_seconds is None else f"{row.paper_seconds:.2f}",
+                "-"
+                if row.paper_seconds is None
+                else f"{row.paper_seconds / paper['PatchScaler']:.2f}",
+            ]
+        )
     header = ["", "seconds", "/ ours", "TFLOP", "of peak", "paper (A100)", "/ its own"]
     lines = table(header, body)
     for row in rows:
         if row.patches:
-            groups = ", ".join(f"{n} {name} ({row.evaluations[name]} evaluations)" for name, n in row.patches.items())
+            groups = ", ".join(
+                f"{n} {name} ({row.evaluations[name]} evaluations)"
+                for name, n in row.patches.items()
+            )
             stages = ", ".join(f"{name} {s:.2f}" for name, s in row.stages.items())
             lines += [f"{row.size}->{4 * row.size}: patches {groups}; seconds: {stages}"]
     lines += [f"{how}" for how in dict.fromkeys(row.how for row in rows if row.how != "measured")]
     for size, paper in PAPER_SECONDS.items():
         if size in ours:
-            others = ", ".join(f"{n} {s:.2f}" for n, s in paper.items() if n not in {r.method for r in rows})
+            others = ", ".join(
+                f"{n} {s:.2f}" for n, s in paper.items() if n not in {r.method for r in rows}
+            )
             lines.append(f"{size}->{4 * size} in the paper besides: {others}")
     lines += [f"{name}: unavailable: {reason}" for name, reason in unavailable.items()]
     lines.append(f"matmul peak {peak / 1e12:.3f} TFLOP/s")
@@ -124,7 +156,11 @@ def paper_table(rows: Sequence[PaperRow], unavailable: dict[str, str], peak: flo
 
 def paper_record(rows: Sequence[PaperRow], unavailable: dict[str, str], peak: float) -> Record:
     """For JSON."""
-    return {"rows": [asdict(row) for row in rows], "unavailable": unavailable, "peak_flops_per_second": peak}
+    return {
+        "rows": [asdict(row) for row in rows],
+        "unavailable": unavailable,
+        "peak_flops_per_second": peak,
+    }
 
 
 # --- files ----------------------------------------------------------------------------------------

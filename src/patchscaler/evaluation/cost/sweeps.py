@@ -32,15 +32,22 @@ def sweep_sizes(
     rows: list[Row] = []
     for size in sizes:
         large = mirrored(picture, size)
-        rows.append({"size": size, "method": "patchscaler"} | measure_picture(model, large, runs).as_dict())
+        rows.append(
+            {"size": size, "method": "patchscaler"} | measure_picture(model, large, runs).as_dict()
+        )
         hard = measure_picture(model, large, runs, uniform_groups(model))
         rows.append({"size": size, "method": "patchscaler, all patches hard"} | hard.as_dict())
         for name, enlarge in others.items():
             seconds = measure_method(enlarge, large, runs)
             speed = megapixels(large) / seconds.median
-            rows.append({
-                "size": size, "method": name, "seconds": seconds.as_dict(), "megapixels_per_second": speed
-            })  # fmt: skip
+            rows.append(
+                {
+                    "size": size,
+                    "method": name,
+                    "seconds": seconds.as_dict(),
+                    "megapixels_per_second": speed,
+                }
+            )
     exponents = {}
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
@@ -50,18 +57,24 @@ def sweep_sizes(
     return rows, exponents
 
 
-def sweep_overlaps(model: PatchScaler, picture: np.ndarray, overlaps: Iterable[int], runs: int) -> list[Row]:
+def sweep_overlaps(
+    model: PatchScaler, picture: np.ndarray, overlaps: Iterable[int], runs: int
+) -> list[Row]:
     """Of patches, in latents: fewer latents shared are fewer patches."""
     groups = model.config.groups
     return [
-        {"overlap": o} | measure_picture(model, picture, runs, replace(groups, overlap=o)).as_dict() for o in overlaps
+        {"overlap": o} | measure_picture(model, picture, runs, replace(groups, overlap=o)).as_dict()
+        for o in overlaps
     ]
 
 
-def sweep_steps(model: PatchScaler, picture: np.ndarray, steps: Iterable[tuple[int, int, int]], runs: int) -> list[Row]:
+def sweep_steps(
+    model: PatchScaler, picture: np.ndarray, steps: Iterable[tuple[int, int, int]], runs: int
+) -> list[Row]:
     """Of the three groups."""
     return [
-        {"steps": list(triple)} | measure_picture(model, picture, runs, groups_with_steps(model, triple)).as_dict()
+        {"steps": list(triple)}
+        | measure_picture(model, picture, runs, groups_with_steps(model, triple)).as_dict()
         for triple in steps
     ]
 
@@ -71,20 +84,35 @@ def groups_with_steps(model: PatchScaler, steps: tuple[int, int, int]) -> GroupC
     starts = list(model.config.groups.start_times)
     for g in (1, 0):
         starts[g] = starts[g + 1] if steps[g] and not starts[g] else starts[g]
-    return replace(model.config.groups, num_inference_steps=steps, start_times=(starts[0], starts[1], starts[2]))
+    return replace(
+        model.config.groups,
+        num_inference_steps=steps,
+        start_times=(starts[0], starts[1], starts[2]),
+    )
 
 
-def sweep_batches(model: PatchScaler, picture: np.ndarray, sizes: Iterable[int], runs: int) -> list[Row]:
+def sweep_batches(
+    model: PatchScaler, picture: np.ndarray, sizes: Iterable[int], runs: int
+) -> list[Row]:
     """Patches that go through the networks at once."""
-    return [{"batch_size": n} | measure_picture(model, picture, runs, max_patches=n).as_dict() for n in sizes]
+    return [
+        {"batch_size": n} | measure_picture(model, picture, runs, max_patches=n).as_dict()
+        for n in sizes
+    ]
 
 
-def sweep_dtypes(load: Callable[[str], PatchScaler], picture: np.ndarray, names: Iterable[str], runs: int) -> list[Row]:
+def sweep_dtypes(
+    load: Callable[[str], PatchScaler], picture: np.ndarray, names: Iterable[str], runs: int
+) -> list[Row]:
     """load: dtype -> the same model in it."""
-    return [{"dtype": name} | measure_picture(load(name), picture, runs).as_dict() for name in names]
+    return [
+        {"dtype": name} | measure_picture(load(name), picture, runs).as_dict() for name in names
+    ]
 
 
-def sweep_threads(model: PatchScaler, picture: np.ndarray, counts: Iterable[int], runs: int) -> list[Row]:
+def sweep_threads(
+    model: PatchScaler, picture: np.ndarray, counts: Iterable[int], runs: int
+) -> list[Row]:
     """Of the processor."""
     rows = []
     for count in counts:

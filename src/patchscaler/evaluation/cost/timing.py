@@ -52,7 +52,9 @@ def growth_exponent(pixels: Sequence[float], seconds: Sequence[float]) -> float:
 
 
 @torch.inference_mode()
-def matmul_peak(device: torch.device | str, dtype: torch.dtype, side: int = 0, runs: int = 5) -> float:
+def matmul_peak(
+    device: torch.device | str, dtype: torch.dtype, side: int = 0, runs: int = 5
+) -> float:
     """FLOP/s of a square matrix product, the best of `runs`: the most that this machine does in this precision.
 
     side: by default 2048, and 8192 on a GPU, which a smaller product does not fill.

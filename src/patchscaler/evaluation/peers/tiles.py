@@ -38,7 +38,10 @@ def in_tiles(
             result = _enlarged(enlarge, np.ascontiguousarray(seen))
             if out is None:
                 out = np.empty((SCALE * h, SCALE * w, *result.shape[2:]), result.dtype)
-            rows, columns = (slice(SCALE * a, SCALE * b) for a, b in ((top - y, bottom - y), (left - x, right - x)))
+            rows, columns = (
+                slice(SCALE * a, SCALE * b)
+                for a, b in ((top - y, bottom - y), (left - x, right - x))
+            )
             out[SCALE * top : SCALE * bottom, SCALE * left : SCALE * right] = result[rows, columns]
     assert out is not None  # h and w are at least 1
     return out
@@ -48,7 +51,9 @@ def _enlarged(enlarge: Callable[[np.ndarray], np.ndarray], lr: np.ndarray) -> np
     result = enlarge(lr)
     if result.shape[:2] != (SCALE * lr.shape[0], SCALE * lr.shape[1]):
         sizes = " to ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (lr, result))
-        raise PatchScalerError(f"enlarges {sizes}; only methods that enlarge {SCALE} times can be compared")
+        raise PatchScalerError(
+            f"enlarges {sizes}; only methods that enlarge {SCALE} times can be compared"
+        )
     return result
 
 

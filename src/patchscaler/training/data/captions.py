@@ -16,17 +16,23 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.models.text_encoders import Captioner, TextEncoder
 
 
-def write_captions(folder: str | Path, captioner: Captioner, encoder: TextEncoder, batch: int = 8) -> int:
+def write_captions(
+    folder: str | Path, captioner: Captioner, encoder: TextEncoder, batch: int = 8
+) -> int:
     """Write what is missing -> number of shards written. Raises PatchScalerError for captions of other models."""
     folder = Path(folder)
     shards = sorted(folder.glob("*_lr.npy"))
     if not shards:
-        raise PatchScalerError(f"{folder}: no shards here; make them with 'patchscaler train shards'")
+        raise PatchScalerError(
+            f"{folder}: no shards here; make them with 'patchscaler train shards'"
+        )
     made_by = {"captioner": captioner.name, "text_encoder": encoder.name, "length": encoder.length}
     note = folder / "captions.json"
     if note.is_file() and (before := json.loads(note.read_text("utf-8"))) != made_by:
         names = f"{before['captioner']}, {before['text_encoder']}"
-        raise PatchScalerError(f"{folder}: holds captions of other models ({names}); remove *_text.npy and {note.name}")
+        raise PatchScalerError(
+            f"{folder}: holds captions of other models ({names}); remove *_text.npy and {note.name}"
+        )
     _write(note, json.dumps(made_by))
     written = 0
     for lr_file in shards:
@@ -36,9 +42,14 @@ def write_captions(folder: str | Path, captioner: Captioner, encoder: TextEncode
         lr = np.load(lr_file, mmap_mode="r")[:, 0]  # (n, t, t, 3)
         captions: list[str] = []
         for i in range(0, len(lr), batch):
-            captions += captioner.captions([Image.fromarray(picture) for picture in lr[i : i + batch]])
+            captions += captioner.captions(
+                [Image.fromarray(picture) for picture in lr[i : i + batch]]
+            )
         tokens = np.concatenate(
-            [encoder.tokens(captions[i : i + batch]).cpu().numpy() for i in range(0, len(lr), batch)]
+            [
+                encoder.tokens(captions[i : i + batch]).cpu().numpy()
+                for i in range(0, len(lr), batch)
+            ]
         )  # (n, L, W)
         _write(Path(f"{stem}_captions.json"), json.dumps(captions, indent=0))
         np.save(f"{stem}_text.tmp.npy", tokens.astype(np.float16))
@@ -57,5 +68,7 @@ def open_tokens(folder: str | Path, shards: int) -> list[np.ndarray]:
     """The tokens of every shard, (n, L, W) float16 each. Raises PatchScalerError where some are missing."""
     files = sorted(Path(folder).glob("*_text.npy"))
     if len(files) != shards:
-        raise PatchScalerError(f"{folder}: captions are missing; make them with 'patchscaler train captions'")
+        raise PatchScalerError(
+            f"{folder}: captions are missing; make them with 'patchscaler train captions'"
+        )
     return [np.load(file, mmap_mode="r") for file in files]

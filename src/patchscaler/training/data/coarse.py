@@ -22,7 +22,12 @@ from patchscaler.training.data.shards import PairShards, oriented, to_unit
 
 @torch.inference_mode()
 def write_coarse(
-    folder: str | Path, grm: GRM, autoencoder: Autoencoder, variants: int, device: str = "cpu", bf16: bool = True
+    folder: str | Path,
+    grm: GRM,
+    autoencoder: Autoencoder,
+    variants: int,
+    device: str = "cpu",
+    bf16: bool = True,
 ) -> int:
     """Write what is missing -> number of shards written."""
     written = 0
@@ -40,7 +45,11 @@ def write_coarse(
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 y_0, c = grm(x, autoencoder)
             # The closed-form inverse gives the coarse latents back; a trained correction would change them.
-            decode = autoencoder.decode_linear if isinstance(autoencoder, PCAAutoencoder) else autoencoder.decode
+            decode = (
+                autoencoder.decode_linear
+                if isinstance(autoencoder, PCAAutoencoder)
+                else autoencoder.decode
+            )
             image = decode(y_0.float()).clamp(-1, 1)
             block = ((image + 1) * 127.5).round().byte().cpu().movedim(1, -1).numpy()
             coarse[i : i + 8] = block.reshape(-1, k, 4 * t, 4 * t, 3)
@@ -55,7 +64,9 @@ def write_coarse(
     return written
 
 
-def write_teacher(folder: str | Path, upscale: Callable[[np.ndarray], np.ndarray], variants: int, shards: int) -> int:
+def write_teacher(
+    folder: str | Path, upscale: Callable[[np.ndarray], np.ndarray], variants: int, shards: int
+) -> int:
     """`NNNN_teacher.npy` (n, K', T, T, 3): what another method makes of the first degradations, of so many shards.
 
     upscale: (h, w, 3) uint8 -> (4h, 4w, 3) uint8. shards: 0 for all. -> number of shards written.
@@ -103,18 +114,25 @@ class CoarseShards(PairShards):
         super().__init__(folder)
         files = sorted(Path(folder).glob("*_coarse.npy"))
         if len(files) != len(self.hr):
-            raise PatchScalerError(f"{folder}: coarse pictures are missing; make them with 'patchscaler train coarse'")
+            raise PatchScalerError(
+                f"{folder}: coarse pictures are missing; make them with 'patchscaler train coarse'"
+            )
         self.coarse = [np.load(f, mmap_mode="r") for f in files]
-        self.confidence = [np.load(str(f).replace("_coarse", "_confidence"), mmap_mode="r") for f in files]
-        means = np.concatenate([np.asarray(c[:, 0], np.float32).mean((1, 2)) for c in self.confidence])
-        self.easy = float(np.quantile(means, 0.75))  # confidence above which a region counts as simple
+        self.confidence = [
+            np.load(str(f).replace("_coarse", "_confidence"), mmap_mode="r") for f in files
+        ]
+        means = np.concatenate(
+            [np.asarray(c[:, 0], np.float32).mean((1, 2)) for c in self.confidence]
+        )
+        # confidence above which a region counts as simple
+        self.easy = float(np.quantile(means, 0.75))
         names = [Path(str(f).replace("_coarse", "_teacher")) for f in files]
         self.teacher = [np.load(f, mmap_mode="r") if f.exists() else None for f in names]
         self.text = open_tokens(folder, len(files)) if text else []
 
     def regions(
         self, batch: int, latents: int, factor: int, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """-> coarse, hr: (B, 3, s, s), small: (B, 3, s / 4, s / 4), in [-1, 1]; s = latents * factor, flipped alike."""
         drawn = self.draw(batch, latents, factor, rng)
         return *self.read(drawn, latents, factor), self.small(drawn, latents, factor)
@@ -132,7 +150,7 @@ class CoarseShards(PairShards):
 
     def draw(
         self, batch: int, latents: int, factor: int, rng: np.random.Generator, evenly: bool = False
-    ) -> list[Region]:  # fmt: skip
+    ) -> list[Region]:
         """Random regions. The easiest quarter is taken a quarter as often, but for `evenly`: simple patches never
         meet Patch-DiT, while the refiner sees nearly all, and clean pictures have no others."""
         drawn: list[Region] = []
@@ -161,7 +179,9 @@ class CoarseShards(PairShards):
     def small(self, regions: list[Region], latents: int, factor: int) -> Tensor:
         """The LR pictures of these regions, (B, 3, s / 4, s / 4)."""
         step, side = factor // 4, latents * factor // 4
-        return to_unit(np.stack([_cut(self.lr[r.shard][r.tile, r.variant], r, step, side) for r in regions]))
+        return to_unit(
+            np.stack([_cut(self.lr[r.shard][r.tile, r.variant], r, step, side) for r in regions])
+        )
 
     def tokens(self, regions: list[Region]) -> Tensor:
         """The captions of these regions' tiles -> (B, L, W)."""

@@ -44,7 +44,9 @@ _STABLESR = "https://huggingface.co/datasets/Iceclear/StableSR-TestSets"
 COLLECTIONS: dict[str, Release] = {
     # 84,991 + 1,000 were released; the thousand of the official test are not public (yongliuy/PatchScaler, issue 1).
     "lsdir": Release(
-        "LSDIR", "https://data.vision.ee.ethz.ch/yawli/", "research",
+        "LSDIR",
+        "https://data.vision.ee.ethz.ch/yawli/",
+        "research",
         {
             "val": Part(r"/HR/val/\d{7}\.png$", 1000),
             "test": Part(r"/HR/test/\d{7}\.png$", 1000, needed=False),
@@ -53,7 +55,9 @@ COLLECTIONS: dict[str, Release] = {
     ),
     # Version 3 alone has small pictures; in versions 1 and 2 both have one size.
     "realsr": Release(
-        "RealSR version 3, x4, test", "https://github.com/csjcai/RealSR", "research",
+        "RealSR version 3, x4, test",
+        "https://github.com/csjcai/RealSR",
+        "research",
         {
             "canon_lr": Part(r"/Canon/Test/4/Canon_\d+_LR4\.png$", 50),
             "canon_hr": Part(r"/Canon/Test/4/Canon_\d+_HR\.png$", 50),
@@ -63,7 +67,9 @@ COLLECTIONS: dict[str, Release] = {
         pairs=(("canon_lr", "canon_hr"), ("nikon_lr", "nikon_hr")),
     ),
     "realsr-crops": Release(
-        "RealSR, StableSR's centre crops", _STABLESR, "research",
+        "RealSR, StableSR's centre crops",
+        _STABLESR,
+        "research",
         {
             "lr": Part(r"/RealSRVal_crop128/test_LR/" + _PICTURE, 100, size=(128, 128)),
             "hr": Part(r"/RealSRVal_crop128/test_HR/" + _PICTURE, 100, size=(512, 512)),
@@ -71,7 +77,9 @@ COLLECTIONS: dict[str, Release] = {
         pairs=(("lr", "hr"),),
     ),
     "drealsr-crops": Release(
-        "DRealSR, StableSR's centre crops", _STABLESR, "research",
+        "DRealSR, StableSR's centre crops",
+        _STABLESR,
+        "research",
         {
             "lr": Part(r"/DrealSRVal_crop128/test_LR/" + _PICTURE, 93, size=(128, 128)),
             "hr": Part(r"/DrealSRVal_crop128/test_HR/" + _PICTURE, 93, size=(512, 512)),
@@ -79,7 +87,9 @@ COLLECTIONS: dict[str, Release] = {
         pairs=(("lr", "hr"),),
     ),
     "div2k-crops": Release(
-        "DIV2K validation, StableSR's crops", _STABLESR, "academic",
+        "DIV2K validation, StableSR's crops",
+        _STABLESR,
+        "academic",
         {
             "lr": Part(r"/DIV2K_V2_val/lq/" + _PICTURE, 3000, size=(128, 128)),
             "hr": Part(r"/DIV2K_V2_val/gt/" + _PICTURE, 3000, size=(512, 512)),
@@ -87,29 +97,39 @@ COLLECTIONS: dict[str, Release] = {
         pairs=(("lr", "hr"),),
     ),
     "realset65": Release(
-        "RealSet65", "https://github.com/zsyOAOA/ResShift, testdata/RealSet65", "mixed, do not redistribute",
+        "RealSet65",
+        "https://github.com/zsyOAOA/ResShift, testdata/RealSet65",
+        "mixed, do not redistribute",
         {"lr": Part("/" + _PICTURE, 65)},
         hash="3786fa15dc3361178298df91fd1fe8fca23ff9ddf541d346ba2175783cec40f5",
     ),
     "realset80": Release(
-        "RealSet80", "https://github.com/zsyOAOA/ResShift, testdata/RealSet80", "mixed, do not redistribute",
+        "RealSet80",
+        "https://github.com/zsyOAOA/ResShift, testdata/RealSet80",
+        "mixed, do not redistribute",
         {"lr": Part("/" + _PICTURE, 80)},
     ),
     "div2k": Release(
-        "DIV2K", "https://data.vision.ee.ethz.ch/cvl/DIV2K/", "academic",
+        "DIV2K",
+        "https://data.vision.ee.ethz.ch/cvl/DIV2K/",
+        "academic",
         {
             "train": Part(r"/DIV2K_train_HR/\d{4}\.png$", 800, longest=2040),
             "val": Part(r"/DIV2K_valid_HR/\d{4}\.png$", 100, longest=2040),
-            "val_lr": Part(r"/DIV2K_valid_LR_bicubic/X4/\d{4}x4\.png$", 100, needed=False, longest=510),
+            "val_lr": Part(
+                r"/DIV2K_valid_LR_bicubic/X4/\d{4}x4\.png$", 100, needed=False, longest=510
+            ),
         },
         pairs=(("val_lr", "val"),),
     ),
     "dtd": Release(
-        "Describable Textures, 47 classes of 120", "https://www.robots.ox.ac.uk/~vgg/data/dtd/", "research",
+        "Describable Textures, 47 classes of 120",
+        "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        "research",
         # Its page says 300x300 to 640x640; the bounds here are wider, against thumbnails alone.
         {"images": Part(r"/images/([a-z-]+)/\1_\d{4}\.jpg$", 5640, sides=(200, 800))},
     ),
-}  # fmt: skip
+}
 SCALE = 4
 
 
@@ -134,16 +154,24 @@ class Collection:
         found: list[tuple[Path, Path]] = []
         for lr, hr in self.release.pairs:
             originals = {_stem(file): file for file in self.parts[hr]}
-            found += [(file, originals[_stem(file)]) for file in self.parts[lr] if _stem(file) in originals]
+            found += [
+                (file, originals[_stem(file)])
+                for file in self.parts[lr]
+                if _stem(file) in originals
+            ]
         return found
 
     def describe(self) -> dict[str, object]:
         """What belongs beside any figure measured on it."""
         counts = {part: len(files) for part, files in self.parts.items() if files}
         return {
-            "collection": self.name, "title": self.release.title, "counts": counts, "hash": self.hash,
-            "as published": not self.problems, "problems": self.problems,
-        }  # fmt: skip
+            "collection": self.name,
+            "title": self.release.title,
+            "counts": counts,
+            "hash": self.hash,
+            "as published": not self.problems,
+            "problems": self.problems,
+        }
 
 
 def open_collection(name: str, folder: str | Path, *, unchecked: bool = False) -> Collection:
@@ -156,17 +184,34 @@ def open_collection(name: str, folder: str | Path, *, unchecked: bool = False) -
         raise PatchScalerError(f"unknown data set '{name}': choose from {', '.join(COLLECTIONS)}")
     release, root = COLLECTIONS[name], Path(folder)
     if not root.is_dir():
-        raise PatchScalerError(f"{root}: no such folder; {release.title} comes from {release.source}")
+        raise PatchScalerError(
+            f"{root}: no such folder; {release.title} comes from {release.source}"
+        )
     parts = _find(release, root)
     if not any(parts.values()):
-        raise PatchScalerError(f"{root}: holds no picture of {release.title}; it comes from {release.source}")
-    problems = [problem for part in parts for problem in _wrong_counts(part, release.parts[part], parts[part])]
-    sizes = {file: _size(file) for files in parts.values() for file in files}  # (width, height) each
-    problems += [problem for part in parts for problem in _wrong_sizes(release.parts[part], parts[part], sizes)]
+        raise PatchScalerError(
+            f"{root}: holds no picture of {release.title}; it comes from {release.source}"
+        )
+    problems = [
+        problem
+        for part in parts
+        for problem in _wrong_counts(part, release.parts[part], parts[part])
+    ]
+    # (width, height) each
+    sizes = {file: _size(file) for files in parts.values() for file in files}
+    problems += [
+        problem
+        for part in parts
+        for problem in _wrong_sizes(release.parts[part], parts[part], sizes)
+    ]
     problems += _wrong_pairs(release, parts, sizes)
-    digest = list_hash({f"{part}/{file.name}": sizes[file] for part, files in parts.items() for file in files})
+    digest = list_hash(
+        {f"{part}/{file.name}": sizes[file] for part, files in parts.items() for file in files}
+    )
     if release.hash and release.hash != digest:
-        problems.append(f"expected the list of names and sizes {release.hash[:16]}, found {digest[:16]}")
+        problems.append(
+            f"expected the list of names and sizes {release.hash[:16]}, found {digest[:16]}"
+        )
     if problems and not unchecked:
         raise PatchScalerError(
             f"{release.title} in {root}: {problems[0]}; unpack the release anew ({release.source}), "
@@ -184,7 +229,9 @@ def list_hash(sizes: dict[str, tuple[int, int]]) -> str:
 def _find(release: Release, root: Path) -> dict[str, list[Path]]:
     """Files by part. The whole path is looked at, so that a folder inside the release does as well."""
     parts: dict[str, list[Path]] = {part: [] for part in release.parts}
-    patterns = {part: re.compile(spec.pattern, re.IGNORECASE) for part, spec in release.parts.items()}
+    patterns = {
+        part: re.compile(spec.pattern, re.IGNORECASE) for part, spec in release.parts.items()
+    }
     base = root.resolve()  # of the folder alone: a link to a picture keeps the picture's name
     for file in sorted(root.rglob("*")):
         if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
@@ -203,7 +250,9 @@ def _size(file: Path) -> tuple[int, int]:
         with Image.open(file) as image:
             return image.size
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise PatchScalerError(f"{file}: damaged or not a picture; unpack it anew, or remove it") from error
+        raise PatchScalerError(
+            f"{file}: damaged or not a picture; unpack it anew, or remove it"
+        ) from error
 
 
 def _wrong_counts(name: str, part: Part, files: list[Path]) -> list[str]:
@@ -220,7 +269,10 @@ def _wrong_sizes(part: Part, files: list[Path], sizes: dict[Path, tuple[int, int
             expected = f"{part.size[0]}x{part.size[1]}"
         elif part.longest and max(width, height) != part.longest:
             expected = f"a longer side of {part.longest}"
-        elif part.sides and not part.sides[0] <= min(width, height) <= max(width, height) <= part.sides[1]:
+        elif (
+            part.sides
+            and not part.sides[0] <= min(width, height) <= max(width, height) <= part.sides[1]
+        ):
             expected = f"sides of {part.sides[0]} to {part.sides[1]}"
         else:
             continue
@@ -228,13 +280,17 @@ def _wrong_sizes(part: Part, files: list[Path], sizes: dict[Path, tuple[int, int
     return []
 
 
-def _wrong_pairs(release: Release, parts: dict[str, list[Path]], sizes: dict[Path, tuple[int, int]]) -> list[str]:
+def _wrong_pairs(
+    release: Release, parts: dict[str, list[Path]], sizes: dict[Path, tuple[int, int]]
+) -> list[str]:
     """Small pictures whose original is missing or not four times as large: the first of each kind."""
     for lr, hr in release.pairs:
         if not parts[lr]:
             continue
         if len(parts[lr]) != len(parts[hr]):
-            return [f"expected as many pictures of '{lr}' as of '{hr}', found {len(parts[lr])} and {len(parts[hr])}"]
+            return [
+                f"expected as many pictures of '{lr}' as of '{hr}', found {len(parts[lr])} and {len(parts[hr])}"
+            ]
         for small, large in zip(parts[lr], parts[hr], strict=True):
             if _stem(small) != _stem(large):
                 return [f"expected an original of {small.name}, found {large.name}"]

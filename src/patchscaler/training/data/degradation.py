@@ -57,22 +57,95 @@ SIX_KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 DEGRADATIONS: dict[str, Degradation] = {
     "bicubic": Degradation(None, None, 0, 0, (7, 21), (100, 100)),
     "mild": Degradation(
-        Stage(1, (3, 13), (0.6, 0.4, 0, 0, 0, 0), (0.2, 0.8), 0.1, (0.2, 0.7, 0.1), (0.5, 1.5),
-              0.5, (1, 15), (0.05, 0.3), 0.4, (70, 95)),
-        None, 0, 0.2, (3, 5), (80, 100)),
+        Stage(
+            1,
+            (3, 13),
+            (0.6, 0.4, 0, 0, 0, 0),
+            (0.2, 0.8),
+            0.1,
+            (0.2, 0.7, 0.1),
+            (0.5, 1.5),
+            0.5,
+            (1, 15),
+            (0.05, 0.3),
+            0.4,
+            (70, 95),
+        ),
+        None,
+        0,
+        0.2,
+        (3, 5),
+        (80, 100),
+    ),
     "stable": Degradation(
-        Stage(1, (7, 21), SIX_KINDS, (0.2, 3), 0.1, (0.2, 0.7, 0.1), (0.3, 1.5),
-              0.5, (1, 15), (0.05, 2), 0.4, (60, 95)),
-        Stage(0.5, (7, 21), SIX_KINDS, (0.2, 1.5), 0.1, (0.3, 0.4, 0.3), (0.6, 1.2),
-              0.5, (1, 12), (0.05, 1), 0.4, (60, 95)),
-        1, 0.8, (7, 21), (60, 100)),
+        Stage(
+            1,
+            (7, 21),
+            SIX_KINDS,
+            (0.2, 3),
+            0.1,
+            (0.2, 0.7, 0.1),
+            (0.3, 1.5),
+            0.5,
+            (1, 15),
+            (0.05, 2),
+            0.4,
+            (60, 95),
+        ),
+        Stage(
+            0.5,
+            (7, 21),
+            SIX_KINDS,
+            (0.2, 1.5),
+            0.1,
+            (0.3, 0.4, 0.3),
+            (0.6, 1.2),
+            0.5,
+            (1, 12),
+            (0.05, 1),
+            0.4,
+            (60, 95),
+        ),
+        1,
+        0.8,
+        (7, 21),
+        (60, 100),
+    ),
     "real": Degradation(
-        Stage(1, (7, 21), SIX_KINDS, (0.2, 3), 0.1, (0.2, 0.7, 0.1), (0.15, 1.5),
-              0.5, (1, 30), (0.05, 3), 0.4, (30, 95)),
-        Stage(0.8, (7, 21), SIX_KINDS, (0.2, 1.5), 0.1, (0.3, 0.4, 0.3), (0.3, 1.2),
-              0.5, (1, 25), (0.05, 2.5), 0.4, (30, 95)),
-        1, 0.8, (7, 21), (30, 95)),
-}  # fmt: skip
+        Stage(
+            1,
+            (7, 21),
+            SIX_KINDS,
+            (0.2, 3),
+            0.1,
+            (0.2, 0.7, 0.1),
+            (0.15, 1.5),
+            0.5,
+            (1, 30),
+            (0.05, 3),
+            0.4,
+            (30, 95),
+        ),
+        Stage(
+            0.8,
+            (7, 21),
+            SIX_KINDS,
+            (0.2, 1.5),
+            0.1,
+            (0.3, 0.4, 0.3),
+            (0.3, 1.2),
+            0.5,
+            (1, 25),
+            (0.05, 2.5),
+            0.4,
+            (30, 95),
+        ),
+        1,
+        0.8,
+        (7, 21),
+        (30, 95),
+    ),
+}
 
 
 # --- random numbers, all from one CPU generator -------------------------------------------------
@@ -94,7 +167,12 @@ def _side(sides: tuple[int, int], g: Generator) -> int:
 
 
 def gaussian_kernel(
-    side: int, sigma_x: float, sigma_y: float, angle: float, beta: float = 1.0, plateau: bool = False
+    side: int,
+    sigma_x: float,
+    sigma_y: float,
+    angle: float,
+    beta: float = 1.0,
+    plateau: bool = False,
 ) -> Tensor:
     """(21, 21), sums to one. beta = 1 is the Gaussian, others the generalised or plateau form."""
     r = torch.arange(side, dtype=torch.float64) - side // 2
@@ -187,7 +265,9 @@ def add_poisson_noise(images: Tensor, scale: Tensor, grey: Tensor, g: Generator)
     for picture, y, is_grey in zip(x, luma, grey.tolist(), strict=True):
         source = (y * 255).round() / 255 if is_grey else picture
         levels = 2.0 ** math.ceil(math.log2(max(2, len(source.unique()))))
-        out.append((torch.poisson(source * levels, generator=g) / levels - source).expand(3, -1, -1))
+        out.append(
+            (torch.poisson(source * levels, generator=g) / levels - source).expand(3, -1, -1)
+        )
     return images + (torch.stack(out) * scale[:, None, None, None]).to(images)
 
 
@@ -217,7 +297,9 @@ def degrade(images: Tensor, kind: str, generator: Generator, scale: int = 4) -> 
     Raises PatchScalerError for an unknown kind.
     """
     if kind not in DEGRADATIONS:
-        raise PatchScalerError(f"unknown degradation '{kind}': choose one of {', '.join(DEGRADATIONS)}")
+        raise PatchScalerError(
+            f"unknown degradation '{kind}': choose one of {', '.join(DEGRADATIONS)}"
+        )
     d, g = DEGRADATIONS[kind], generator
     hr_size = (images.shape[-2], images.shape[-1])
     lr_size = (hr_size[0] // scale, hr_size[1] // scale)
@@ -229,7 +311,10 @@ def degrade(images: Tensor, kind: str, generator: Generator, scale: int = 4) -> 
         x = _blur_and_resize(x, lr_size, d.second, g)
     sinc = float(torch.rand(1, generator=g)) < d.final_sinc_probability
     kernels = torch.stack(
-        [sinc_kernel(_side(d.final_sinc_sides, g), float(_uniform(1, math.pi / 3, math.pi, g))) for _ in x]
+        [
+            sinc_kernel(_side(d.final_sinc_sides, g), float(_uniform(1, math.pi / 3, math.pi, g)))
+            for _ in x
+        ]
     )
     mode = RESIZE_MODES[int(torch.randint(3, (1,), generator=g))]
 

@@ -13,15 +13,21 @@ from torch import Tensor
 
 # Annex K, tables K.1 and K.2.
 LUMA_TABLE = [
-    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55],
-    [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
-    [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
-    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
-]  # fmt: skip
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+]
 CHROMA_TABLE = [
-    [17, 18, 24, 47, 99, 99, 99, 99], [18, 21, 26, 66, 99, 99, 99, 99],
-    [24, 26, 56, 99, 99, 99, 99, 99], [47, 66, 99, 99, 99, 99, 99, 99],
-] + [[99] * 8] * 4  # fmt: skip
+    [17, 18, 24, 47, 99, 99, 99, 99],
+    [18, 21, 26, 66, 99, 99, 99, 99],
+    [24, 26, 56, 99, 99, 99, 99, 99],
+    [47, 66, 99, 99, 99, 99, 99, 99],
+] + [[99] * 8] * 4
 
 # Rows: Y, Cb, Cr (Cb and Cr without their offset of 128).
 RGB_TO_YCBCR = [
@@ -68,7 +74,9 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     to_ycc = x.new_tensor(RGB_TO_YCBCR)
     ycc = torch.einsum("kc,bchw->bkhw", to_ycc, x)
     dct = dct_matrix().to(x)
-    luma = _compress_plane(ycc[:, 0] - 128, quantisation_table(LUMA_TABLE, quality).to(x), dct) + 128
+    luma = (
+        _compress_plane(ycc[:, 0] - 128, quantisation_table(LUMA_TABLE, quality).to(x), dct) + 128
+    )
     table = quantisation_table(CHROMA_TABLE, quality).to(x).repeat_interleave(2, 0)
     chroma = F.avg_pool2d(ycc[:, 1:], 2)  # (B, 2, H/2, W/2)
     chroma = _compress_plane(chroma.flatten(0, 1), table, dct).view_as(chroma)

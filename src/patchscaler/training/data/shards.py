@@ -27,7 +27,12 @@ class ShardConfig:
     images: str
     tile: int = 256
     variants: int = 4
-    mix: tuple[tuple[str, float], ...] = (("real", 0.4), ("stable", 0.1), ("mild", 0.35), ("bicubic", 0.15))
+    mix: tuple[tuple[str, float], ...] = (
+        ("real", 0.4),
+        ("stable", 0.1),
+        ("mild", 0.35),
+        ("bicubic", 0.15),
+    )
     seed: int = 0
     shard_size: int = 200
     exclude: str = ""  # comma-separated prefixes of file names
@@ -40,11 +45,15 @@ def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
     for part in text.split(","):
         kind, _, share = part.partition(":")
         if kind not in DEGRADATIONS:
-            raise PatchScalerError(f"unknown degradation '{kind}': choose from {', '.join(DEGRADATIONS)}")
+            raise PatchScalerError(
+                f"unknown degradation '{kind}': choose from {', '.join(DEGRADATIONS)}"
+            )
         try:
             mix.append((kind, float(share or 1)))
         except ValueError as error:
-            raise PatchScalerError(f"share '{share}' of degradation '{kind}' is no number") from error
+            raise PatchScalerError(
+                f"share '{share}' of degradation '{kind}' is no number"
+            ) from error
     return tuple(mix)
 
 
@@ -60,7 +69,9 @@ def _tiles(config: ShardConfig, validation: bool) -> Iterator[np.ndarray]:
         yield from _grid(image, t)
         if reduce and not validation and low < 1:
             size = [max(t, round(s * (low + (1 - low) * factor))) for s in image.shape[1::-1]]
-            yield from _grid(np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)), t)
+            yield from _grid(
+                np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)), t
+            )
 
 
 def _grid(image: np.ndarray, t: int) -> Iterator[np.ndarray]:
@@ -90,7 +101,12 @@ def _write_shard(job: tuple[Path, int, np.ndarray, ShardConfig, str]) -> int:
 
 
 def write_shards(
-    folder: str | Path, config: ShardConfig, *, validation: bool = False, workers: int = 1, device: str = "cpu"
+    folder: str | Path,
+    config: ShardConfig,
+    *,
+    validation: bool = False,
+    workers: int = 1,
+    device: str = "cpu",
 ) -> int:
     """Write what is missing of the shards of `config` to `folder` -> number of tiles written now."""
     folder = Path(folder)
@@ -98,7 +114,9 @@ def write_shards(
     meta = folder / "meta.json"
     text = json.dumps(asdict(config) | {"validation": validation}, indent=1)
     if meta.exists() and json.loads(meta.read_text()) != json.loads(text):
-        raise PatchScalerError(f"{folder} holds shards made with other settings: name another folder")
+        raise PatchScalerError(
+            f"{folder} holds shards made with other settings: name another folder"
+        )
     meta.write_text(text)
 
     def jobs() -> Iterator[tuple[Path, int, np.ndarray, ShardConfig, str]]:
@@ -125,7 +143,9 @@ class PairShards:
     def __init__(self, folder: str | Path):
         files = sorted(Path(folder).glob("*_hr.npy"))
         if not files:
-            raise PatchScalerError(f"{folder}: no shards here; make them with 'patchscaler train shards'")
+            raise PatchScalerError(
+                f"{folder}: no shards here; make them with 'patchscaler train shards'"
+            )
         self.hr = [np.load(f, mmap_mode="r") for f in files]
         self.lr = [np.load(str(f).replace("_hr.npy", "_lr.npy"), mmap_mode="r") for f in files]
         self.index = [(s, i) for s, shard in enumerate(self.hr) for i in range(len(shard))]

@@ -25,7 +25,9 @@ def list_sources(path: str | Path) -> list[Path]:
         raise PatchScalerError(f"{root}: no such folder of pictures (or .tar file)")
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | {".tar"})
     if not found:
-        raise PatchScalerError(f"{root}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)")
+        raise PatchScalerError(
+            f"{root}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)"
+        )
     return found
 
 
@@ -38,7 +40,9 @@ def count_images(path: str | Path, prefixes: tuple[str, ...] = ()) -> int:
                 names += [Path(m.name).name for m in tar if m.isfile()]
         else:
             names.append(source.name)
-    return sum(Path(n).suffix.lower() in IMAGE_SUFFIXES and n.startswith(prefixes or "") for n in names)
+    return sum(
+        Path(n).suffix.lower() in IMAGE_SUFFIXES and n.startswith(prefixes or "") for n in names
+    )
 
 
 def read_rgb(data: Path | bytes) -> np.ndarray:
@@ -59,10 +63,16 @@ def iterate_images(path: str | Path, exclude: str = "") -> Iterator[tuple[str, n
                 for member in tar:
                     name = Path(member.name).name
                     file = tar.extractfile(member) if member.isfile() else None
-                    if file and Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(skip or ("\0",)):
+                    if (
+                        file
+                        and Path(name).suffix.lower() in IMAGE_SUFFIXES
+                        and not name.startswith(skip or ("\0",))
+                    ):
                         yield from _readable(f"{source.name}/{member.name}", file.read())
         elif not source.name.startswith(skip or ("\0",)):
-            yield from _readable(str(source.relative_to(path) if Path(path).is_dir() else source), source)
+            yield from _readable(
+                str(source.relative_to(path) if Path(path).is_dir() else source), source
+            )
 
 
 def _readable(name: str, data: Path | bytes) -> Iterator[tuple[str, np.ndarray]]:
