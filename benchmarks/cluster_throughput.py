@@ -1,4 +1,5 @@
-"""Pictures a second: this process on one thread, and a Ray cluster of N workers of one thread, started here for it.
+"""Pictures a second: this process on one thread, and a Ray cluster of N workers of one thread,
+started here for it.
 
 python benchmarks/cluster_throughput.py examples/cat.jpg --workers 2 --pictures 12 --side 96
 """
@@ -55,7 +56,8 @@ def main() -> None:
     print(f"{len(calls)} pictures of {side}x{side}, one thread each")
     print(f"one process {len(calls) / (middle - began):.2f} pictures a second")
     print(
-        f"{args.workers} workers {len(calls) / (end - middle):.2f}, {(middle - began) / (end - middle):.2f} of it"
+        f"{args.workers} workers {len(calls) / (end - middle):.2f}, "
+        f"{(middle - began) / (end - middle):.2f} of it"
     )
     print(f"same bytes: {same}")
 

@@ -1,6 +1,7 @@
 """The pictures of the documentation, made anew with the shipped model:  python docs/make_images.py
 
-From examples/cat.jpg (CC0) and letters drawn by code. Each is a row of squares with a line of words below.
+From examples/cat.jpg (CC0) and letters drawn by code. Each is a row of squares with a line of words
+below.
 """
 
 import argparse

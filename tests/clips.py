@@ -34,8 +34,8 @@ def make_clip(
     options: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
 ) -> Path:
-    """size: (width, height) as coded. times: of the frames, in time_base. colors: range, matrix, primaries, transfer.
-    fields: rows are by turns of two moments.
+    """size: (width, height) as coded. times: of the frames, in time_base. colors: range, matrix,
+    primaries, transfer. fields: rows are by turns of two moments.
     """
     times = times or [n * int(1 / (time_base * RATE)) for n in range(count)]
     with av.open(str(path), "w") as out:

@@ -1,4 +1,6 @@
-"""What the tests share: random pictures made by code, and a whole PatchScaler that runs in milliseconds."""
+"""What the tests share: random pictures made by code, and a whole PatchScaler that runs in
+milliseconds.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -26,7 +28,9 @@ Picture = Callable[..., Image.Image]
 
 
 def smooth_picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    """RGB: smooth colours everywhere, fine detail that grows from left to right, so that patches differ."""
+    """RGB: smooth colours everywhere, fine detail that grows from left to right, so that patches
+    differ.
+    """
     rng = np.random.default_rng(seed)
     colors = torch.from_numpy(
         rng.random((1, 3, height // 16 + 2, width // 16 + 2), dtype=np.float32)
@@ -45,7 +49,9 @@ def picture() -> Picture:
 
 
 def wake_up(networks: dict[str, torch.nn.Module]) -> None:
-    """Small random weights for every layer that starts at zero: otherwise whole paths could not fail a test."""
+    """Small random weights for every layer that starts at zero: otherwise whole paths could not
+    fail a test.
+    """
     dit, grm = networks["patch_dit"], networks["grm"]
     layers = [dit.out, dit.final_modulation, dit.shared, grm.conv_out, grm.confidence_head]
     layers += [block.cross.proj for block in dit.blocks] + [
@@ -61,7 +67,8 @@ def wake_up(networks: dict[str, torch.nn.Module]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny() -> PatchScaler:
-    """`preset('tiny')` with random weights that all matter, a texture memory, and patches in all three groups.
+    """`preset('tiny')` with random weights that all matter, a texture memory, and patches in all
+    three groups.
 
     Shared by all tests, so each must leave it as it was: use monkeypatch.
     """

@@ -24,7 +24,9 @@ def fitted(images: torch.Tensor, **settings) -> PCAAutoencoder:
 
 
 def eigenvalues(images: torch.Tensor) -> torch.Tensor:
-    """Of the covariance of 8x8 blocks, falling; worked out by another routine than the one under test."""
+    """Of the covariance of 8x8 blocks, falling; worked out by another routine than the one under
+    test.
+    """
     blocks = F.pixel_unshuffle(images, 8).movedim(1, -1).flatten(0, 2).double()
     return torch.linalg.svdvals(blocks - blocks.mean(0)).square() / len(blocks)
 
@@ -105,7 +107,7 @@ def test_unknown_kind():
         build_autoencoder(AutoencoderConfig(kind="vq"))
 
 
-# --- Stable Diffusion's, at random and at the smallest size ----------------------------------------
+# --- Stable Diffusion's, at random and at the smallest size ---------------------------------------
 
 
 @pytest.fixture(scope="module")

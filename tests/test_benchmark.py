@@ -1,4 +1,6 @@
-"""What enlarging costs: counts against numbers worked out by hand, and every part of the command once."""
+"""What enlarging costs: counts against numbers worked out by hand, and every part of the command
+once.
+"""
 
 import json
 import subprocess
@@ -181,7 +183,8 @@ def test_sweeps_count_what_they_vary(tiny, picture):
 
 
 def test_shares_of_the_paper():
-    # Half of the patches lie between .70 and 1: a sixth of these above .95, two thirds from .75 to .95.
+    # Half of the patches lie between .70 and 1: a sixth of these above .95, two thirds from .75 to
+    # .95.
     assert paper_size.paper_shares() == pytest.approx((0.5 / 6, 0.5 * 5 / 6))
     with pytest.raises(PatchScalerError, match=r"below \.70"):
         paper_size.paper_shares((0.95, 0.5))
@@ -195,7 +198,8 @@ def test_networks_have_the_published_sizes():
     assert sum(p.numel() for p in unet.network.parameters()) == 113_622_563  # "113.6 M"
     assert sum(p.numel() for p in kl.model.parameters()) == 83_653_863
     assert unet.calls == 20 and decoder.calls == 1
-    # Stable Diffusion's autoencoder at 512x512: 1257.3 G multiplications to decode, 558.3 to encode.
+    # Stable Diffusion's autoencoder at 512x512: 1257.3 G multiplications to decode, 558.3 to
+    # encode.
     coarse, decode = paper_networks.autoencoder_flops(preset("paper"), 128)
     assert decode / 2e9 == pytest.approx(1257.3, abs=0.1)
     assert coarse / 2e9 > 558.3

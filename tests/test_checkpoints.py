@@ -68,12 +68,14 @@ def test_eight_bits_have_a_factor_for_each_output_and_eight_inputs(tmp_path):
     assert torch.equal(source[3].weight.half().float(), target[3].weight)
     largest = source[0].weight.abs().reshape(4, 2, -1).amax(2)
     error = (source[0].weight - target[0].weight).abs().reshape(4, 2, -1).amax(2)
-    # Up or down by chance, to one of the two whole steps beside it; the largest of a group to the nearest.
+    # Up or down by chance, to one of the two whole steps beside it; the largest of a group to the
+    # nearest.
     assert (error <= largest / 127 * 1.01).all() and error.all()
     weights, read = (net[0].weight.detach().reshape(4, 2, -1) for net in (source, target))
     place = weights.abs().argmax(2, keepdim=True)
     assert ((weights - read).gather(2, place).abs()[..., 0] <= largest / 127 * 0.51).all()
-    # As often up as down: of 72 weights the errors' mean is a tenth of a step at most, save for chance.
+    # As often up as down: of 72 weights the errors' mean is a tenth of a step at most, save for
+    # chance.
     assert ((weights - read).mean(2).abs() <= largest / 127 * 0.2).all()
     assert not target[2].weight.any()
     save_module(tmp_path / "full.safetensors", source, {}, half=False)
@@ -82,7 +84,9 @@ def test_eight_bits_have_a_factor_for_each_output_and_eight_inputs(tmp_path):
 
 
 def test_eight_bits_keep_steps_smaller_than_their_own(tmp_path):
-    """Training that goes on from a file in eight bits moves most weights by less than half of a step."""
+    """Training that goes on from a file in eight bits moves most weights by less than half of a
+    step.
+    """
     module = nn.Conv2d(64, 64, 3)
     module.storage_bits = 8
     save_module(tmp_path / "before.safetensors", module, {})
@@ -192,7 +196,8 @@ def test_hash_of_a_known_text(tmp_path):
 
 
 def test_the_same_weights_are_the_same_file(tmp_path):
-    # The texture memory knows its classifier by the file's hash, so saving again must not change it.
+    # The texture memory knows its classifier by the file's hash, so saving again must not change
+    # it.
     hashes = set()
     for i in range(8):
         save_module(tmp_path / f"{i}.safetensors", network(), {"network": "n"})

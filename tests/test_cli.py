@@ -372,7 +372,8 @@ def test_help_and_version_do_not_wait_for_torch():
 def test_the_pipeline_imports_no_extras():
     code = (
         "import sys, patchscaler.pipeline\n"
-        "extras = {'diffusers', 'accelerate', 'tensorboard', 'huggingface_hub', 'scipy', 'torchvision'}\n"
+        "extras = {'diffusers', 'accelerate', 'tensorboard', 'huggingface_hub', 'scipy', "
+        "'torchvision'}\n"
         "assert not extras & set(sys.modules), extras & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,6 +1,7 @@
 """A Ray cluster of worker processes on this machine: the same bytes, also when a worker is killed.
 
-Slow (a cluster takes half a minute to start) and only where ray is installed: pytest -m slow tests/test_cluster.py
+Slow (a cluster takes half a minute to start) and only where ray is installed: pytest -m slow
+tests/test_cluster.py
 """
 
 import contextlib

@@ -1,4 +1,6 @@
-"""Data sets in miniature: recognised by their names wherever they lie, counted, measured, hashed."""
+"""Data sets in miniature: recognised by their names wherever they lie, counted,
+measured, hashed.
+"""
 
 import dataclasses
 from pathlib import Path

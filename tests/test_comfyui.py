@@ -1,4 +1,6 @@
-"""The ComfyUI nodes, called as ComfyUI calls them: imported by path, inputs from INPUT_TYPES, links from a workflow."""
+"""The ComfyUI nodes, called as ComfyUI calls them: imported by path, inputs from INPUT_TYPES, links
+from a workflow.
+"""
 
 import importlib.util
 import json
@@ -21,7 +23,9 @@ FOLDER = ROOT / "integrations" / "comfyui"
 
 @pytest.fixture(scope="module")
 def pack():
-    """As ComfyUI's loader does: the folder is a module of any name, its parts found relative to it."""
+    """As ComfyUI's loader does: the folder is a module of any name, its parts found
+    relative to it.
+    """
     name = "custom_nodes.patchscaler-nodes"
     spec = importlib.util.spec_from_file_location(
         name, FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
@@ -40,7 +44,9 @@ def inputs_of(node: type) -> dict[str, tuple]:
 
 
 def call(pack, name: str, **given):
-    """Check inputs against INPUT_TYPES as ComfyUI does, fill in the widgets' defaults, call FUNCTION."""
+    """Check inputs against INPUT_TYPES as ComfyUI does, fill in the widgets' defaults, call
+    FUNCTION.
+    """
     node = pack.NODE_CLASS_MAPPINGS[name]
     values = {}
     for key, kind in inputs_of(node).items():
@@ -199,7 +205,9 @@ def test_the_loader(pack, model_folder):
 
 
 def test_the_example_workflow_runs(pack, model_folder, images):
-    """Links are [node, output], as in ComfyUI's API format; its own nodes stand in for what they do."""
+    """Links are [node, output], as in ComfyUI's API format; its own nodes stand in for what they
+    do.
+    """
     workflow = json.loads((FOLDER / "example_workflow_api.json").read_text("utf-8"))
     saved, done = [], {}
     builtin = {

@@ -1,4 +1,6 @@
-"""One comparison over several folders and degradations: a table each, what they share once, what users do wrong."""
+"""One comparison over several folders and degradations: a table each, what they share once, what
+users do wrong.
+"""
 
 import csv
 import json
@@ -20,7 +22,9 @@ from patchscaler.evaluation.specs import Settings, parse_specs
 
 @pytest.fixture
 def folders(tmp_path, picture, monkeypatch):
-    """Two folders of originals, in the folder that is worked in: one/a.png of 96x64, two/b.png of 64x64."""
+    """Two folders of originals, in the folder that is worked in: one/a.png of 96x64, two/b.png of
+    64x64.
+    """
     for folder, name, height, width in (("one", "a", 64, 96), ("two", "b", 64, 64)):
         (tmp_path / folder).mkdir()
         picture(height, width).save(tmp_path / folder / f"{name}.png")

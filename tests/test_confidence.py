@@ -13,7 +13,9 @@ from patchscaler.patching import make_grid
 
 
 class _Sure:
-    """A model whose coarse picture is the enlarged small one, and which is less and less sure of it downwards."""
+    """A model whose coarse picture is the enlarged small one, and which is less and less sure of it
+    downwards.
+    """
 
     def __init__(self, tiny):
         self.tiny = tiny

@@ -65,9 +65,9 @@ def test_jpeg_equals_a_real_encoder(picture, size, quality):
     ours = (
         (jpeg(unit(image), torch.tensor([float(quality)])) * 255).round()[0].movedim(0, -1).numpy()
     )
-    # Libraries round intermediate values to integers, we do not; a coefficient near one half then falls to
-    # the other side. The two decodes must lie 7 dB nearer each other than either lies to the picture (at low
-    # quality it is far more), and be as far from it as each other.
+    # Libraries round intermediate values to integers, we do not; a coefficient near one half then
+    # falls to the other side. The two decodes must lie 7 dB nearer each other than either lies to
+    # the picture (at low quality it is far more), and be as far from it as each other.
     original = np.asarray(image)
     assert psnr(ours, real) > max(36, psnr(real, original) + 7)
     assert psnr(ours, original) == pytest.approx(psnr(real, original), abs=0.2)
@@ -137,7 +137,8 @@ def test_isotropic_kernel_is_symmetric_and_gaussian():
 
 
 def test_sinc_kernel_by_hand():
-    # c J1(c d) / (2 pi d) against its limit c^2 / (4 pi): 2 J1(c d) / (c d), with J1(pi/2) = .566824.
+    # c J1(c d) / (2 pi d) against its limit c^2 / (4 pi): 2 J1(c d) / (c d), with J1(pi/2) =
+    # .566824.
     kernel = sinc_kernel(21, math.pi / 2)
     assert (kernel[10, 11] / kernel[10, 10]).item() == pytest.approx(
         2 * 0.566824 / (math.pi / 2), rel=1e-4

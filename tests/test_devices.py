@@ -56,7 +56,8 @@ def test_processors_without_bfloat16_keep_full_precision(monkeypatch):
         MemoryError(),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 "
+            "bytes"
         ),
     ],
 )

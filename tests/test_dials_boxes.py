@@ -1,4 +1,6 @@
-"""Boxes: which patches they touch, what may be wished for them, and redoing them as a whole run would."""
+"""Boxes: which patches they touch, what may be wished for them, and redoing them as a whole run
+would.
+"""
 
 from dataclasses import replace
 
@@ -109,7 +111,8 @@ def test_redo_gives_what_a_whole_run_gives(tiny, picture, changes, options):
     whole = tiny.upscale(
         image, changes=changes, assigned=first.groups, invention=True, **groups, **others
     )
-    # The low band of what a box changes reaches a little beyond its patches; there the redone picture stays.
+    # The low band of what a box changes reaches a little beyond its patches; there the redone
+    # picture stays.
     away = np.abs(new.array.astype(int) - whole.array).max(-1)
     assert away.max() <= 2 and (away > 1).mean() < 3e-3
     assert np.array_equal(new.groups, whole.groups) and np.array_equal(new.textures, whole.textures)

@@ -1,4 +1,6 @@
-"""What a picture says of its making is anybody's word: it is followed where it can be, and else told in one line."""
+"""What a picture says of its making is anybody's word: it is followed where it can be, and else
+told in one line.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The Dockerfile: its linter is quiet, what it copies exists and is let through, its numbers are the project's."""
+"""The Dockerfile: its linter is quiet, what it copies exists and is let through, its numbers are
+the project's.
+"""
 
 import fnmatch
 import re

@@ -1,4 +1,6 @@
-"""The refiner after `compact`'s Patch-DiT: where it draws, what that costs, the same picture by every path."""
+"""The refiner after `compact`'s Patch-DiT: where it draws, what that costs, the same picture by
+every path.
+"""
 
 from dataclasses import replace
 
@@ -46,7 +48,10 @@ class Says(nn.Module):
 
 @pytest.fixture
 def refining(tiny) -> PatchScaler:
-    """The tiny model with a random refiner. Its 8 channels of 192 do not hold a drawing; that is not the question."""
+    """The tiny model with a random refiner.
+
+    Its 8 channels of 192 do not hold a drawing; that is not the question.
+    """
     torch.manual_seed(0)
     config = replace(tiny.config, refiner=REFINER)
     return PatchScaler(config, tiny.networks | {"refiner": Refiner(REFINER)}, tiny.memory)

@@ -122,7 +122,9 @@ def test_the_refiner_sees_easy_regions_as_often_as_others(tmp_path):
 
 
 def test_a_teacher_at_hand_is_asked_about_each_degradation(tmp_path):
-    """Half of the steps aim at what it draws of the small picture, its wide colours the coarse picture's."""
+    """Half of the steps aim at what it draws of the small picture, its wide colours the coarse
+    picture's.
+    """
     rng = np.random.default_rng(0)
     for name, shape in (
         ("hr", (3, 64, 64, 3)),
@@ -204,7 +206,9 @@ def reference(
 
 
 def test_a_refiner_from_an_esrgan_is_that_esrgan_on_the_small_picture():
-    """Outside of the picture an ESRGAN sees black and the refiner grey: first without blocks, where that stays near."""
+    """Outside of the picture an ESRGAN sees black and the refiner grey: first without blocks, where
+    that stays near.
+    """
     small, weights = torch.rand(2, 3, 8, 8), esrgan()
     # what x_0 and y_0 are does not matter at the start
     given = torch.rand(2, 6, 32, 32), 2 * small - 1
@@ -240,7 +244,9 @@ def test_distilling_weighs_an_error_as_the_enlargement_shows_it():
 
 
 def test_the_refiner_is_put_there_distilled_and_trained(tmp_path, tiny, capsys):
-    """Each stage leaves a model that loads; features come nearer to the whole network's, pictures to the truth."""
+    """Each stage leaves a model that loads; features come nearer to the whole network's, pictures
+    to the truth.
+    """
     folder, data = tmp_path / "model", tmp_path / "data"
     tiny.save_pretrained(folder)
     save_file(esrgan(blocks=3), tmp_path / "esrgan.safetensors")

@@ -1,4 +1,6 @@
-"""From folders of pictures to scores: what is paired, what is degraded, what is resumed, what fails."""
+"""From folders of pictures to scores: what is paired, what is degraded, what is resumed, what
+fails.
+"""
 
 import json
 
@@ -31,7 +33,9 @@ def hr(tmp_path):
 
 
 class Repeat:
-    """Each pixel sixteen times; counts what it is asked for, fails where the upper left pixel says so."""
+    """Each pixel sixteen times; counts what it is asked for, fails where the upper left pixel says
+    so.
+    """
 
     name = "repeat"
     option = 1

@@ -24,7 +24,9 @@ from patchscaler.models.autoencoder import Autoencoder, PCAAutoencoder
 
 
 class Blocks(Autoencoder):
-    """Pixels of 8x8 blocks are the latents, so nothing is lost, but for what `bend` does to a decoded picture."""
+    """Pixels of 8x8 blocks are the latents, so nothing is lost, but for what `bend` does to a
+    decoded picture.
+    """
 
     channels, factor, reach, exact = 192, 8, 0, True
 
@@ -46,7 +48,9 @@ def small(monkeypatch):
 
 @pytest.fixture
 def noisy(tmp_path):
-    """A picture whose grey deviates by 20 levels everywhere, of sides that are no multiples of 8."""
+    """A picture whose grey deviates by 20 levels everywhere, of sides that are no
+    multiples of 8.
+    """
     rng = np.random.default_rng(0)
     picture = np.repeat(
         rng.normal(128, 20, (43, 50, 1)).round().clip(60, 200).astype(np.uint8), 3, 2
@@ -80,7 +84,9 @@ def test_a_shifted_colour_and_its_psnr(noisy):
 
 
 def test_a_decoder_that_doubles_errors_loses_six_decibels(tmp_path):
-    """Steep around a bright picture, though not around the middle, where the noise alone is decoded."""
+    """Steep around a bright picture, though not around the middle, where the noise alone is
+    decoded.
+    """
     save(tmp_path, bright=np.full((64, 64, 3), 230, np.uint8))
     pairs, _ = load_pairs(hr=tmp_path)
     steep = Blocks(lambda x: torch.where(x < 0.4, x, 0.4 + 2 * (x - 0.4)))
@@ -120,7 +126,9 @@ def test_edges_of_blocks_count_where_they_are():
 
 
 def test_seams_of_blocks_are_seen_in_flat_areas_first(tmp_path):
-    """Decoding adds four levels to every other block: much where a picture is flat, little where it is not."""
+    """Decoding adds four levels to every other block: much where a picture is flat, little where it
+    is not.
+    """
     rng = np.random.default_rng(0)
     left = rng.normal(100, 1, (64, 64, 1))
     picture = (
@@ -144,7 +152,9 @@ def test_seams_of_blocks_are_seen_in_flat_areas_first(tmp_path):
 
 
 def test_the_mean_of_blocks_alone(tmp_path, picture):
-    """Principal components: with as many as there are pixels nothing is lost, with few, the picture is in blocks."""
+    """Principal components: with as many as there are pixels nothing is lost, with few, the picture
+    is in blocks.
+    """
     save(tmp_path, a=np.array(picture(64, 64)), b=np.array(picture(64, 64, 1)))
     pairs, _ = load_pairs(hr=tmp_path)
     images = [torch.tensor(p.hr).movedim(-1, 0)[None].float() / 127.5 - 1 for p in pairs]

@@ -1,4 +1,6 @@
-"""A folder of pictures: what is found, what is done once, what fails alone, and what everybody is told."""
+"""A folder of pictures: what is found, what is done once, what fails alone, and what everybody is
+told.
+"""
 
 import gc
 import json
@@ -26,7 +28,9 @@ def model(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def source(tmp_path, picture) -> Path:
-    """Three pictures, one of them below, one file that is none, one that is broken, one that is hidden."""
+    """Three pictures, one of them below, one file that is none, one that is broken, one that is
+    hidden.
+    """
     folder = tmp_path / "in"
     (folder / "sub dir").mkdir(parents=True)
     picture(40, 56, 0).save(folder / "a.png")

@@ -164,7 +164,8 @@ def test_pixel_network_gives_latents_of_its_picture():
     assert image.shape == (2, 3, 128, 144) and coarse.shape == (2, 4, 16, 18)
     assert confidence.shape == (2, 1, 16, 18)
     assert 1e-3 <= confidence.min() < confidence.max() <= 1
-    # `forward` mirrors the picture at its border, where `restore` sees zeros: equal out of the network's reach.
+    # `forward` mirrors the picture at its border, where `restore` sees zeros: equal out of the
+    # network's reach.
     inside = (..., slice(grm.reach // 2, -grm.reach // 2), slice(grm.reach // 2, -grm.reach // 2))
     torch.testing.assert_close(
         coarse[inside], autoencoder.encode(image)[inside], atol=1e-5, rtol=1e-5

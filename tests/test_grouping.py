@@ -44,7 +44,8 @@ def test_a_patch_with_an_unsure_place_counts_as_no_surer_than_the_least():
 
 def test_groups_by_hand():
     scores = torch.tensor([1.0, 0.951, 0.95, 0.9499, 0.751, 0.75, 0.7499, 0.0])
-    # A score at a threshold belongs to the harder group: (gamma_1, 1], (gamma_2, gamma_1], [0, gamma_2].
+    # A score at a threshold belongs to the harder group: (gamma_1, 1], (gamma_2, gamma_1], [0,
+    # gamma_2].
     expected = [SIMPLE, SIMPLE, MEDIUM, MEDIUM, MEDIUM, HARD, HARD, HARD]
     assert assign_groups(scores, (0.95, 0.75)).tolist() == expected
 

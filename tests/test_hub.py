@@ -1,4 +1,6 @@
-"""The folder that a hub takes: model card, sums, a copy of the autoencoder; fetching, offline, what a hub refuses."""
+"""The folder that a hub takes: model card, sums, a copy of the autoencoder; fetching, offline, what
+a hub refuses.
+"""
 
 import hashlib
 import re

@@ -40,7 +40,8 @@ def test_uneven_steps_see_blocks_and_not_texture():
     small = torch.randn(2, 3, 32, 32, generator=generator)
     # steps at every fourth place only
     blocks = torch.nn.functional.interpolate(small, scale_factor=4)
-    # Phases 3 and 7 of the eight have four times the mean step, the rest none: mean of (4-1)^2 twice and 1 six times.
+    # Phases 3 and 7 of the eight have four times the mean step, the rest none: mean of (4-1)^2
+    # twice and 1 six times.
     assert float(uneven_steps(blocks, texture)) == pytest.approx(2 * (2 * 9 + 6) / 8, rel=0.05)
     assert float(uneven_steps(blocks, blocks)) == 0
     assert float(uneven_steps(texture, other)) < 0.001

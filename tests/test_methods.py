@@ -1,4 +1,6 @@
-"""Every method behind one interface: by its specification, with real weights where they are installed, or tiny ones."""
+"""Every method behind one interface: by its specification, with real weights where they are
+installed, or tiny ones.
+"""
 
 import importlib.util
 import sys
@@ -78,7 +80,8 @@ def test_what_a_specification_says():
 
 def test_what_is_unknown_is_told_with_what_is_known():
     for text, words in {
-        "magic": r"unknown method 'magic': the known ones are ours, bicubic.*spandrel:FILE.*folder:NAME=DIR",
+        "magic": r"unknown method 'magic': the known ones are ours, "
+        r"bicubic.*spandrel:FILE.*folder:NAME=DIR",
         "": "no method is named",
         "bicubic,foo": "unknown method 'foo'",
         "ours:foo=1": "unknown option 'foo'; ours takes model, memory",
@@ -264,7 +267,9 @@ def needs_spandrel() -> None:
 def compact_weights(
     channels: int = 8, layers: int = 2, scale: int = 4, colors: int = 3
 ) -> dict[str, torch.Tensor]:
-    """A random Real-ESRGAN compact network: body.0 conv, body.1 PReLU, ..., a last conv to scale^2 colours."""
+    """A random Real-ESRGAN compact network: body.0 conv, body.1 PReLU, ..., a last conv to scale^2
+    colours.
+    """
     generator = torch.Generator().manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
 

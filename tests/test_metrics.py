@@ -111,7 +111,8 @@ def test_luma_is_the_one_of_matlab():
     colors = np.array(
         [[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8
     )
-    # rgb2ycbcr of these, from MATLAB's documentation of the matrix: 16, 235 and 16 plus its first row
+    # rgb2ycbcr of these, from MATLAB's documentation of the matrix: 16, 235 and 16 plus its first
+    # row
     assert luma(colors)[0] == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-9)
 
 
@@ -263,7 +264,9 @@ def fake_pyiqa(monkeypatch, create):
 
 
 class TinyIQA(torch.nn.Module):
-    """Shaped as pyiqa's: pictures (B, 3, H, W) in [0, 1] in, (B, 1) out; noise as its random crops."""
+    """Shaped as pyiqa's: pictures (B, 3, H, W) in [0, 1] in, (B, 1) out; noise as its
+    random crops.
+    """
 
     lower_better = False
 

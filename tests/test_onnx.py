@@ -1,4 +1,6 @@
-"""Every network as an ONNX graph computes what torch does, at other sizes too; the pipeline on these graphs; errors."""
+"""Every network as an ONNX graph computes what torch does, at other sizes too; the pipeline on
+these graphs; errors.
+"""
 
 import json
 import shutil

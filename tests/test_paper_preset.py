@@ -1,4 +1,6 @@
-"""The `paper` preset end to end, its networks shrunk: KL autoencoder, U-Net GRM, epsilon, 8/14/20 steps."""
+"""The `paper` preset end to end, its networks shrunk: KL autoencoder, U-Net GRM, epsilon, 8/14/20
+steps.
+"""
 
 from dataclasses import replace
 
@@ -83,7 +85,9 @@ def test_it_comes_back_from_a_folder(paper, tmp_path):
 
 
 def test_windows_leave_no_seams(paper, picture, tmp_path, monkeypatch):
-    """Group norms and attention see a whole window, so windows do not agree with the whole: they are faded."""
+    """Group norms and attention see a whole window, so windows do not agree with the whole: they
+    are faded.
+    """
     picture(96, 352).save(tmp_path / "in.png")
     groups = replace(paper.config.groups, num_inference_steps=(0, 0, 0), start_times=(0, 0, 0))
     whole = paper.upscale(
@@ -91,7 +95,9 @@ def test_windows_leave_no_seams(paper, picture, tmp_path, monkeypatch):
     ).array.astype(int)
 
     def steps() -> np.ndarray:
-        """From column to column, in what windows made different: largest at seams, where there are any."""
+        """From column to column, in what windows made different: largest at seams, where there are
+        any.
+        """
         made = upscale_file(
             paper,
             tmp_path / "in.png",

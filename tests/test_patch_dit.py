@@ -125,8 +125,8 @@ def test_positions_matter_within_a_patch():
         ).abs().max() > 1e-3
 
 
-# Millions of parameters on 16x16 latents of 4 channels. The plain sum for DiT with cross-attention is 39.6,
-# 157.9, 557.6, 822.5; the scale of cross-attention from the time adds depth * width^2.
+# Millions of parameters on 16x16 latents of 4 channels. The plain sum for DiT with cross-attention
+# is 39.6, 157.9, 557.6, 822.5; the scale of cross-attention from the time adds depth * width^2.
 @pytest.mark.parametrize(
     ("size", "plain", "dit", "encoder"),
     [
@@ -145,7 +145,7 @@ def test_number_of_parameters(size, plain, dit, encoder):
     assert found == pytest.approx(plain + config.depth * config.hidden_size**2 / 1e6, rel=1e-3)
 
 
-# --- the prompt and its cross-attention ------------------------------------------------------------
+# --- the prompt and its cross-attention -----------------------------------------------------------
 
 
 def test_keys_and_values_once_equal_those_of_every_step():

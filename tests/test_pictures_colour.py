@@ -1,4 +1,6 @@
-"""Colors: profiles to sRGB and back, wide gamuts, no shift against the input, ramps without steps or seams."""
+"""Colors: profiles to sRGB and back, wide gamuts, no shift against the input, ramps without steps
+or seams.
+"""
 
 import io
 import struct
@@ -269,7 +271,9 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 
 def test_saturated_fields_through_the_model():
-    """With the shipped weights: a P3 red beside a P3 green stay what they are, without sRGB's fringe of noise."""
+    """With the shipped weights: a P3 red beside a P3 green stay what they are, without sRGB's
+    fringe of noise.
+    """
     colors = np.zeros((48, 48, 3), np.uint8)
     colors[:, :24, 0], colors[:, 24:, 1] = 255, 255
     image = Image.fromarray(colors)
@@ -353,7 +357,9 @@ def test_colours_stay_in_the_mean(tiny, picture):
 
 @pytest.fixture(scope="module")
 def ramp() -> tuple[np.ndarray, np.ndarray]:
-    """A slow slope of colours as a sky has it: (64, 96, 3) of 16 bits, and the true one at x4 in 0..1."""
+    """A slow slope of colours as a sky has it: (64, 96, 3) of 16 bits, and the true one at x4 in
+    0..1.
+    """
 
     def color(y, x):
         return np.stack(

@@ -1,4 +1,6 @@
-"""Files of more than 8 bits a channel, made by hand: what their tags say of inks, white, spare samples and clear."""
+"""Files of more than 8 bits a channel, made by hand: what their tags say of inks, white, spare
+samples and clear.
+"""
 
 import io
 import struct
@@ -30,7 +32,9 @@ def tiff(
     extra: tuple[int, ...] = (),
     profile: bytes = b"",
 ) -> Path:
-    """(h, w, c) -> one strip, not packed. bits: 12, or those of the array; extra: meanings of samples behind."""
+    """(h, w, c) -> one strip, not packed. bits: 12, or those of the array; extra: meanings of
+    samples behind.
+    """
     h, w, c = array.shape
     ifd = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     kind = {"u": 1, "i": 2, "f": 3}[array.dtype.kind]

@@ -72,7 +72,8 @@ def test_more_pixels_than_allowed(picture, tmp_path):
 
 
 def test_decompression_bomb(picture, tmp_path, monkeypatch):
-    # Our limit counts, with its override; Pillow's, which has none by file, is set aside and comes back.
+    # Our limit counts, with its override; Pillow's, which has none by file, is set aside and comes
+    # back.
     path = tmp_path / "a.png"
     save_image(picture(10, 20), path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)

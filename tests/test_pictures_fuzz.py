@@ -1,4 +1,6 @@
-"""A bounded fuzz run over each reader: damaged bytes end as a picture or as one clear line, and never as a crash."""
+"""A bounded fuzz run over each reader: damaged bytes end as a picture or as one clear line, and
+never as a crash.
+"""
 
 import io
 import warnings

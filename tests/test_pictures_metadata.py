@@ -1,4 +1,6 @@
-"""What a file says besides its pixels comes out again, brought to the new size; 16 bits stay 16 bits."""
+"""What a file says besides its pixels comes out again, brought to the new size; 16 bits stay 16
+bits.
+"""
 
 import struct
 
@@ -14,7 +16,8 @@ from patchscaler.images.write import save_picture
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b'<rdf:Description rdf:about="" tiff:Orientation="6" exif:PixelXDimension="24" dc:creator="Ada">'
+    b'<rdf:Description rdf:about="" tiff:Orientation="6" exif:PixelXDimension="24" '
+    b'dc:creator="Ada">'
     b"<tiff:ImageWidth>24</tiff:ImageWidth></rdf:Description></rdf:RDF></x:xmpmeta>"
 )
 IPTC = b"\x1c\x02\x78\0\x03cap"

@@ -217,7 +217,8 @@ def test_bleed_leaves_opaque_pixels_alone(size):
 
 
 def test_bleed_makes_no_dark_fringe():
-    # A white disc on clear black, as cut-outs are saved: enlarging would draw the black into the edge.
+    # A white disc on clear black, as cut-outs are saved: enlarging would draw the black into the
+    # edge.
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
     alpha = ((x - 20) ** 2 + (y - 20) ** 2 < 100).float()
     out = bleed(alpha.expand(3, 40, 40), alpha)

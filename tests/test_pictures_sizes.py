@@ -251,7 +251,9 @@ def test_tiles_of_other_sizes_and_by_the_command(tiny, model, tmp_path):
 
 
 def test_a_logo_has_no_fringe():
-    """Shipped weights: a white disc on clear black, seen on black and on white, without grey or dark rims."""
+    """Shipped weights: a white disc on clear black, seen on black and on white, without grey or
+    dark rims.
+    """
     disc = Image.new("L", (256, 256))
     ImageDraw.Draw(disc).ellipse((32, 32, 224, 224), fill=255)
     alpha = np.asarray(disc.resize((64, 64), Image.Resampling.LANCZOS))

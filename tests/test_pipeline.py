@@ -23,7 +23,7 @@ def difference(a: Image.Image, b: Image.Image) -> int:
     return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
 
 
-# --- sizes and what comes with the picture ---------------------------------------------------------
+# --- sizes and what comes with the picture --------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 13), (33, 47), (64, 64), (5, 70)])

@@ -96,7 +96,10 @@ def test_bad_lines_are_found_before_anything_runs(made, tmp_path, line, message)
 
 
 def test_conditions_take_their_lines_or_leave_them_out(made):
-    text = "with esrgan: train graft --model {model} --esrgan {esrgan}\nwithout esrgan: train autoencoder --model x "
+    text = (
+        "with esrgan: train graft --model {model} --esrgan {esrgan}\nwithout esrgan: train "
+        "autoencoder --model x "
+    )
     text += "--shards y"
     recipe = made(text)
     assert [line.name for line in recipe.lines] == ["train autoencoder"]

@@ -1,4 +1,6 @@
-"""Maps, records, provenance, and finished files redone: figures that can be checked by hand, and damaged ones."""
+"""Maps, records, provenance, and finished files redone: figures that can be checked by hand, and
+damaged ones.
+"""
 
 import json
 from pathlib import Path

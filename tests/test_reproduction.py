@@ -1,4 +1,6 @@
-"""The paper's experiments on tiny random networks: the values they print, what they draw, what they refuse."""
+"""The paper's experiments on tiny random networks: the values they print, what they draw, what they
+refuse.
+"""
 
 import dataclasses
 import json
@@ -83,7 +85,9 @@ def test_what_is_no_source_is_one_line(small_pictures, tmp_path):
 
 @pytest.fixture
 def lsdir(tmp_path, monkeypatch, picture):
-    """LSDIR in miniature: two validation pictures, four training ones, the last validation one too small."""
+    """LSDIR in miniature: two validation pictures, four training ones, the last validation one too
+    small.
+    """
     release = COLLECTIONS["lsdir"]
     counts = {"val": 2, "test": 1, "train": 4}
     parts = {p: dataclasses.replace(s, count=counts[p]) for p, s in release.parts.items()}

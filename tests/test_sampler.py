@@ -1,4 +1,6 @@
-"""DDIM and DPM-Solver++(2M), held against diffusers' schedulers on the same alpha-bars and times."""
+"""DDIM and DPM-Solver++(2M), held against diffusers' schedulers on the same alpha-bars
+and times.
+"""
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ SCHEDULES = {
 
 
 def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """A nonlinear stand-in for a trained network, whose answer depends on every pixel, its neighbour and the time."""
+    """A nonlinear stand-in for a trained network, whose answer depends on every pixel, its
+    neighbour and the time.
+    """
     return torch.tanh(x + 0.5 * x.roll(1, -1)) * (
         0.3 + t[:, None, None, None] / 2000
     ) + 0.1 * torch.sin(3 * x)
@@ -141,7 +145,8 @@ def test_history_changes_a_step():
     assert (first - second).abs().max() > 0.01
 
 
-# A full loop, so that no change of the arithmetic goes unseen: sum and mean square after 20 steps from t = 1000.
+# A full loop, so that no change of the arithmetic goes unseen: sum and mean square after 20 steps
+# from t = 1000.
 @pytest.mark.parametrize(
     ("sampler", "total", "square"), [("ddim", 3.278759, 0.383743), ("dpm++", 3.723951, 0.492015)]
 )

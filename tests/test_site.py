@@ -1,4 +1,6 @@
-"""The documentation: its commands parse, its pictures are made by its script, its pages are reachable."""
+"""The documentation: its commands parse, its pictures are made by its script, its pages are
+reachable.
+"""
 
 import importlib.util
 import re
@@ -16,9 +18,11 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def commands(page: Path) -> list[str]:
-    """Indented lines that call the program; continued lines joined, comments and what follows cut off.
+    """Indented lines that call the program; continued lines joined, comments and what follows cut
+    off.
 
-    Left out: output that begins with the program's name, and lines with shell variables or words to be replaced.
+    Left out: output that begins with the program's name, and lines with shell variables or words to
+    be replaced.
     """
     text = page.read_text("utf-8").replace("\\\n", " ")
     found = re.findall(r"^    (?:\$ )?patchscaler ([a-z].+)$", text, re.M)

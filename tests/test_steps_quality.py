@@ -1,4 +1,6 @@
-"""Quality against steps: the rows are what `compare` says of the same steps, and the model's own are marked."""
+"""Quality against steps: the rows are what `compare` says of the same steps, and the model's own
+are marked.
+"""
 
 import json
 import sys
@@ -72,7 +74,8 @@ def test_rows_are_what_compare_says(tiny, hr, model_folder, tmp_path, monkeypatc
     assert report.rows[3].here["evaluations"] == 0 < report.rows[4].here["evaluations"]
     assert len({row.here["psnr-y ↑"] for row in report.rows}) == 6
 
-    # Again: nothing is enlarged a second time. A model that draws says what its first step brings besides.
+    # Again: nothing is enlarged a second time. A model that draws says what its first step brings
+    # besides.
     assert not any("drawn" in line for line in report.protocol)
     monkeypatch.setattr(PatchScaler, "upscale", None)
     monkeypatch.setattr(PatchScaler, "refiner", object())

@@ -1,4 +1,6 @@
-"""Pictures in windows: the same as whole, whatever the windows, in memory that does not grow with the area."""
+"""Pictures in windows: the same as whole, whatever the windows, in memory that does not grow with
+the area.
+"""
 
 import os
 import subprocess
@@ -90,7 +92,8 @@ def test_windows_do_not_show(tiny, photo, size, window):
     assert np.array_equal(made.textures, whole.textures)
     assert np.abs(made.scores - whole.scores).max() < 1e-6
     difference = np.abs(read(target) - whole.array)
-    # Stored in half precision, a patch moves by less than a thousandth of what it adds: rounding, no seams.
+    # Stored in half precision, a patch moves by less than a thousandth of what it adds: rounding,
+    # no seams.
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01
     assert left(source.parent) == ["in.png", "out.png"]
 
@@ -102,7 +105,8 @@ def test_without_context_windows_would_show(tiny, photo, monkeypatch):
     upscale_file(tiny, source, target, window=32, groups=COARSE_ONLY)
     difference = np.abs(read(target) - whole.array)
     assert difference.max() > 2
-    # ... and nowhere but near the windows' edges, which lie at multiples of 116 and 112 output pixels here.
+    # ... and nowhere but near the windows' edges, which lie at multiples of 116 and 112 output
+    # pixels here.
     inner = difference[32:84, 32:80]
     assert inner.max() <= 1
 

@@ -1,4 +1,6 @@
-"""Large picture files: what is checked and told before the first step, resume after a kill, nothing left behind."""
+"""Large picture files: what is checked and told before the first step, resume after a kill, nothing
+left behind.
+"""
 
 import json
 import os

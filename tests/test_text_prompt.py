@@ -1,4 +1,6 @@
-"""The text prompt end to end on tiny random BLIP-2 and CLIP: caption -> tokens -> training -> sampling."""
+"""The text prompt end to end on tiny random BLIP-2 and CLIP: caption -> tokens -> training ->
+sampling.
+"""
 
 import json
 import shutil
@@ -27,7 +29,9 @@ LETTERS = [chr(i) for i in range(33, 127)]
 
 
 def tiny_blip2(folder: Path) -> Path:
-    """Blip2ForConditionalGeneration with its processor, random weights that say more than nothing."""
+    """Blip2ForConditionalGeneration with its processor, random weights that say more
+    than nothing.
+    """
     words = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", "\u0120", *LETTERS])}
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     tokenizer = transformers.GPT2Tokenizer(vocab=words, merges=[], **special)

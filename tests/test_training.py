@@ -169,7 +169,8 @@ def test_a_stage_killed_in_the_middle_goes_on_with_the_losses_of_a_whole_one(dat
         with (model / "training" / "grm" / "log.csv").open() as file:
             rows.append({(step, name): float(value) for step, _, name, value in csv.reader(file)})
     assert len(rows[0]) == 12 * 4 + 4
-    # Six digits are logged, of which the last may differ: sums in another order where memory lies otherwise.
+    # Six digits are logged, of which the last may differ: sums in another order where memory lies
+    # otherwise.
     assert rows[0] == pytest.approx(rows[1], rel=2e-5, abs=2e-6)
 
 
@@ -191,7 +192,8 @@ def test_eq_8_is_the_mean_squared_error_of_the_predicted_noise():
         "target": diffusion.target(x_0, noise, t, y_0),
     }
     loss, logs = trainer(batch)
-    # A fresh network says zero, so the loss is the mean square of the noise; low and high times apart.
+    # A fresh network says zero, so the loss is the mean square of the noise; low and high times
+    # apart.
     assert float(loss.detach()) == pytest.approx(float(noise.square().mean()), rel=1e-5)
     assert logs["low"] == pytest.approx(float(noise[0].square().mean()), rel=1e-5)
     assert logs["high"] == pytest.approx(float(noise[1].square().mean()), rel=1e-5)

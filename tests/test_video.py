@@ -1,4 +1,6 @@
-"""Videos: what is kept of them, that a killed run goes on as if nothing had been, and what is refused."""
+"""Videos: what is kept of them, that a killed run goes on as if nothing had been, and what is
+refused.
+"""
 
 import itertools
 import os
@@ -96,7 +98,9 @@ def test_times_of_a_variable_rate_and_all_sounds(tiny, tmp_path, ending):
 
 
 def test_frames_that_are_coded_out_of_order(tiny, tmp_path):
-    """B-frames over the borders of segments, whose intervals differ: times of decoding must grow all the same."""
+    """B-frames over the borders of segments, whose intervals differ: times of decoding must grow
+    all the same.
+    """
     times = [n * 512 for n in range(6)] + [3072 + n * 2048 for n in range(6)]
     source, target = make_clip(tmp_path / "in.mp4", times=times), tmp_path / "out.mp4"
     upscale_video(tiny, source, target, video=VideoOptions(codec="h265"))
@@ -151,7 +155,10 @@ def test_ten_bits_colours_and_aspect(tiny, tmp_path):
     ("colors", "kept"), [((2, 1, 1, 1), (2, 1)), ((1, 5, 5, 6), (1, 5)), (None, (1, 6))]
 )
 def test_ranges_and_matrices_go_through(tiny, tmp_path, colors, kept):
-    """The mean colour shows a wrong matrix or range. Small and untagged means BT.601; the result says so."""
+    """The mean colour shows a wrong matrix or range.
+
+    Small and untagged means BT.601; the result says so.
+    """
     source = make_clip(tmp_path / "in.mp4", colors=colors)
     upscale_video(tiny, source, tmp_path / "out.mp4", video=VideoOptions(crf=1))
     frame = frames_of(tmp_path / "out.mp4")[0][0]
@@ -177,7 +184,9 @@ def test_turned_clips_become_upright(tiny, tmp_path):
 
 
 def test_fields_become_frames(tmp_path):
-    """Even and odd rows are moments apart, so that neighbours differ; afterwards they are of one moment."""
+    """Even and odd rows are moments apart, so that neighbours differ; afterwards they are of one
+    moment.
+    """
     source = make_clip(tmp_path / "in.mp4", count=8, fields=True, options={"x264-params": "tff=1"})
     clip = look_through(source)
     assert clip.interlaced and clip.count == 8

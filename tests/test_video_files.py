@@ -1,4 +1,6 @@
-"""Videos and the command: what is refused before any work, folders, the cost told, and how much it flickers."""
+"""Videos and the command: what is refused before any work, folders, the cost told, and how much it
+flickers.
+"""
 
 import json
 import sys

@@ -1,4 +1,7 @@
-"""The page's API as programs call it, and as those who mean no good do. Needs gradio (the extra `web`)."""
+"""The page's API as programs call it, and as those who mean no good do.
+
+Needs gradio (the extra `web`).
+"""
 
 import concurrent.futures
 import http.client

@@ -1,4 +1,7 @@
-"""How much a request may bring, and how much all of them together. Needs gradio (the extra `web`)."""
+"""How much a request may bring, and how much all of them together.
+
+Needs gradio (the extra `web`).
+"""
 
 import concurrent.futures
 import contextlib

@@ -1,4 +1,7 @@
-"""The page in a real Chromium. Needs gradio, playwright and a chromium: skipped without; CI installs them."""
+"""The page in a real Chromium.
+
+Needs gradio, playwright and a chromium: skipped without; CI installs them.
+"""
 
 import os
 import shutil
@@ -47,7 +50,10 @@ def browser():
 
 @pytest.fixture
 def opened(browser, address):
-    """`opened(**context)` -> a page that is ready. At the end, no script may have failed, no other host been asked."""
+    """`opened(**context)` -> a page that is ready.
+
+    At the end, no script may have failed, no other host been asked.
+    """
     contexts, errors, hosts = [], [], set()
 
     def make(**options):

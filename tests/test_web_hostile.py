@@ -56,7 +56,9 @@ def test_no_pictures(service, data):
 
 
 def check_refused_or_made(service: Service, path: Path) -> str | None:
-    """A file ends as a picture or as one line about it, with no path of the server; and then nothing is left."""
+    """A file ends as a picture or as one line about it, with no path of the server; and then
+    nothing is left.
+    """
     try:
         result_of(service.enlarge("me", path, Dials()))
         text = None

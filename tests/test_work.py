@@ -1,4 +1,6 @@
-"""Pieces of work done elsewhere: pickled there and back, several at once, the same picture comes out."""
+"""Pieces of work done elsewhere: pickled there and back, several at once, the same picture comes
+out.
+"""
 
 import pickle
 import sys

@@ -1,4 +1,6 @@
-"""What the tests of the page share: one that is served on this machine, requests by hand, its jobs and their files."""
+"""What the tests of the page share: one that is served on this machine, requests by hand, its jobs
+and their files.
+"""
 
 import http.client
 import json
@@ -22,7 +24,10 @@ from patchscaler.pipeline import PatchScaler
 
 @contextmanager
 def served(scaler: PatchScaler, parent: Any, **limits: Any) -> Iterator[tuple[Service, str]]:
-    """-> the service, the page's address. Gradio's settings in the environment are those from before at the end."""
+    """-> the service, the page's address.
+
+    Gradio's settings in the environment are those from before at the end.
+    """
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED")
     before = {name: os.environ.get(name) for name in names}
     check = limits.pop("check", None)
@@ -62,7 +67,10 @@ def jobs(service: Service) -> list[Path]:
 
 
 def waited(condition, seconds: float = 20) -> bool:
-    """Did it come true? Asked once more after it did, a condition of another thread may be false again."""
+    """Did it come true?
+
+    Asked once more after it did, a condition of another thread may be false again.
+    """
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -77,7 +85,9 @@ def working() -> bool:
 
 
 def slow_work(monkeypatch: Any, steps: int) -> tuple[threading.Event, threading.Event]:
-    """Pictures take so many steps of .05 s -> set when a step was told, set when the work is over."""
+    """Pictures take so many steps of .05 s -> set when a step was told, set when the
+    work is over.
+    """
     reached, stopped = threading.Event(), threading.Event()
 
     def slow(*args: Any, watch: Any, **keywords: Any) -> None:

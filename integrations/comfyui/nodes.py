@@ -1,4 +1,5 @@
-"""Two nodes: load a model, upscale. All that they do is turn ComfyUI's tensors into pictures and back.
+"""Two nodes: load a model, upscale. All that they do is turn ComfyUI's tensors into pictures and
+back.
 
 ComfyUI's IMAGE is (B, H, W, 3 or 4) floats in [0, 1] on the processor, its MASK (B, H, W).
 """
@@ -18,7 +19,9 @@ STEPS = 1000  # of the progress bar, an image
 
 
 class PatchScalerLoader:
-    """A shipped model, a folder, or a hub id; ComfyUI keeps what it returns until an input changes."""
+    """A shipped model, a folder, or a hub id; ComfyUI keeps what it returns until an
+    input changes.
+    """
 
     RETURN_TYPES = ("PATCHSCALER",)
     RETURN_NAMES = ("model",)
@@ -54,7 +57,9 @@ class PatchScalerLoader:
 
 
 class PatchScalerUpscale:
-    """Images, and for each a mask of where the work went: black simple, grey medium, white hard patches."""
+    """Images, and for each a mask of where the work went: black simple, grey medium, white hard
+    patches.
+    """
 
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "difficulty")
@@ -131,7 +136,9 @@ class PatchScalerUpscale:
 
 
 def progress_bar(images: int) -> Callable[[int, float], None]:
-    """(image, share of it) -> ComfyUI's bar, which is also where it stops a run that was cancelled."""
+    """(image, share of it) -> ComfyUI's bar, which is also where it stops a run that
+    was cancelled.
+    """
     try:
         from comfy.utils import ProgressBar
     except ImportError:  # outside of ComfyUI

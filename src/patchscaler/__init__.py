@@ -16,7 +16,9 @@ __all__ = ["PatchScaler", "PatchScalerError", "Result", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when the pipeline is asked for: `patchscaler --help` should not wait for it."""
+    """Import torch only when the pipeline is asked for: `patchscaler --help` should not wait for
+    it.
+    """
     if name in ("PatchScaler", "Result"):
         from patchscaler import pipeline
 

@@ -1,4 +1,6 @@
-"""A group for each patch: by its confidence, by what a budget buys, or as somebody wants it for a box."""
+"""A group for each patch: by its confidence, by what a budget buys, or as somebody wants it for a
+box.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def assign(scaler: "PatchScaler", job: Job, options: Options, spent: float = 0.0) -> None:
-    """A group for each patch: by its confidence (Eq. 2), or by what the budget buys; then the boxes' wishes."""
+    """A group for each patch: by its confidence (Eq. 2), or by what the budget buys; then the
+    boxes' wishes.
+    """
     job.groups = assign_groups(job.scores, job.config.thresholds)
     if options.budget:
         affordable = None

@@ -1,4 +1,6 @@
-"""The patches of one or several pictures in batches: which go together, what they are cut from, where they go."""
+"""The patches of one or several pictures in batches: which go together, what they are cut from,
+where they go.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,10 @@ MOST_MEMORY = 2**40  # MiB; no machine has as much
 
 
 class Batches:
-    """Longest first: batches of one length stay full. Patches of no steps come last, in batches of their own, for
-    they need no prompt. n patches of a batch, V a patch's side, C channels, K textures a prompt."""
+    """Longest first: batches of one length stay full. Patches of no steps come last, in batches of
+    their own, for they need no prompt. n patches of a batch, V a patch's side, C channels, K
+    textures a prompt.
+    """
 
     def __init__(self, jobs: list[Job], size: int, limit: int):
         """size: V. limit: patches of a batch."""
@@ -82,7 +86,8 @@ class Batches:
 
 
 def patches_within(scaler: "PatchScaler", mebibytes: float) -> int:
-    """How many patches a batch should have: an estimate of Patch-DiT's and the prompt's memory, from above.
+    """How many patches a batch should have: an estimate of Patch-DiT's and the prompt's memory,
+    from above.
 
     Raises PatchScalerError for a limit that is none.
     """

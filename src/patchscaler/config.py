@@ -1,7 +1,8 @@
 """Every number of the system in frozen dataclasses, read from and written to JSON, and the presets.
 
-The word *patch* has two meanings here: `latent_patch_size` is the unit that is grouped and sampled (V in
-the paper, 16 latents a side = 128 pixels), `patch_size` is Patch-DiT's token, a square of latents.
+The word *patch* has two meanings here: `latent_patch_size` is the unit that is grouped and sampled
+(V in the paper, 16 latents a side = 128 pixels), `patch_size` is Patch-DiT's token, a square of
+latents.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """`pca` is ours, in closed form; `kl` and `tiny` are diffusers' AutoencoderKL and AutoencoderTiny."""
+    """`pca` is ours, in closed form; `kl` and `tiny` are diffusers' AutoencoderKL and
+    AutoencoderTiny.
+    """
 
     kind: str = "pca"
     channels: int = 64
@@ -81,7 +84,9 @@ class RefinerConfig:
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """The RRDB denoiser of `compact` (`models/denoiser.py`): Real-ESRGAN's trunk, modulated by the timestep."""
+    """The RRDB denoiser of `compact` (`models/denoiser.py`): Real-ESRGAN's trunk, modulated by the
+    timestep.
+    """
 
     width: int = 0  # channels of the trunk; 0: no such denoiser, Patch-DiT denoises latents
     growth: int = 32  # channels that each convolution of a dense block adds
@@ -93,7 +98,9 @@ class DenoiserConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Noise schedule (`linear` of DDPM and DiT, `scaled_linear` of SD) and what the network predicts."""
+    """Noise schedule (`linear` of DDPM and DiT, `scaled_linear` of SD) and what the network
+    predicts.
+    """
 
     schedule: str = "linear"
     beta_start: float = 1e-4
@@ -105,7 +112,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """Patch-adaptive Group Sampling (3.2): the numbers of the groups simple, medium, hard, in this order."""
+    """Patch-adaptive Group Sampling (3.2): the numbers of the groups simple, medium, hard, in this
+    order.
+    """
 
     latent_patch_size: int = 16  # V
     overlap: int = 8
@@ -162,11 +171,14 @@ class ModelConfig:
 
 
 def _build(cls: type[Config], values: dict[str, Any]) -> Config:
-    """A dataclass from JSON values: nested dataclasses rebuilt, lists as tuples, unknown names refused."""
+    """A dataclass from JSON values: nested dataclasses rebuilt, lists as tuples, unknown names
+    refused.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(fields)):
         raise PatchScalerError(
-            f"unknown setting {', '.join(unknown)} in {cls.__name__}: is the file of another version?"
+            f"unknown setting {', '.join(unknown)} in {cls.__name__}: is the file of another "
+            "version?"
         )
     out: dict[str, Any] = {}
     for name, value in values.items():
@@ -178,7 +190,9 @@ def _build(cls: type[Config], values: dict[str, Any]) -> Config:
 
 
 def _checked(name: str, kind: Any, value: Any) -> Any:
-    """A JSON value as the field's type says: int and float mix, lists become tuples of the right length."""
+    """A JSON value as the field's type says: int and float mix, lists become tuples of the right
+    length.
+    """
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if not isinstance(value, list) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
@@ -262,7 +276,10 @@ PRESETS = {
 
 
 def preset(name: str) -> ModelConfig:
-    """The preset of this name. Raises PatchScalerError, listing the known ones (`tiny` is for tests)."""
+    """The preset of this name.
+
+    Raises PatchScalerError, listing the known ones (`tiny` is for tests).
+    """
     if name not in PRESETS:
         raise PatchScalerError(f"unknown preset '{name}': choose paper or compact")
     return PRESETS[name]

@@ -6,7 +6,10 @@ from patchscaler.errors import PatchScalerError
 
 
 def choose_device(name: str) -> str:
-    """auto: CUDA, then MPS, then CPU. Raises PatchScalerError for one that is unknown or not there."""
+    """auto: CUDA, then MPS, then CPU.
+
+    Raises PatchScalerError for one that is unknown or not there.
+    """
     found = ["cpu"]
     if torch.backends.mps.is_available():
         found.insert(0, "mps")
@@ -24,7 +27,9 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(name: str, device: str) -> torch.dtype:
-    """auto: half precision on a GPU, bfloat16 on a processor that has it in hardware, else float32."""
+    """auto: half precision on a GPU, bfloat16 on a processor that has it in hardware,
+    else float32.
+    """
     table = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name != "auto":
         if name not in table:

@@ -1,4 +1,6 @@
-"""A picture in memory -> any size: passes of x4, reduced behind each; textures that tile stay tileable."""
+"""A picture in memory -> any size: passes of x4, reduced behind each; textures that tile stay
+tileable.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +25,9 @@ SEAM = 8  # pixels of the input on either side of a tile's border over which its
 
 @dataclass
 class Upscaled:
-    """The picture in the size that was wanted, and how each pass came about (at x4, before it was reduced)."""
+    """The picture in the size that was wanted, and how each pass came about (at x4, before it was
+    reduced).
+    """
 
     array: np.ndarray  # (h, w, 1..4) uint8 or uint16
     passes: list[Result]
@@ -43,7 +47,8 @@ def upscale_to_size(
     tileable: bool = False,
     **options: Any,
 ) -> Upscaled:
-    """target_size: a scale or a `TargetSize`. tileable: opposite borders of the picture meet. options: of `PatchScaler.upscale`.
+    """target_size: a scale or a `TargetSize`. tileable: opposite borders of the picture meet.
+    options: of `PatchScaler.upscale`.
 
     Raises PatchScalerError.
     """
@@ -76,7 +81,9 @@ def upscale_to_size(
 
 
 def over_passes(progress: Progress, areas: Sequence[int], number: int) -> Progress:
-    """One pass's patch-steps -> those of all passes, the others' taken to be as dense. areas: of the passes' inputs."""
+    """One pass's patch-steps -> those of all passes, the others' taken to be as dense. areas: of
+    the passes' inputs.
+    """
     before, whole, own = sum(areas[:number]), sum(areas), areas[number]
 
     def report(done: int, total: int) -> None:
@@ -89,9 +96,11 @@ def over_passes(progress: Progress, areas: Sequence[int], number: int) -> Progre
 
 
 def tile_margin(scaler: "PatchScaler") -> int:
-    """Pixels of the input around a tile that its output depends on, a multiple of the patches' stride.
+    """Pixels of the input around a tile that its output depends on, a multiple of the patches'
+    stride.
 
-    But for the cuts between the refiner's tiles, which do not repeat with the texture; the seam's fade hides them.
+    But for the cuts between the refiner's tiles, which do not repeat with the texture; the seam's
+    fade hides them.
     """
     groups, step = scaler.config.groups, scaler.step
     stride = (groups.latent_patch_size - groups.overlap) * step
@@ -123,14 +132,18 @@ def _one_tile(scaler: "PatchScaler", planes: Planes, options: dict[str, Any]) ->
 
 
 def wrap_pad(x: Tensor, margin: int) -> Tensor:
-    """(..., h, w) -> (..., h + 2 margin, w + 2 margin), the picture going on from the other side."""
+    """(..., h, w) -> (..., h + 2 margin, w + 2 margin), the picture going on from the
+    other side.
+    """
     h, w = x.shape[-2:]
     rows, columns = (torch.arange(-margin, n + margin) % n for n in (h, w))
     return x[..., rows[:, None], columns]
 
 
 def unwrap(array: np.ndarray, axis: int, margin: int, length: int, seam: int) -> np.ndarray:
-    """The middle `length` of an axis, near its ends faded into what lies around the other, half and half there."""
+    """The middle `length` of an axis, near its ends faded into what lies around the other, half and
+    half there.
+    """
     a = np.moveaxis(array, axis, 0)
     core = a[margin : margin + length].copy()
     seam = min(seam, length // 2)

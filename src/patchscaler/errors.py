@@ -6,7 +6,10 @@ class PatchScalerError(Exception):
 
 
 class TooManyPixelsError(PatchScalerError):
-    """A picture of more pixels than allowed. Its text is the command line's; others may say it in their own words."""
+    """A picture of more pixels than allowed.
+
+    Its text is the command line's; others may say it in their own words.
+    """
 
     def __init__(self, text: str, width: int, height: int, limit: int):
         super().__init__(text)

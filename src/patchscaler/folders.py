@@ -1,7 +1,7 @@
 """Folders of pictures: which files are pictures, which are done already, and which share a batch.
 
-What is done is kept in a file of lines beside the results, one a picture, written when its result lies there:
-a run that was killed, or is given once more, goes on behind it.
+What is done is kept in a file of lines beside the results, one a picture, written when its result
+lies there: a run that was killed, or is given once more, goes on behind it.
 """
 
 import json
@@ -31,7 +31,8 @@ class Found:
 def find_pictures(
     folder: Path, recursive: bool, apart_from: Path | None = None, videos: bool = False
 ) -> Found:
-    """Sorted by path. Hidden files, other folders and links that lead out of the folder are passed over.
+    """Sorted by path. Hidden files, other folders and links that lead out of the folder are passed
+    over.
 
     apart_from: the folder of results, should it lie inside. videos: find them too.
     Raises PatchScalerError for a folder that cannot be read.
@@ -80,7 +81,10 @@ def find_pictures(
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture that is done: what it was, how it was made, where it lies. Paths from the two folders on."""
+    """A picture that is done: what it was, how it was made, where it lies.
+
+    Paths from the two folders on.
+    """
 
     source: str
     size: int

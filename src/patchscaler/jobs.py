@@ -1,4 +1,6 @@
-"""One picture on its way through the pipeline: what is asked for, what is known so far, what comes out."""
+"""One picture on its way through the pipeline: what is asked for, what is known so far, what comes
+out.
+"""
 
 import time
 from collections.abc import Callable
@@ -48,7 +50,9 @@ class Options:
 
 
 def check_passes(count: int, options: Options) -> None:
-    """Raises PatchScalerError for what is said of one enlargement and would be done in each of several."""
+    """Raises PatchScalerError for what is said of one enlargement and would be done in each of
+    several.
+    """
     seconds = options.budget is not None and options.budget.seconds is not None
     if count > 1 and (options.changes or seconds):
         what = "boxes are" if options.changes else "a budget in seconds is"
@@ -125,7 +129,9 @@ class Job:
 def cost_of_groups(
     groups: Tensor, config: GroupConfig, grid: PatchGrid, refines: bool
 ) -> dict[str, Any]:
-    """groups: (M,) of a picture's patches; refines: has the model a refiner? -> `Result.cost` without its seconds."""
+    """groups: (M,) of a picture's patches; refines: has the model a refiner? -> `Result.cost`
+    without its seconds.
+    """
     patches = {name: int((groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
     numbers = zip(GROUP_NAMES, config.num_inference_steps, strict=True)
     evaluations = {name: patches[name] * steps for name, steps in numbers}
@@ -138,7 +144,9 @@ def cost_of_groups(
 
 
 class Counter:
-    """Patch-steps done, of all pictures together; what is drawn afterwards, in as many as take its time."""
+    """Patch-steps done, of all pictures together; what is drawn afterwards, in as many as take its
+    time.
+    """
 
     def __init__(self, jobs: list[Job], progress: Progress | None, refining: int = 0):
         self.total = sum(int(job.steps.sum()) for job in jobs) + refining
@@ -152,7 +160,10 @@ class Counter:
 
 
 class Clock:
-    """Seconds by stage; laps of one name add up. A GPU's work counts where it was given, not where it is waited for."""
+    """Seconds by stage; laps of one name add up.
+
+    A GPU's work counts where it was given, not where it is waited for.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}

@@ -18,7 +18,8 @@ from patchscaler.training.data.sources import count_images, iterate_images
 def build_from_folder(args: argparse.Namespace) -> TextureMemory:
     """Random crops of the pictures below a folder -> farthest point sampling on keys -> memory.
 
-    Needs of the model folder only autoencoder and classifier, so that it serves in the middle of training.
+    Needs of the model folder only autoencoder and classifier, so that it serves in the middle of
+    training.
     """
     folder = find_model(args.model)
     config = read_config(folder, args.autoencoder)

@@ -1,4 +1,6 @@
-"""Latents -> overlapping patches -> latents: an inverse pair, and the windows that fuse overlaps."""
+"""Latents -> overlapping patches -> latents: an inverse pair, and the windows that fuse
+overlaps.
+"""
 
 from dataclasses import dataclass
 
@@ -11,7 +13,9 @@ from patchscaler.errors import PatchScalerError
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Where the patches of a (height, width) picture of latents lie: `rows` x `columns` of top-left corners."""
+    """Where the patches of a (height, width) picture of latents lie: `rows` x `columns` of top-left
+    corners.
+    """
 
     height: int
     width: int
@@ -47,7 +51,9 @@ def make_grid(height: int, width: int, size: int = 16, overlap: int = 8) -> Patc
 def meeting(
     starts: tuple[int, ...], size: int, low: int, high: int
 ) -> list[tuple[int, slice, slice]]:
-    """Sides that meet [low, high): their numbers, where they lie in it, and which part of them does."""
+    """Sides that meet [low, high): their numbers, where they lie in it, and which part of them
+    does.
+    """
     return [
         (
             i,
@@ -66,7 +72,9 @@ def partition(x: Tensor, grid: PatchGrid) -> Tensor:
 
 
 class Canvas:
-    """Where patches are fused once, at the end: weighted sums that need not wait for all of them."""
+    """Where patches are fused once, at the end: weighted sums that need not wait for
+    all of them.
+    """
 
     def __init__(self, channels: int, grid: PatchGrid, device: torch.device | str = "cpu"):
         self.size = grid.size
@@ -86,7 +94,10 @@ class Canvas:
 
 
 def merge(patches: Tensor, grid: PatchGrid) -> Tensor:
-    """(M, C, V, V) -> (C, H, W): overlaps fused by smooth weights that sum to one. Inverse of `partition`."""
+    """(M, C, V, V) -> (C, H, W): overlaps fused by smooth weights that sum to one.
+
+    Inverse of `partition`.
+    """
     canvas = Canvas(patches.shape[1], grid, patches.device)
     for patch, (row, column) in zip(patches, grid.corners(), strict=True):
         canvas.add(patch, row, column)
@@ -106,7 +117,9 @@ def blend_window(size: int, overlap: int) -> Tensor:
 
 
 def blended(values: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """(M, ...) numbers of each patch -> (H, W, ...), weighted as latents are where patches are fused."""
+    """(M, ...) numbers of each patch -> (H, W, ...), weighted as latents are where patches are
+    fused.
+    """
     window = blend_window(grid.size, grid.overlap).numpy()
     total = np.zeros((grid.height, grid.width, *values.shape[1:]), np.float32)
     weight = np.zeros((grid.height, grid.width), np.float32)

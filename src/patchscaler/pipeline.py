@@ -1,6 +1,7 @@
 """The whole of PatchScaler, from a picture to a picture four times as large. Read this file first.
 
-LR picture -> GRM: coarse latents and confidence -> patches -> groups by confidence -> texture prompt
+LR picture -> GRM: coarse latents and confidence -> patches -> groups by confidence -> texture
+prompt
 -> Patch-DiT from each group's start -> fused latents -> refiner (compact) -> decoder -> picture
 """
 
@@ -93,13 +94,15 @@ class PatchScaler:
         engine: str = "torch",
         onnx: str | Path | None = None,
     ) -> "PatchScaler":
-        """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may follow).
+        """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra;
+        @revision may follow).
 
-        device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the large networks; auto also draws
-        in bytes (`models/quantized.py`) where weights and processor allow it.
-        memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder. offline: fetch
-        nothing, as HF_HUB_OFFLINE=1. engine, onnx: see `onnx.engine.use_engine`. Raises PatchScalerError for anything
-        missing, corrupt, changed or not fitting.
+        device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the large
+        networks; auto also draws in bytes (`models/quantized.py`) where weights and processor allow
+        it.
+        memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder.
+        offline: fetch nothing, as HF_HUB_OFFLINE=1. engine, onnx: see `onnx.engine.use_engine`.
+        Raises PatchScalerError for anything missing, corrupt, changed or not fitting.
         """
         folder = find_model(source, offline)
         check_sums(folder, ["config.json"])
@@ -148,8 +151,9 @@ class PatchScaler:
     ) -> None:
         """A folder that `from_pretrained` and a hub take: see `model_folder`.
 
-        half: floats in half precision. licence: of the weights, for the model card. copy_autoencoder: False only
-        names a diffusers autoencoder, which then has to be had when the model is loaded.
+        half: floats in half precision. licence: of the weights, for the model card.
+        copy_autoencoder: False only names a diffusers autoencoder, which then has to be had when
+        the model is loaded.
         """
         write_model(
             Path(folder), self.config, self.networks, self.memory, half, licence, copy_autoencoder
@@ -158,11 +162,14 @@ class PatchScaler:
     # --- the main path ----------------------------------------------------------------------------
 
     def upscale(self, image: Picture, **options: Any) -> Result:
-        """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result. options: see `options`."""
+        """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result. options: see
+        `options`.
+        """
         return self.upscale_many([image], **options)[0]
 
     def upscale_many(self, images: Sequence[Picture], **options: Any) -> list[Result]:
-        """Several pictures whose patches share batches -> their Results, in order. options: see `options`.
+        """Several pictures whose patches share batches -> their Results, in order. options: see
+        `options`.
 
         Pictures too large for memory: `streaming.files.upscale_file`.
         """
@@ -197,15 +204,16 @@ class PatchScaler:
     ) -> Options:
         """What a picture is to be made with.
 
-        groups: thresholds, start times, steps and overlap in place of the checkpoint's. origin: (row, column)
-        of the picture in a larger one, so that a crop sees the noise of the whole (multiples of two pixels).
-        prompt: False leaves the texture prompt out. max_patches: of one batch, by default as many as
-        memory_limit (MiB) holds; halved when memory runs out. max_pixels: of each picture, 0 for no limit.
-        coarse: True decodes the coarse picture too. color: wavelet, adain or none, against shifts of colour.
-        period: (height, width) in pixels after which the noise repeats, for tileable textures. The dials
-        (docs/dials.md): budget, a share of full sampling, seconds ('20s') or a name; fidelity, 0 to 1; changes,
-        boxes with another group or seed; invention: True measures what was invented; assigned: (M,) groups of an
-        earlier run, to repeat it. Raises PatchScalerError for what cannot be.
+        groups: thresholds, start times, steps and overlap in place of the checkpoint's. origin:
+        (row, column) of the picture in a larger one, so that a crop sees the noise of the whole
+        (multiples of two pixels). prompt: False leaves the texture prompt out. max_patches: of one
+        batch, by default as many as memory_limit (MiB) holds; halved when memory runs out.
+        max_pixels: of each picture, 0 for no limit. coarse: True decodes the coarse picture too.
+        color: wavelet, adain or none, against shifts of colour. period: (height, width) in pixels
+        after which the noise repeats, for tileable textures. The dials (docs/dials.md): budget, a
+        share of full sampling, seconds ('20s') or a name; fidelity, 0 to 1; changes, boxes with
+        another group or seed; invention: True measures what was invented; assigned: (M,) groups of
+        an earlier run, to repeat it. Raises PatchScalerError for what cannot be.
         """
         config = check_groups(groups or self.config.groups)
         if config.latent_patch_size != self.config.groups.latent_patch_size:
@@ -322,7 +330,9 @@ class PatchScaler:
 
     @torch.inference_mode()
     def groups_of(self, image: Picture, **options: Any) -> tuple[np.ndarray, GroupConfig]:
-        """Which group each patch falls into, (M,), and the groups' numbers, without sampling any."""
+        """Which group each patch falls into, (M,), and the groups' numbers, without
+        sampling any.
+        """
         checked = self.options(**options)
         job = self.restored(image, checked)
         assign(self, job, checked)
@@ -365,7 +375,9 @@ class PatchScaler:
         clock: Clock,
         count: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
-        """y_0, noise: (n, C, V, V); groups: (n,) -> patches (n, C, V, V), memory entries (n, K); no noise, no steps."""
+        """y_0, noise: (n, C, V, V); groups: (n,) -> patches (n, C, V, V), memory entries (n, K); no
+        noise, no steps.
+        """
         k = self.top_k if options.prompt else 0
         y_0, entries, prompt = y_0.to(self.device), torch.full((len(y_0), max(1, k)), -1), None
         if noise is not None and k:
@@ -405,7 +417,9 @@ class PatchScaler:
     def picture(
         self, latents: Tensor, coarse: Tensor, confidence: Tensor, lr: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
-        """Latents (C, H, W) twice, (1, H, W), input (3, h, w) -> result and, if wanted, coarse, (3, 4h, 4w) both."""
+        """Latents (C, H, W) twice, (1, H, W), input (3, h, w) -> result and, if wanted, coarse, (3,
+        4h, 4w) both.
+        """
         if options.fidelity:
             calibration = self.config.groups.calibration
             latents = towards_coarse(latents, coarse, confidence, calibration, options.fidelity)

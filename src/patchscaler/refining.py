@@ -1,8 +1,10 @@
-"""The fused picture drawn once more by the `Refiner`, tile by tile, where patches were sampled (`compact` only).
+"""The fused picture drawn once more by the `Refiner`, tile by tile, where patches were sampled
+(`compact` only).
 
-Tiles lie where the whole picture's size puts them, and each reads a little around it: what a tile becomes depends
-on nothing else, so that windows, a part made anew and other machines draw the same. Simple patches are never drawn.
-Letters: C channels, H, W latents of the whole picture, M patches, h, w latents of a part.
+Tiles lie where the whole picture's size puts them, and each reads a little around it: what a tile
+becomes depends on nothing else, so that windows, a part made anew and other machines draw the same.
+Simple patches are never drawn. Letters: C channels, H, W latents of the whole picture, M patches,
+h, w latents of a part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScaler
 
 TILE = 64  # latents of a tile's side
-# Latents read around it. With ten blocks and 6 a cut on 4 Kodak pictures differs from the whole by 35 grey levels at
-# most and by 1 in the mean of 16 pixels beside it (8: 22 and .6; 12: 6 and .25); LPIPS is the same with 2.
+# Latents read around it. With ten blocks and 6 a cut on 4 Kodak pictures differs from the whole by
+# 35 grey levels at most and by 1 in the mean of 16 pixels beside it (8: 22 and .6; 12: 6 and .25);
+# LPIPS is the same with 2.
 CONTEXT = 6
 CUT = 4  # latents between the places where a tile may be cut into parts
 PER_STEP = 16  # latents that are drawn in about the time of a patch-step, for the progress bar
@@ -50,7 +53,8 @@ def refine_parts(
     origin: tuple[int, int] = (0, 0),
     count: Callable[[int], None] = lambda evaluated: None,
 ) -> Tensor:
-    """Fused and coarse latents (C, H, W) of an area, its small picture (3, sH, sW) -> with these parts drawn.
+    """Fused and coarse latents (C, H, W) of an area, its small picture (3, sH, sW) -> with these
+    parts drawn.
 
     origin: of the area in the picture, (row, column) in latents.
     """
@@ -77,7 +81,9 @@ def refining_steps(scaler: "PatchScaler", jobs: list["Job"]) -> int:
 
 
 def refine_tile(scaler: "PatchScaler", latents: Tensor, coarse: Tensor, small: Tensor) -> Tensor:
-    """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them, (C, h, w)."""
+    """Fused and coarse latents (C, h, w), the small picture (3, s h, s w) -> what to add to them,
+    (C, h, w).
+    """
     assert scaler.refiner is not None
     pixels = scaler.autoencoder.decode(torch.stack([latents, coarse]))  # (2, 3, fh, fw)
     # (1, 6, fh, fw)
@@ -96,7 +102,9 @@ def tiles_of(height: int, width: int) -> list[Window]:
 
 
 def sampled_share(sampled: Tensor, grid: PatchGrid, rows: slice, columns: slice) -> Tensor:
-    """(M,) bool -> (h, w): how much of a place's fused latents comes from sampled patches, 0 to 1."""
+    """(M,) bool -> (h, w): how much of a place's fused latents comes from sampled
+    patches, 0 to 1.
+    """
     v, window = grid.size, blend_window(grid.size, grid.overlap)
     shares, weight = torch.zeros(2, rows.stop - rows.start, columns.stop - columns.start)
     across = meeting(grid.columns, v, columns.start, columns.stop)
@@ -121,7 +129,9 @@ def refined_parts(
 
 
 def _boxes(wanted: Tensor, tile: Window) -> list[tuple[slice, slice]]:
-    """(h, w) bool over a tile's core -> boxes that hold all that is wanted, cut where that leaves less to look at."""
+    """(h, w) bool over a tile's core -> boxes that hold all that is wanted, cut where that leaves
+    less to look at.
+    """
     if not wanted.any():
         return []
     box = _around(wanted)
@@ -155,7 +165,9 @@ def _within(wanted: Tensor, box: tuple[slice, slice]) -> Tensor:
 
 
 def _part(tile: Window, y: slice, x: slice) -> Window:
-    """This box of a tile's core, with as much around it as the tile reads or CONTEXT, whichever is less."""
+    """This box of a tile's core, with as much around it as the tile reads or CONTEXT, whichever is
+    less.
+    """
     return Window(_side(tile.rows, y), _side(tile.columns, x))
 
 

@@ -1,4 +1,6 @@
-"""What people say of the groups, as texts (`--steps 0,1,2`, `ours:steps=0,1,2`), over a checkpoint's own numbers."""
+"""What people say of the groups, as texts (`--steps 0,1,2`, `ours:steps=0,1,2`), over a
+checkpoint's own numbers.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +20,10 @@ def group_settings(
     overlap: int | None = None,
     sampler: str | None = None,
 ) -> Callable[[Any], Any]:
-    """-> the function from a checkpoint's `GroupConfig` to the one to use. Raises PatchScalerError for no numbers."""
+    """-> the function from a checkpoint's `GroupConfig` to the one to use.
+
+    Raises PatchScalerError for no numbers.
+    """
     from dataclasses import replace
 
     from patchscaler.config import GroupConfig
@@ -62,7 +67,10 @@ def group_settings(
 
 
 def numbers(option: str, text: str, count: int | None, kind: Any) -> tuple[Any, ...]:
-    """'1,2,3' -> (1, 2, 3). count: how many there have to be, None for any. Raises PatchScalerError."""
+    """'1,2,3' -> (1, 2, 3). count: how many there have to be, None for any.
+
+    Raises PatchScalerError.
+    """
     wanted = "numbers" if count is None else f"{count} numbers"
     try:
         values = tuple(kind(part) for part in text.split(","))

@@ -1,7 +1,7 @@
 """Reference Texture Memory (3.3): keys, values and where each came from.
 
-A value is kept as a small compressed picture, 3 to 5 kB instead of the 64 kB of its latents, and encoded
-when the memory is loaded. Keys are kept, so that loading runs no classifier.
+A value is kept as a small compressed picture, 3 to 5 kB instead of the 64 kB of its latents, and
+encoded when the memory is loaded. Keys are kept, so that loading runs no classifier.
 """
 
 import io
@@ -53,7 +53,10 @@ class TextureMemory:
         return self
 
     def search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """Normalised inner products: (N, D) -> scores (N, K) descending, indices (N, K). Ties: lower index first."""
+        """Normalised inner products: (N, D) -> scores (N, K) descending, indices (N, K).
+
+        Ties: lower index first.
+        """
         if top_k > len(self):
             raise PatchScalerError(
                 f"top-{top_k} of a texture memory of {len(self)}: take a smaller K or build more"
@@ -86,7 +89,9 @@ class TextureMemory:
     def load(
         cls, path: str | Path, autoencoder: Autoencoder, key_model: str = ""
     ) -> "TextureMemory":
-        """Read and encode. key_model: hash of the classifier in use; a memory made by another is refused."""
+        """Read and encode. key_model: hash of the classifier in use; a memory made by another is
+        refused.
+        """
         tensors, metadata = load_tensors(path)
         if missing := {"keys", "pictures", "lengths", "origins"} - set(tensors):
             raise PatchScalerError(
@@ -144,7 +149,8 @@ def encode_crops(crops: Iterable[np.ndarray], autoencoder: Autoencoder, batch: i
 
 
 def farthest_point_sampling(points: Tensor, count: int) -> Tensor:
-    """Indices (count,) of a spread-out subset (PointNet++, arXiv 1706.02413); starts at 0, so deterministic.
+    """Indices (count,) of a spread-out subset (PointNet++, arXiv 1706.02413); starts at 0, so
+    deterministic.
 
     Each step takes the point farthest from all taken: O(N count) distances. points: (N, D).
     """
@@ -161,7 +167,9 @@ def farthest_point_sampling(points: Tensor, count: int) -> Tensor:
 def random_crops(
     images: Iterable[tuple[str, np.ndarray]], side: int, per_image: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, (side, side, 3)) crops; flat ones are dropped, or farthest point sampling picks them first."""
+    """(name, (side, side, 3)) crops; flat ones are dropped, or farthest point sampling picks them
+    first.
+    """
     for name, image in images:
         h, w = image.shape[:2]
         if min(h, w) < side:
@@ -189,9 +197,11 @@ def build_memory(
     key_model: str,
     quality: int = 88,
 ) -> TextureMemory:
-    """Candidates (P, P, 3) uint8 -> a memory of `size` spread-out entries (all, where there are fewer).
+    """Candidates (P, P, 3) uint8 -> a memory of `size` spread-out entries (all, where there are
+    fewer).
 
-    The pictures are compressed first and encoded from there, so that a memory loaded is the one built.
+    The pictures are compressed first and encoded from there, so that a memory loaded is the one
+    built.
     """
     if not crops:
         raise PatchScalerError(

@@ -1,7 +1,9 @@
-"""The pieces of work that a picture, or many, are made of, and hands that do them: here, or on other machines.
+"""The pieces of work that a picture, or many, are made of, and hands that do them: here, or on
+other machines.
 
-Each piece depends on its arguments and the model alone, so it may be done anywhere, and again where it was lost.
-Letters: C channels, H, W latents of a window, n patches of a batch, V a patch's side, K textures a prompt.
+Each piece depends on its arguments and the model alone, so it may be done anywhere, and again where
+it was lost. Letters: C channels, H, W latents of a window, n patches of a batch, V a patch's side,
+K textures a prompt.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +41,9 @@ def sample(
     config: GroupConfig,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """A batch of one configuration, in halves where memory runs out: see `PatchScaler.sample_batch`."""
+    """A batch of one configuration, in halves where memory runs out: see
+    `PatchScaler.sample_batch`.
+    """
     try:
         patches, entries = scaler.sample_batch(
             y_0, noise, groups, config, options, Clock(scaler.device), lambda evaluated: None
@@ -81,7 +85,8 @@ def decode(
     lr: Tensor,
     options: Options,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(C, H, W) twice, (1, H, W), (3, h, w) -> result, coarse picture if wanted, enlarged input for AdaIN: (3, 4h, 4w).
+    """(C, H, W) twice, (1, H, W), (3, h, w) -> result, coarse picture if wanted, enlarged input for
+    AdaIN: (3, 4h, 4w).
 
     AdaIN's colours hang on the whole picture and are not matched here.
     """
@@ -111,7 +116,9 @@ def one(
 def batch(
     scaler: "PatchScaler", pictures: list[Planes], target_size: TargetSize, keywords: dict[str, Any]
 ) -> list[Upscaled | PatchScalerError]:
-    """Pictures that share batches, if there are several; where that cannot be, one by one, each with its own error."""
+    """Pictures that share batches, if there are several; where that cannot be, one by one, each
+    with its own error.
+    """
     if len(pictures) > 1:
         try:
             results = scaler.upscale_many(pictures, **(keywords | {"max_pixels": 0}))

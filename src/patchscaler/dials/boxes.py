@@ -44,7 +44,9 @@ def make_change(
 def patches_in(
     box: tuple[int, int, int, int], grid: PatchGrid, step: int, size: tuple[int, int]
 ) -> np.ndarray:
-    """Indices of the patches that share a pixel with the box. step: pixels a latent; size: (h, w) of the picture."""
+    """Indices of the patches that share a pixel with the box. step: pixels a latent; size: (h, w)
+    of the picture.
+    """
     x, y, width, height = box
     if x >= size[1] or y >= size[0]:
         raise PatchScalerError(

@@ -1,8 +1,9 @@
 """`--budget`: how much work a picture may cost, spent where the picture is hardest.
 
-A picture of M patches costs at most M N_3 evaluations of the network, every patch in the hard group. A
-budget between nothing and that is a point on a path on which no patch ever loses steps: from all simple over
-the model's own groups to all hard. What a budget buys is counted on the picture's own confidences.
+A picture of M patches costs at most M N_3 evaluations of the network, every patch in the hard
+group. A budget between nothing and that is a point on a path on which no patch ever loses steps:
+from all simple over the model's own groups to all hard. What a budget buys is counted on the
+picture's own confidences.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ NAMES = ("fast", "balanced", "best")
 
 @dataclass(frozen=True)
 class Budget:
-    """One of: a share of full sampling in [0, 1], seconds for the whole picture, or a name of NAMES."""
+    """One of: a share of full sampling in [0, 1], seconds for the whole picture, or a name of
+    NAMES.
+    """
 
     share: float | None = None
     seconds: float | None = None
@@ -37,7 +40,10 @@ class Plan:
 
 
 def parse_budget(text: str | float | Budget) -> Budget:
-    """'.4' or '40%' of full sampling, '20s' or '2m', 'fast', 'balanced', 'best'. Raises PatchScalerError."""
+    """'.4' or '40%' of full sampling, '20s' or '2m', 'fast', 'balanced', 'best'.
+
+    Raises PatchScalerError.
+    """
     budget = text if isinstance(text, Budget) else _budget_of(str(text).strip())
     if _can_be(budget):
         return budget
@@ -73,7 +79,8 @@ def _can_be(budget: Budget) -> bool:
 def spend(
     budget: Budget, scores: np.ndarray, config: GroupConfig, affordable: float | None = None
 ) -> Plan:
-    """scores: (M,) mean confidences. affordable: evaluations that `budget.seconds` allow, as measured.
+    """scores: (M,) mean confidences. affordable: evaluations that `budget.seconds` allow, as
+    measured.
 
     Never further from the budget than half of N_3, half of what one patch costs at most.
     """
@@ -103,13 +110,18 @@ def spend(
 
 
 def hardest_first(scores: np.ndarray) -> np.ndarray:
-    """(M,) indices by rising confidence. Equal ones are spread over the picture, not taken from the top."""
+    """(M,) indices by rising confidence.
+
+    Equal ones are spread over the picture, not taken from the top.
+    """
     spread = (np.arange(len(scores)) * 0.6180339887498949) % 1
     return np.lexsort((spread, scores))
 
 
 def _cost(sampled: float, hard: float, count: int, config: GroupConfig) -> float:
-    """Evaluations where `sampled` of `count` patches leave the simple group, `hard` of these the medium one."""
+    """Evaluations where `sampled` of `count` patches leave the simple group, `hard` of these the
+    medium one.
+    """
     first, second, third = config.num_inference_steps
     return first * (count - sampled) + second * (sampled - hard) + third * hard
 
@@ -117,7 +129,9 @@ def _cost(sampled: float, hard: float, count: int, config: GroupConfig) -> float
 def _on_the_path(
     target: float, own: tuple[int, int], count: int, config: GroupConfig
 ) -> tuple[int, int]:
-    """(sampled, hard) of the point that costs `target`: (0, 0) -> the model's own -> (count, count)."""
+    """(sampled, hard) of the point that costs `target`: (0, 0) -> the model's own -> (count,
+    count).
+    """
 
     def point(x: float) -> tuple[float, float]:
         ends = ((0, 0), own, (count, count))
@@ -136,7 +150,9 @@ def _on_the_path(
 
 
 def _fewer_steps(target: float, order: np.ndarray, groups: np.ndarray, config: GroupConfig) -> Plan:
-    """Less than the simple group's steps for all: k steps, and k + 1 for the hardest, all from its start."""
+    """Less than the simple group's steps for all: k steps, and k + 1 for the hardest, all from its
+    start.
+    """
     k = int(target / len(groups))
     groups[order[: round(target - k * len(groups))]] = 2
     start = config.start_times[0]

@@ -1,8 +1,9 @@
-"""`--fidelity`: from 0, all that the diffusion invents, to 1, the coarse picture and nothing invented.
+"""`--fidelity`: from 0, all that the diffusion invents, to 1, the coarse picture and nothing
+invented.
 
-Three things move together. The diffusion starts later, from less noise. What it changes is taken back, most
-where the GRM was sure and least where it was not. And the low band, the colours, follows the coarse picture
-sooner than the detail does.
+Three things move together. The diffusion starts later, from less noise. What it changes is taken
+back, most where the GRM was sure and least where it was not. And the low band, the colours, follows
+the coarse picture sooner than the detail does.
 """
 
 from dataclasses import replace
@@ -23,7 +24,9 @@ def check_fidelity(fidelity: float) -> float:
 
 
 def start_later(config: GroupConfig, fidelity: float) -> GroupConfig:
-    """Start times from the group's own at 0 to half of it towards 1, never below a step each; no steps at 1."""
+    """Start times from the group's own at 0 to half of it towards 1, never below a step each; no
+    steps at 1.
+    """
     if fidelity == 0:
         return config
     if fidelity == 1:
@@ -34,7 +37,9 @@ def start_later(config: GroupConfig, fidelity: float) -> GroupConfig:
 
 
 def sureness(confidence: Tensor, calibration: tuple[float, ...]) -> Tensor:
-    """Confidence as a quantile of what the model's held-out patches had, in [0, 1]; as it is without a table."""
+    """Confidence as a quantile of what the model's held-out patches had, in [0, 1]; as it is
+    without a table.
+    """
     if len(calibration) < 2:
         return confidence.clamp(0, 1)
     quantiles = np.linspace(0, 1, len(calibration))
@@ -43,7 +48,9 @@ def sureness(confidence: Tensor, calibration: tuple[float, ...]) -> Tensor:
 
 
 def detail_kept(confidence: Tensor, calibration: tuple[float, ...], fidelity: float) -> Tensor:
-    """(1, H, W) -> (1, H, W): the share of what was invented that stays. (1 - f) to the power of 1/2 to 2."""
+    """(1, H, W) -> (1, H, W): the share of what was invented that stays. (1 - f) to the power of
+    1/2 to 2.
+    """
     return (1 - fidelity) ** (2.0 ** (2 * sureness(confidence, calibration) - 1))
 
 
@@ -59,5 +66,7 @@ def towards_coarse(
 
 
 def colors_of_coarse(rgb: Tensor, coarse: Tensor, fidelity: float) -> Tensor:
-    """(3, H, W) both: the low band of the difference goes, all of it from the middle of the dial on."""
+    """(3, H, W) both: the low band of the difference goes, all of it from the middle of the dial
+    on.
+    """
     return rgb - min(1.0, 2 * fidelity) * low_band(rgb - coarse)

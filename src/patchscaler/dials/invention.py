@@ -1,7 +1,7 @@
 """The invention map: how far the result leaves the coarse picture, in the low and in the high band.
 
-Kept while a picture is decoded are four numbers for each cell of 8x8 pixels, the difference's mean (three
-colours) and mean square. All maps follow from these, on the whole picture, without seams.
+Kept while a picture is decoded are four numbers for each cell of 8x8 pixels, the difference's mean
+(three colours) and mean square. All maps follow from these, on the whole picture, without seams.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,9 @@ class Invention:
 
 
 def cell_moments(image: Tensor, coarse: Tensor, factor: int) -> Tensor:
-    """(3, h, w) both in [-1, 1] -> (4, h/f, w/f): mean difference of each colour, mean square; in grey levels."""
+    """(3, h, w) both in [-1, 1] -> (4, h/f, w/f): mean difference of each colour, mean square; in
+    grey levels.
+    """
     d = LEVELS * (image.float() - coarse.float())
     numbers = torch.cat([d, d.square().mean(0, keepdim=True)])
     # Cells at the right and lower edge may be cut off: the mean is over what there is.
@@ -41,7 +43,9 @@ def cell_moments(image: Tensor, coarse: Tensor, factor: int) -> Tensor:
 
 
 def invention(moments: Any, rows: int = 512) -> Invention:
-    """(4, H, W) of `cell_moments`, an array or what reads like one -> the two bands, some rows at a time."""
+    """(4, H, W) of `cell_moments`, an array or what reads like one -> the two bands, some rows at a
+    time.
+    """
     _, height, width = moments.shape
     low, high = (np.zeros((height, width), np.float32) for _ in range(2))
     for top in range(0, height, rows):

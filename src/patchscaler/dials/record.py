@@ -1,5 +1,6 @@
-"""Everything it takes to make a picture again, as JSON: what was asked for, of what, with which weights, and how
-it went patch by patch."""
+"""Everything it takes to make a picture again, as JSON: what was asked for, of what, with which
+weights, and how it went patch by patch.
+"""
 
 import hashlib
 import html
@@ -45,7 +46,9 @@ class Run(Protocol):
 
 
 def weights_of(scaler: "PatchScaler") -> dict[str, str]:
-    """SHA-256 of every network's file and of the memory's; of its numbers, where it was never in a file."""
+    """SHA-256 of every network's file and of the memory's; of its numbers, where it was never in a
+    file.
+    """
     found = {}
     for name, network in scaler.networks.items():
         if name in scaler.files:
@@ -129,7 +132,9 @@ def make_record(
     sampled: tuple[int, int],
     weights: dict[str, str],
 ) -> dict[str, Any]:
-    """source, output: name, width, height and what else is known of the files. sampled: (width, height) at x4."""
+    """source, output: name, width, height and what else is known of the files. sampled: (width,
+    height) at x4.
+    """
     assert run.options is not None
     return {
         "format": FORMAT,
@@ -162,7 +167,9 @@ def make_record(
 
 
 def textures_record(scaler: "PatchScaler", textures: np.ndarray) -> dict[str, Any]:
-    """Entries of the memory that fed a patch: where each came from, on what terms, and how many patches it fed."""
+    """Entries of the memory that fed a patch: where each came from, on what terms, and how many
+    patches it fed.
+    """
     used = Counter(int(i) for i in textures.ravel() if i >= 0)
     origins = scaler.memory.origins if scaler.memory else []
     return {str(i): asdict(origins[i]) | {"patches": n} for i, n in sorted(used.items())}

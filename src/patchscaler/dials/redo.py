@@ -1,9 +1,11 @@
-"""`--redo`: one region of a finished picture again, with another group or seed; all the rest stays as it is.
+"""`--redo`: one region of a finished picture again, with another group or seed; all the rest stays
+as it is.
 
-A patch depends on nothing but the input, its group and its noise. So the patches that touch the box are made
-anew, those around them are made again as they were, for the overlaps, and the pixels of the box's patches
-take the old ones' place. The result is what a whole run with these changes gives, but for the little that colours
-and drawing change beyond the border of a patch: there the old picture stays.
+A patch depends on nothing but the input, its group and its noise. So the patches that touch the box
+are made anew, those around them are made again as they were, for the overlaps, and the pixels of
+the box's patches take the old ones' place. The result is what a whole run with these changes gives,
+but for the little that colours and drawing change beyond the border of a patch: there the old
+picture stays.
 """
 
 from dataclasses import dataclass
@@ -194,7 +196,9 @@ def _job_of(
     options: Options,
     around: list[tuple[int, int]],
 ) -> tuple[Job, list[tuple[int, int]], np.ndarray]:
-    """All patches that reach into `around` as a job -> job, the area of its latents, its patches' numbers."""
+    """All patches that reach into `around` as a job -> job, the area of its latents, its patches'
+    numbers.
+    """
     v, step = grid.size, scaler.step
     starts = [
         [s for s in all_starts if s + v > a and s < b]

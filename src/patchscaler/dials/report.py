@@ -1,4 +1,6 @@
-"""`--report DIR`: difficulty, steps and invention as pictures, and a JSON with everything to repeat the run."""
+"""`--report DIR`: difficulty, steps and invention as pictures, and a JSON with everything to repeat
+the run.
+"""
 
 import io
 import json
@@ -21,7 +23,8 @@ LONGEST = 2048  # pixels of a map's longer side
 # grey levels of invention drawn as brightest, others by their root: one scale for all pictures
 FULL_SCALE = 16.0
 
-# From dark blue over orange to light yellow: each lighter than the one before, so that brightness alone tells.
+# From dark blue over orange to light yellow: each lighter than the one before, so that brightness
+# alone tells.
 STOPS = [[12, 14, 40], [60, 40, 130], [190, 60, 90], [240, 140, 40], [255, 245, 170]]
 EVEN, AT = np.linspace(0, 1, 256), np.linspace(0, 1, len(STOPS))
 COLORS = (
@@ -34,10 +37,11 @@ COLORS = (
 def write_report(
     folder: str | Path, run: Run, record: dict[str, Any], confidence: Any, moments: Any | None
 ) -> list[Path]:
-    """-> the files written: run.json, difficulty.png, steps.png and, where measured, two maps of the invention.
+    """-> the files written: run.json, difficulty.png, steps.png and, where measured, two maps of
+    the invention.
 
-    confidence: (H, W), moments: (4, H, W) of `dials.invention`; arrays, or what reads like them. They are kept in
-    maps.npz. record: of `make_record`; the invention's figures are added to it.
+    confidence: (H, W), moments: (4, H, W) of `dials.invention`; arrays, or what reads like them.
+    They are kept in maps.npz. record: of `make_record`; the invention's figures are added to it.
     """
     folder = Path(folder)
     size, factor = tuple(record["grid"]["sampled"]), record["grid"]["pixels_per_latent"]
@@ -80,7 +84,10 @@ def _whole(path: Path, data: bytes) -> Path:
 
 
 def read_maps(folder: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """maps.npz of a report -> confidence (H, W), moments (4, H, W) where there are. Raises PatchScalerError."""
+    """maps.npz of a report -> confidence (H, W), moments (4, H, W) where there are.
+
+    Raises PatchScalerError.
+    """
     file = Path(folder) / MAPS
     try:
         with np.load(file, allow_pickle=False) as stored:
@@ -107,7 +114,9 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
 
 def steps_map(run: Run) -> np.ndarray:
-    """(H, W) in [0, 1]: evaluations that went into each latent, overlapping patches blended; 1 is the hard group's."""
+    """(H, W) in [0, 1]: evaluations that went into each latent, overlapping patches blended; 1 is
+    the hard group's.
+    """
     import torch
 
     steps = steps_of(torch.from_numpy(run.groups), run.config).numpy().astype(np.float32)
@@ -116,7 +125,9 @@ def steps_map(run: Run) -> np.ndarray:
 
 
 def draw(values: np.ndarray, size: tuple[int, int], factor: int) -> Image.Image:
-    """(H, W) in [0, 1] -> colours, as large as the sampled picture (width, height) but for its LONGEST side."""
+    """(H, W) in [0, 1] -> colours, as large as the sampled picture (width, height) but for its
+    LONGEST side.
+    """
     image = Image.fromarray(values.astype(np.float32))
     shrink = min(1.0, LONGEST / max(size))
     target = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))

@@ -1,4 +1,6 @@
-"""A finished picture and how it was made: from its report, or from its own metadata; to redo boxes of it."""
+"""A finished picture and how it was made: from its report, or from its own metadata; to redo boxes
+of it.
+"""
 
 import json
 import math
@@ -62,7 +64,9 @@ class Saved:
 
 
 def find_saved(report: str | Path | None, output: str | Path) -> Saved | None:
-    """The run in a report's folder, or else the one that the output tells of itself; None where there is none."""
+    """The run in a report's folder, or else the one that the output tells of itself; None where
+    there is none.
+    """
     if report is not None and (Path(report) / RECORD).exists():
         record = read_report(report)
         with _followed(f"{report}: what the report says"):
@@ -96,7 +100,8 @@ def _followed(what: str) -> Iterator[None]:
 def checked_options(stored: dict[str, Any]) -> dict[str, Any]:
     """`read_options`, of which nothing is believed: anybody can write such metadata.
 
-    Raises PatchScalerError, and what `_followed` makes one of, for what no run can have been asked for.
+    Raises PatchScalerError, and what `_followed` makes one of, for what no run can have been asked
+    for.
     """
     if (count := len(stored["changes"])) > MOST_CHANGES:
         raise PatchScalerError(
@@ -152,7 +157,9 @@ def _check_pair(name: str, pair: tuple[int, ...] | None, least: int) -> None:
 
 
 def check_saved(saved: Saved, scaler: PatchScaler, source: str | Path) -> None:
-    """Raises PatchScalerError where the earlier run was of another picture, or with other weights."""
+    """Raises PatchScalerError where the earlier run was of another picture, or with
+    other weights.
+    """
     if saved.input != file_hash(source):
         raise PatchScalerError(
             f"{source}: the earlier run was of another picture, or it was changed since"
@@ -174,7 +181,8 @@ def made_of(
 ) -> Made:
     """What `redo` needs: pixels from the output's file, groups from the report or found again.
 
-    Raises PatchScalerError where the file does not hold the very pixels, or the groups cannot be found again.
+    Raises PatchScalerError where the file does not hold the very pixels, or the groups cannot be
+    found again.
     """
     if format_of(output) not in EXACT:
         raise PatchScalerError(
@@ -213,10 +221,11 @@ def redo_file(
     with_provenance: bool = True,
     progress: Progress | None = None,
 ) -> Made | None:
-    """Boxes of the finished file `output` made again in it; its report, where there is one, follows.
+    """Boxes of the finished file `output` made again in it; its report, where there is one,
+    follows.
 
-    progress: of each box by itself. None where nothing is known of an earlier run. Raises PatchScalerError; the file
-    then is as it was.
+    progress: of each box by itself. None where nothing is known of an earlier run. Raises
+    PatchScalerError; the file then is as it was.
     """
     saved = find_saved(report, output)
     if saved is None or not Path(output).is_file():

@@ -1,4 +1,6 @@
-"""What an evaluation costs here and now, in seconds: a handful of patches sampled for the clock alone."""
+"""What an evaluation costs here and now, in seconds: a handful of patches sampled for the clock
+alone.
+"""
 
 import time
 from dataclasses import replace
@@ -27,7 +29,10 @@ class Nowhere:
 
 
 def seconds_per_evaluation(scaler: "PatchScaler", job: Job, options: Options) -> float:
-    """Of the hard group, prompt included. One patch warms up; an eighth of them, 32 at most, is timed."""
+    """Of the hard group, prompt included.
+
+    One patch warms up; an eighth of them, 32 at most, is timed.
+    """
     hardest = torch.from_numpy(hardest_first(job.scores.numpy()).copy())
     seconds, evaluations = 0.0, 0
     for count in (1, max(1, min(len(job.grid) // 8, options.max_patches, 32))):
@@ -78,7 +83,9 @@ def seconds_per_refined(scaler: "PatchScaler", job: Job, side: int = 32) -> floa
 def affordable_evaluations(
     scaler: "PatchScaler", job: Job, options: Options, spent: float
 ) -> float:
-    """How many evaluations the budget's seconds leave room for. spent: seconds that restoring the picture took."""
+    """How many evaluations the budget's seconds leave room for. spent: seconds that restoring the
+    picture took.
+    """
     budget = options.budget
     assert budget is not None and budget.seconds is not None
     began = time.perf_counter()
@@ -105,7 +112,9 @@ def affordable_evaluations(
 
 @torch.inference_mode()
 def estimate(scaler: "PatchScaler", picture: Picture, keywords: dict[str, Any]) -> Cost:
-    """What enlarging a picture in memory costs: counted, and measured on a handful of its patches."""
+    """What enlarging a picture in memory costs: counted, and measured on a handful of
+    its patches.
+    """
     options = scaler.options(**keywords)
     began = time.perf_counter()
     job = scaler.restored(picture, options)

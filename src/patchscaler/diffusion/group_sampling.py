@@ -1,7 +1,9 @@
-"""Patch-adaptive Group Sampling (3.2): every patch from its group's start in its group's number of steps.
+"""Patch-adaptive Group Sampling (3.2): every patch from its group's start in its group's number of
+steps.
 
-All groups end together, so a group of N steps joins the loop N iterations before its end: one loop whose
-batch grows. With the paper's numbers (400/8, 700/14, 1000/20) all patches then stand at the same time.
+All groups end together, so a group of N steps joins the loop N iterations before its end: one loop
+whose batch grows. With the paper's numbers (400/8, 700/14, 1000/20) all patches then stand at the
+same time.
 """
 
 from collections.abc import Callable
@@ -33,7 +35,8 @@ def sample_groups(
 ) -> Tensor:
     """coarse y_0, noise: (M, C, V, V); groups: (M,) of 0, 1, 2 -> x_0 (M, C, V, V).
 
-    Patches of a group with zero steps come back as they are. on_step: told how many patches each step took.
+    Patches of a group with zero steps come back as they are. on_step: told how many patches each
+    step took.
     """
     device = coarse.device
     groups = groups.cpu()

@@ -41,16 +41,19 @@ def patch_confidence(confidence: Tensor, grid: PatchGrid, least: float = 0.0) ->
 
 
 def capped(mean: Tensor, lowest: Tensor, least: float) -> Tensor:
-    """Mean confidences (M,) of patches, no more than `least` where their lowest place is below it (ours).
+    """Mean confidences (M,) of patches, no more than `least` where their lowest place is below it
+    (ours).
 
-    A patch of blurred fur or feathers has the mean of a flat one, but not everywhere: taken for simple it would lie
-    smooth, with straight edges, among others that were drawn.
+    A patch of blurred fur or feathers has the mean of a flat one, but not everywhere: taken for
+    simple it would lie smooth, with straight edges, among others that were drawn.
     """
     return torch.where(lowest < least, mean.clamp_max(least), mean)
 
 
 def assign_groups(scores: Tensor, thresholds: tuple[float, float]) -> Tensor:
-    """Eq. 2: (M,) mean confidences -> (M,) of SIMPLE (gamma_1, 1], MEDIUM (gamma_2, gamma_1], HARD [0, gamma_2]."""
+    """Eq. 2: (M,) mean confidences -> (M,) of SIMPLE (gamma_1, 1], MEDIUM (gamma_2, gamma_1], HARD
+    [0, gamma_2].
+    """
     g1, g2 = thresholds
     return (scores <= g1).long() + (scores <= g2).long()
 
@@ -58,7 +61,8 @@ def assign_groups(scores: Tensor, thresholds: tuple[float, float]) -> Tensor:
 def thresholds_from_table(
     table: tuple[float, ...], shares: tuple[float, float]
 ) -> tuple[float, float]:
-    """Thresholds for shares of simple and of simple + medium patches, from confidences at even quantiles.
+    """Thresholds for shares of simple and of simple + medium patches, from confidences at even
+    quantiles.
 
     table: `GroupConfig.calibration`. Raises PatchScalerError where a model has none.
     """
@@ -89,7 +93,9 @@ def thresholds_for(scores: Tensor, shares: tuple[float, float]) -> tuple[float, 
     ordered = scores.float().sort(descending=True).values.tolist()
 
     def threshold(share: float) -> float:
-        """Half-way between the last patch above and the first below; 1 and 0 where there is none."""
+        """Half-way between the last patch above and the first below; 1 and 0 where
+        there is none.
+        """
         k = round(share * len(ordered))
         return 1.0 if k == 0 else 0.0 if k == len(ordered) else (ordered[k - 1] + ordered[k]) / 2
 

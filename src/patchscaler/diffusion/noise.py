@@ -1,7 +1,7 @@
 """One field of Gaussian noise over the whole canvas, from a counter-based generator.
 
-A value depends on (seed, channel, row, column) of the latents and on nothing else: overlapping patches,
-crops, batches, devices and resumed runs all see the same field.
+A value depends on (seed, channel, row, column) of the latents and on nothing else: overlapping
+patches, crops, batches, devices and resumed runs all see the same field.
 """
 
 import numpy as np
@@ -12,7 +12,9 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea, Flood 2014): a bijection of 64-bit integers that avalanches."""
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014): a bijection of 64-bit integers that
+    avalanches.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -27,10 +29,11 @@ def noise_field(
     width: int,
     period: tuple[int, int] | None = None,
 ) -> Tensor:
-    """(channels, height, width) float32 N(0, 1): the window at (top, left) of the canvas of this seed.
+    """(channels, height, width) float32 N(0, 1): the window at (top, left) of the canvas of this
+    seed.
 
-    Rows and columns may be negative or as large as 2^31. With a period (rows, columns) the field repeats.
-    The result lies on the CPU, the same for every device.
+    Rows and columns may be negative or as large as 2^31. With a period (rows, columns) the field
+    repeats. The result lies on the CPU, the same for every device.
     """
     with np.errstate(over="ignore"):
         key = _mix(np.array([seed % 2**64], np.uint64) + GOLDEN)

@@ -1,8 +1,8 @@
 """Samplers as pure functions of `denoise(x, t) -> x_0`, from x_tau in N steps.
 
-Both are deterministic. One step is a function of its own, so that the pipeline can run all groups in one
-loop; `sample` strings the steps together for one group. `tests/test_sampler.py` proves both equal to
-diffusers' schedulers.
+Both are deterministic. One step is a function of its own, so that the pipeline can run all groups
+in one loop; `sample` strings the steps together for one group. `tests/test_sampler.py` proves both
+equal to diffusers' schedulers.
 """
 
 import itertools
@@ -28,7 +28,9 @@ class History:
 
 
 def ddim_step(diffusion: Diffusion, x_t: Tensor, x_0: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """DDIM with eta = 0 (arXiv 2010.02502, eq. 12): the same noise, less of it. t, t_next: (N,), t_next < t."""
+    """DDIM with eta = 0 (arXiv 2010.02502, eq. 12): the same noise, less of it. t, t_next: (N,),
+    t_next < t.
+    """
     noise = diffusion.noise_from(x_t, x_0, t)
     a = diffusion.alpha_bar(t_next)
     return a.sqrt() * x_0 + (1 - a).sqrt() * noise
@@ -43,7 +45,9 @@ def dpmpp_2m_step(
     history: History,
     last: bool,
 ) -> Tensor:
-    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2), midpoint form; first order on the first and last step."""
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2), midpoint form; first order on the first and
+    last step.
+    """
     a, a_next = diffusion.alpha_bar(t), diffusion.alpha_bar(t_next)
     if last:  # to t = 0, where lambda is infinite: the limit is x_0 itself
         return a_next.sqrt() * x_0
@@ -63,7 +67,9 @@ def _half_log_snr(a: Tensor) -> Tensor:
 def sample(
     denoise: Denoise, x_t: Tensor, timesteps: list[int], diffusion: Diffusion, sampler: str = "ddim"
 ) -> Tensor:
-    """x_tau (N, C, V, V) -> x_0. timesteps: [tau, ..., 0], see `group_timesteps`. sampler: ddim or dpm++."""
+    """x_tau (N, C, V, V) -> x_0. timesteps: [tau, ..., 0], see `group_timesteps`. sampler: ddim or
+    dpm++.
+    """
     if sampler not in SAMPLERS:
         raise PatchScalerError(f"unknown sampler '{sampler}': choose one of {', '.join(SAMPLERS)}")
     history = History()

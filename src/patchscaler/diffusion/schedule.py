@@ -16,7 +16,10 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "residual")
 
 
 def make_betas(config: DiffusionConfig) -> Tensor:
-    """(T,) float64. `linear`: DDPM and DiT; `scaled_linear`: linear in the square root, as Stable Diffusion."""
+    """(T,) float64.
+
+    `linear`: DDPM and DiT; `scaled_linear`: linear in the square root, as Stable Diffusion.
+    """
     n = config.num_train_timesteps
     if config.schedule == "linear":
         return torch.linspace(config.beta_start, config.beta_end, n, dtype=torch.float64)
@@ -29,12 +32,16 @@ def make_betas(config: DiffusionConfig) -> Tensor:
 
 
 class Diffusion:
-    """Schedule and conversions among x_0, noise and v. Times are integers in 0..T; 0 is the clean picture."""
+    """Schedule and conversions among x_0, noise and v.
+
+    Times are integers in 0..T; 0 is the clean picture.
+    """
 
     def __init__(self, config: DiffusionConfig):
         if config.prediction_type not in PREDICTION_TYPES:
             raise PatchScalerError(
-                f"unknown prediction type '{config.prediction_type}': choose one of {', '.join(PREDICTION_TYPES)}"
+                f"unknown prediction type '{config.prediction_type}': choose one of "
+                f"{', '.join(PREDICTION_TYPES)}"
             )
         self.config = config
         self.num_train_timesteps = config.num_train_timesteps
@@ -46,12 +53,16 @@ class Diffusion:
         return table[t.cpu()].float().to(t.device)[:, None, None, None]
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Eq. 4: x_t = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) noise. x_0, noise: (N, C, V, V); t: (N,)."""
+        """Eq. 4: x_t = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) noise. x_0, noise: (N, C, V, V);
+        t: (N,).
+        """
         a = self.alpha_bar(t)
         return a.sqrt() * x_0 + (1 - a).sqrt() * noise
 
     def start_from_coarse(self, coarse: Tensor, tau: Tensor, noise: Tensor) -> Tensor:
-        """Eq. 7, the shortcut: y_tau stands for x_tau where delta x_0 = x_0 - y_0 is small enough (Eq. 6)."""
+        """Eq. 7, the shortcut: y_tau stands for x_tau where delta x_0 = x_0 - y_0 is small enough
+        (Eq. 6).
+        """
         return self.q_sample(coarse, tau, noise)
 
     def to_x_0(self, output: Tensor, x_t: Tensor, t: Tensor, coarse: Tensor) -> Tensor:
@@ -70,7 +81,9 @@ class Diffusion:
         return x_0.clamp(-bound, bound) if bound else x_0
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor, coarse: Tensor) -> Tensor:
-        """What the network should say: the inverse of `to_x_0` for x_t = q_sample(x_0, t, noise)."""
+        """What the network should say: the inverse of `to_x_0` for x_t = q_sample(x_0,
+        t, noise).
+        """
         a = self.alpha_bar(t)
         kind = self.config.prediction_type
         if kind == "residual":
@@ -80,13 +93,17 @@ class Diffusion:
         return noise if kind == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * x_0
 
     def noise_from(self, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
-        """The epsilon that makes x_t of this x_0: (x_t - sqrt(alpha-bar) x_0) / sqrt(1 - alpha-bar)."""
+        """The epsilon that makes x_t of this x_0: (x_t - sqrt(alpha-bar) x_0) / sqrt(1 -
+        alpha-bar).
+        """
         a = self.alpha_bar(t)
         return (x_t - a.sqrt() * x_0) / (1 - a).sqrt()
 
 
 def group_timesteps(start_time: int, num_inference_steps: int) -> list[int]:
-    """[tau, ..., 0] in N equal strides: N + 1 integer times. (400, 8) -> 400, 350, ..., 50, 0. ([0] for N = 0.)"""
+    """[tau, ..., 0] in N equal strides: N + 1 integer times. (400, 8) -> 400, 350, ..., 50, 0. ([0]
+    for N = 0.)
+    """
     if num_inference_steps == 0:
         return [0]
     if not 0 < num_inference_steps <= start_time:

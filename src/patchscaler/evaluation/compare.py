@@ -48,7 +48,9 @@ class Comparison:
 
 
 class Timed:
-    """A method whose first call is made twice, so that loading and warming up stay out of the seconds."""
+    """A method whose first call is made twice, so that loading and warming up stay out of the
+    seconds.
+    """
 
     def __init__(self, method: Method):
         self.method, self.name = method, method.name
@@ -84,7 +86,9 @@ def compare(
     failures: Sequence[Failure] = (),
     **options: Any,
 ) -> Comparison:
-    """Every method over every pair. failures: of `load_pairs`, passed on; options: those of `compare_sets`."""
+    """Every method over every pair. failures: of `load_pairs`, passed on; options: those of
+    `compare_sets`.
+    """
     return compare_sets(
         specs, [PictureSet("", None, [*pairs], [*failures])], metrics, out, settings, **options
     )[0]
@@ -105,8 +109,9 @@ def compare_sets(
 ) -> list[Comparison]:
     """Every method over every set. memory: also ask a process of its own for each method's peak.
 
-    crop_border, niqe_parameters, device: as for `evaluate`. What was done in `out` before is not done again,
-    and keeps the seconds it had. Raises PatchScalerError where no method at all is to be had.
+    crop_border, niqe_parameters, device: as for `evaluate`. What was done in `out` before is not
+    done again, and keeps the seconds it had. Raises PatchScalerError where no method at all is to
+    be had.
     """
     methods, unavailable = build_methods(specs, settings)
     if not methods:
@@ -147,7 +152,8 @@ def compare_methods(
     missing: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> list[Comparison]:
-    """Methods that are loaded over every set, without their memory. missing: metrics that are not to be had, and why.
+    """Methods that are loaded over every set, without their memory. missing: metrics that are not
+    to be had, and why.
 
     One set has its results in `out`, several each in a folder of its own there.
     """
@@ -199,7 +205,9 @@ def cost_of(evaluation: Evaluation) -> MethodCost:
 
 
 def largest_input(pairs: Sequence[Pair]) -> np.ndarray | None:
-    """The small picture of most pixels, (h, w, 3) uint8; None where there are only finished ones."""
+    """The small picture of most pixels, (h, w, 3) uint8; None where there are only
+    finished ones.
+    """
     largest: np.ndarray | None = None
     for pair in pairs:
         lr = pair.lr if pair.has_lr else None  # made anew each time it is asked for

@@ -1,4 +1,6 @@
-"""A comparison -> one table of quality and cost for the terminal, JSON, CSV, and HTML with crops in a row."""
+"""A comparison -> one table of quality and cost for the terminal, JSON, CSV, and HTML with crops in
+a row.
+"""
 
 import csv
 import io
@@ -21,8 +23,10 @@ from patchscaler.images.write import replacing
 FORMAT = "patchscaler-comparison-1"
 COSTS = ("s/picture", "warm-up s", "MP/s", "peak MiB", "GPU MiB", "evaluations")
 MEANING = (
-    "s/picture: median wall time, warm-up apart; MP/s: of output; peak MiB: of a process of its own that loads the "
-    "method and enlarges the largest picture; evaluations: of the diffusion network, mean of a picture"
+    "s/picture: median wall time, warm-up apart; MP/s: of output; peak MiB: of a process of its "
+    "own that loads the "
+    "method and enlarges the largest picture; evaluations: of the diffusion network, mean of a "
+    "picture"
 )
 
 
@@ -96,7 +100,9 @@ def write_json_file(file: str | Path, record: dict[str, Any]) -> None:
 
 
 def write_csv(comparison: Comparison, file: str | Path) -> None:
-    """A line a method, full precision; lines that start with # say how it was made (pandas: comment="#")."""
+    """A line a method, full precision; lines that start with # say how it was made (pandas:
+    comment="#").
+    """
     head, rows = csv_table(comparison, metrics_of(comparison.evaluations))
     write_csv_file(file, [*all_notes(comparison), *descriptions(comparison)], head, rows)
 
@@ -145,7 +151,9 @@ def write_html(
     title: str = "Comparison",
     worst_by: str | None = None,
 ) -> None:
-    """Quality and cost in one table; per picture, the same two crops of every method, each in a row."""
+    """Quality and cost in one table; per picture, the same two crops of every method, each in a
+    row.
+    """
     html_report.write_html(
         comparison.evaluations,
         pairs,

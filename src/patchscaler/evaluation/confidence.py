@@ -1,4 +1,7 @@
-"""Does the confidence know where the coarse picture is wrong? Rank correlation over the patches of pictures."""
+"""Does the confidence know where the coarse picture is wrong?
+
+Rank correlation over the patches of pictures.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,10 +26,12 @@ ERRORS = ("latents", "pixels", "pixels_l1")  # mean squared error of either, mea
 
 @torch.inference_mode()
 def patch_errors(scaler: "PatchScaler", pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Confidence of each patch of all pictures, and its errors: (M,), (3, M) in the order of `ERRORS`.
+    """Confidence of each patch of all pictures, and its errors: (M,), (3, M) in the order of
+    `ERRORS`.
 
-    The errors are those of the coarse picture against the original, in standardised latents and in pixels of -1..1;
-    patches are those that are sampled. Raises PatchScalerError where a pair has no original.
+    The errors are those of the coarse picture against the original, in standardised latents and in
+    pixels of -1..1; patches are those that are sampled. Raises PatchScalerError where a pair has no
+    original.
     """
     scores, errors = [], []
     for pair in pairs:
@@ -71,10 +76,12 @@ def confidence_lines(scores: Tensor, errors: Tensor) -> list[str]:
     }
     low, median, high = np.quantile(scores.numpy(), (0.1, 0.5, 0.9))
     lines = [
-        f"{len(scores)} patches; confidence {median:.3f} (a tenth below {low:.3f}, a tenth above {high:.3f})"
+        f"{len(scores)} patches; confidence {median:.3f} (a tenth below {low:.3f}, a tenth above "
+        f"{high:.3f})"
     ]
     lines += [
-        f"rank correlation of low confidence and error ({names[name]}): {rank_correlation(-scores, error):.3f}"
+        f"rank correlation of low confidence and error ({names[name]}): "
+        f"{rank_correlation(-scores, error):.3f}"
         for name, error in zip(ERRORS, errors, strict=True)
     ]
     return lines

@@ -1,4 +1,6 @@
-"""Which part of a picture to show: chosen by rule, so that nobody can choose it in favour of a method."""
+"""Which part of a picture to show: chosen by rule, so that nobody can choose it in favour of a
+method.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,7 +22,9 @@ class Crop:
 
 
 def most_different(results: Sequence[np.ndarray], side: int) -> Crop:
-    """Where the standard deviation of Y over the results, (H, W, 3) uint8 each, has the largest sum in a square."""
+    """Where the standard deviation of Y over the results, (H, W, 3) uint8 each, has the largest sum
+    in a square.
+    """
     h, w = results[0].shape[:2]
     side = min(side, h, w)
     difference = np.stack([luma(r) for r in results]).std(0)  # (H, W)

@@ -56,7 +56,9 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Of the checkout this package lies in, with -dirty where tracked files were changed; None outside of one."""
+    """Of the checkout this package lies in, with -dirty where tracked files were changed; None
+    outside of one.
+    """
     here = Path(__file__).resolve()
     git = ["git", "-C", str(here.parent)]
     try:

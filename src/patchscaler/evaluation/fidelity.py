@@ -1,6 +1,7 @@
 """Fidelity to the original: PSNR and SSIM on Y or RGB, and sharpness.
 
-Y is the luma of ITU-R BT.601 in 16..235, as MATLAB's rgb2ycbcr and BasicSR have it, in float64, not rounded.
+Y is the luma of ITU-R BT.601 in 16..235, as MATLAB's rgb2ycbcr and BasicSR have it, in float64, not
+rounded.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,9 @@ def psnr(picture: np.ndarray, reference: np.ndarray, space: str = "y") -> float:
 
 
 def ssim(picture: np.ndarray, reference: np.ndarray, space: str = "y") -> float:
-    """Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5, K .01 and .03, where the window fits wholly."""
+    """Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5, K .01 and .03, where the window
+    fits wholly.
+    """
     x, y = _planes(picture, space), _planes(reference, space)  # (C, H, W)
     c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mu_x, mu_y = _window_mean(x), _window_mean(y)  # (C, H-10, W-10)
@@ -50,7 +53,9 @@ def _window_mean(x: np.ndarray) -> np.ndarray:
 
 
 def sharpness(picture: np.ndarray, reference: np.ndarray) -> float:
-    """Mean absolute gradient of Y, as a share of the original's: 1 is as sharp, more is sharper (or noisier)."""
+    """Mean absolute gradient of Y, as a share of the original's: 1 is as sharp, more is sharper (or
+    noisier).
+    """
     own, wanted = (
         float(sum(np.abs(np.diff(luma(x), axis=a)).mean() for a in (0, 1)))
         for x in (picture, reference)

@@ -1,8 +1,9 @@
 """Flicker of videos that are enlarged frame by frame, on clips made from one picture.
 
-A clip's flicker is the mean absolute difference of neighbouring frames, less that of the same clip enlarged by
-bicubic interpolation, which invents nothing that could flicker. Where the picture pans by whole pixels of the result,
-frames are also laid on each other: what then differs is flicker and no movement.
+A clip's flicker is the mean absolute difference of neighbouring frames, less that of the same clip
+enlarged by bicubic interpolation, which invents nothing that could flicker. Where the picture pans
+by whole pixels of the result, frames are also laid on each other: what then differs is flicker and
+no movement.
 """
 
 import itertools
@@ -49,8 +50,9 @@ def clips(
 ) -> Iterator[tuple[str, list[Image.Image], int]]:
     """-> (name, small frames of `side` pixels, pixels of the result that it pans a frame).
 
-    still: one picture again and again; grain: the same with fresh noise in each; pan: one pixel of the result, a
-    quarter of the input's, to the right a frame. Raises PatchScalerError for a picture that is too small.
+    still: one picture again and again; grain: the same with fresh noise in each; pan: one pixel of
+    the result, a quarter of the input's, to the right a frame. Raises PatchScalerError for a
+    picture that is too small.
     """
     wide = side * scale
     if image.width < wide + frames or image.height < wide:

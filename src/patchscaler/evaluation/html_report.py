@@ -1,7 +1,7 @@
 """Evaluations -> one HTML file with everything in it: no script, nothing fetched, light and dark.
 
-Per picture, the worst of the first method first: its scores, and the same crop of the input, of bicubic, of
-each method's result and of the original, in a row.
+Per picture, the worst of the first method first: its scores, and the same crop of the input, of
+bicubic, of each method's result and of the original, in a row.
 """
 
 import base64
@@ -42,10 +42,11 @@ def write_html(
     summary: str | None = None,
     lines: Sequence[str] | None = None,
 ) -> None:
-    """worst_by: the metric that orders pictures (by default the first there is of FIRST). Raises PatchScalerError.
+    """worst_by: the metric that orders pictures (by default the first there is of FIRST). Raises
+    PatchScalerError.
 
-    crops: where to look (by default at the place of the first method's most error). summary, lines: in place of
-    the table of means and of the notes below it.
+    crops: where to look (by default at the place of the first method's most error). summary, lines:
+    in place of the table of means and of the notes below it.
     """
     pictures = picture_parts(evaluations, pairs, worst_by=worst_by, shown=shown, crops=crops)
     body = [
@@ -67,7 +68,9 @@ def picture_parts(
     crops: Choose | None = None,
     title: str = "Picture by picture",
 ) -> list[str]:
-    """What is said of each picture, then all scores; title: above it, the other arguments as for `write_html`."""
+    """What is said of each picture, then all scores; title: above it, the other arguments as for
+    `write_html`.
+    """
     metrics = metrics_of(evaluations)
     order = _order(evaluations, metrics, worst_by)
     by_name = {pair.name: pair for pair in pairs}
@@ -118,7 +121,9 @@ class _Order:
 def _order(
     evaluations: Sequence[Evaluation], metrics: Sequence[Metric], worst_by: str | None
 ) -> _Order:
-    """Names of pictures, the worst of the first method first; those it has no score for come at the end."""
+    """Names of pictures, the worst of the first method first; those it has no score for come at the
+    end.
+    """
     known = {m.name: m for m in metrics}
     if worst_by is not None and worst_by not in known:
         raise PatchScalerError(
@@ -236,7 +241,9 @@ def _card(
 
 
 def _most_error(evaluations: Sequence[Evaluation]) -> Choose:
-    """Where the first method's result is farthest from the original; of most detail, where there is none."""
+    """Where the first method's result is farthest from the original; of most detail, where there is
+    none.
+    """
 
     def choose(name: str, pictures: Labelled) -> list[Crop]:
         by_label = dict(pictures)
@@ -259,7 +266,10 @@ def _strip(crop: Crop, first: np.ndarray, pictures: Labelled) -> str:
 
 
 def _pictures(pair: Pair | None, rows: dict[str, Row | None]) -> list[tuple[str, np.ndarray]]:
-    """(label, picture) in the order shown, all of the results' size. What cannot be read any more is left out."""
+    """(label, picture) in the order shown, all of the results' size.
+
+    What cannot be read any more is left out.
+    """
     results = []
     for method, row in rows.items():
         if row is not None:

@@ -1,4 +1,6 @@
-"""Distances on features of trained networks, as metrics: LPIPS and DISTS (patchscaler.models.perceptual)."""
+"""Distances on features of trained networks, as metrics: LPIPS and DISTS
+(patchscaler.models.perceptual).
+"""
 
 import hashlib
 from collections.abc import Callable

@@ -95,7 +95,10 @@ class ResultFolder:
         self.files = pictures_by_stem(self.folder)
 
     def result(self, name: str) -> np.ndarray:
-        """The finished picture of a pair, (H, W, 3) uint8. Raises PatchScalerError where there is none."""
+        """The finished picture of a pair, (H, W, 3) uint8.
+
+        Raises PatchScalerError where there is none.
+        """
         file = find_partner(name, self.files)
         if file is None:
             raise PatchScalerError(f"no finished picture of this name in {self.folder}")
@@ -109,7 +112,9 @@ class ResultFolder:
 
 
 def code_hash(*patterns: str) -> str:
-    """SHA-256 of this package's sources that match, so that results of changed code are not taken for today's."""
+    """SHA-256 of this package's sources that match, so that results of changed code are not taken
+    for today's.
+    """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for pattern in patterns:

@@ -15,7 +15,8 @@ from patchscaler.images.read import load_image
 from patchscaler.training.data.degradation import DEGRADATIONS, degrade
 from patchscaler.training.data.sources import IMAGE_SUFFIXES
 
-# What data sets and programs add to a name: 0001x4.png, 0001_x4.png, Canon_004_LR4.png, Canon_004_HR.png
+# What data sets and programs add to a name: 0001x4.png, 0001_x4.png, Canon_004_LR4.png,
+# Canon_004_HR.png
 SUFFIX = re.compile(r"([_-]?x4|[_-](lr4?|hr|sr|out))$", re.IGNORECASE)
 
 
@@ -32,7 +33,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture to measure with. Pixels are read when asked for, so that a large set needs no memory."""
+    """One picture to measure with.
+
+    Pixels are read when asked for, so that a large set needs no memory.
+    """
 
     name: str
     lr_file: Path | None = None
@@ -62,7 +66,9 @@ class Pair:
         return None if self.hr_file is None else self._original()
 
     def _original(self) -> np.ndarray:
-        """Cut to multiples of `scale`; whole where there is no small picture, as nothing says how large it was."""
+        """Cut to multiples of `scale`; whole where there is no small picture, as nothing says how
+        large it was.
+        """
         assert self.hr_file is not None
         picture = read_picture(self.hr_file)
         return cut_to_multiple(picture, self.scale) if self.has_lr else picture
@@ -78,10 +84,11 @@ def load_pairs(
 ) -> tuple[list[Pair], list[Failure]]:
     """Folders (or single files) -> pairs by name, and what could not be used.
 
-    lr: small pictures; hr: originals, matched by name (a suffix like _x4 is tolerated); degradation: bicubic,
-    mild, stable or real, makes the small pictures from `hr`. limit: the first so many by name, 0 for all.
-    Originals are cut to multiples of `scale`. Every picture is read once here, so that those that cannot be
-    are among the failures. Raises PatchScalerError where nothing can be measured at all.
+    lr: small pictures; hr: originals, matched by name (a suffix like _x4 is tolerated);
+    degradation: bicubic, mild, stable or real, makes the small pictures from `hr`. limit: the first
+    so many by name, 0 for all. Originals are cut to multiples of `scale`. Every picture is read
+    once here, so that those that cannot be are among the failures. Raises PatchScalerError where
+    nothing can be measured at all.
     """
     if lr is None and hr is None:
         raise PatchScalerError(
@@ -152,7 +159,10 @@ def problem_of(pair: Pair) -> str | None:
         hr = pair.hr
         if pair.lr_file is None:
             if hr is not None and pair.degradation and min(hr.shape[:2]) < 8 * pair.scale:
-                return f"{hr.shape[1]}x{hr.shape[0]} is too small to be degraded; {8 * pair.scale} or more a side"
+                return (
+                    f"{hr.shape[1]}x{hr.shape[0]} is too small to be degraded; "
+                    f"{8 * pair.scale} or more a side"
+                )
             return None
         lr = pair.lr
     except PatchScalerError as error:
@@ -167,7 +177,8 @@ def problem_of(pair: Pair) -> str | None:
 
 
 def pictures_by_stem(folder: str | Path, failures: list[Failure] | None = None) -> dict[str, Path]:
-    """The pictures of a folder (or one file) by name without suffix, sorted. Raises PatchScalerError if none.
+    """The pictures of a folder (or one file) by name without suffix, sorted. Raises
+    PatchScalerError if none.
 
     Other files and hidden ones are passed over; two pictures of one stem are a failure.
     """
@@ -218,7 +229,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def degraded(hr: np.ndarray, degradation: str, stem: str, seed: int, scale: int = 4) -> np.ndarray:
-    """(H, W, 3) -> (H/scale, W/scale, 3), uint8. Random numbers from (degradation, stem, seed) and nothing else."""
+    """(H, W, 3) -> (H/scale, W/scale, 3), uint8.
+
+    Random numbers from (degradation, stem, seed) and nothing else.
+    """
     digest = hashlib.sha256(f"{degradation}:{stem}:{seed}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     x = torch.from_numpy(np.array(hr)).movedim(-1, 0)[None].float() / 255  # (1, 3, H, W)

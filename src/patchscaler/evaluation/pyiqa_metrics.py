@@ -1,7 +1,7 @@
 """MUSIQ, MANIQA and CLIP-IQA by way of pyiqa, where its user has it.
 
-Nothing here depends on pyiqa: its licence is non-commercial (PolyForm Noncommercial 1.0.0), and it fetches
-weights itself. The name of each measure says which weights it means.
+Nothing here depends on pyiqa: its licence is non-commercial (PolyForm Noncommercial 1.0.0), and it
+fetches weights itself. The name of each measure says which weights it means.
 """
 
 import hashlib
@@ -16,7 +16,10 @@ import torch
 from patchscaler.evaluation.learned import to_tensor
 from patchscaler.evaluation.metric import Metric, MetricOptions, MetricUnavailable, border_text
 
-HINT = "pip install 'patchscaler[pyiqa]' (non-commercial licence; brings torchvision, which must fit your torch)"
+HINT = (
+    "pip install 'patchscaler[pyiqa]' (non-commercial licence; brings torchvision, which must "
+    "fit your torch)"
+)
 
 
 def pyiqa_metric(name: str, theirs: str) -> Callable[[MetricOptions], Metric]:

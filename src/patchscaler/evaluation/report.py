@@ -1,4 +1,7 @@
-"""Evaluations of the same pictures -> a table for the terminal, JSON, CSV. HTML is in `html_report.py`."""
+"""Evaluations of the same pictures -> a table for the terminal, JSON, CSV.
+
+HTML is in `html_report.py`.
+"""
 
 import csv
 import io
@@ -108,14 +111,17 @@ def write_json(evaluations: Sequence[Evaluation], file: str | Path) -> None:
 
 
 def write_csv(evaluations: Sequence[Evaluation], file: str | Path) -> None:
-    """A line a method and picture; lines that start with # say how it was made (pandas: comment="#")."""
+    """A line a method and picture; lines that start with # say how it was made (pandas:
+    comment="#").
+    """
     metrics = metrics_of(evaluations)
     stream = io.StringIO()
     for note in notes(evaluations):
         stream.write(f"# {note}\n")
     for evaluation in evaluations:
         stream.write(
-            f"# {evaluation.method}: {json.dumps(evaluation.description, sort_keys=True, default=str)}\n"
+            f"# {evaluation.method}: "
+            f"{json.dumps(evaluation.description, sort_keys=True, default=str)}\n"
         )
         stream.write(
             f"# environment: {json.dumps(evaluation.environment, sort_keys=True, default=str)}\n"

@@ -1,7 +1,8 @@
-"""What encoding and decoding alone costs: originals -> latents -> pictures, with nothing in between.
+"""What encoding and decoding alone costs: originals -> latents -> pictures, with nothing in
+between.
 
-No sampler can be better than this, and what a decoder does badly here (seams of its blocks, shifted colours, errors
-of latents made larger) no sampler can fix.
+No sampler can be better than this, and what a decoder does badly here (seams of its blocks, shifted
+colours, errors of latents made larger) no sampler can fix.
 """
 
 import statistics
@@ -36,7 +37,8 @@ class RoundTrip:
     # dB, decoded noisy latents against decoded latents
     noise_psnr: list[float] = field(default_factory=list)
     noisy_psnr: list[float] = field(default_factory=list)  # dB, the same against the original
-    # Sums and counts of gradients: (original, decoded) x (whole, flat) x (borders, elsewhere) x (sum, count)
+    # Sums and counts of gradients: (original, decoded) x (whole, flat) x (borders, elsewhere) x
+    # (sum, count)
     edges: np.ndarray = field(default_factory=lambda: np.zeros((2, 2, 2, 2)))
     flat_blocks: int = 0
     blocks: int = 0
@@ -45,7 +47,9 @@ class RoundTrip:
     where: str = ""  # device and threads of the seconds
 
     def edge_ratio(self, decoded: bool, flat: bool) -> float:
-        """Mean gradient at the borders of blocks over that elsewhere: 1 where blocks cannot be seen. NaN for none."""
+        """Mean gradient at the borders of blocks over that elsewhere: 1 where blocks cannot be
+        seen. NaN for none.
+        """
         (border, n), (inside, m) = self.edges[int(decoded), int(flat)]
         return float(border / n / (inside / m)) if n and m and inside else float("nan")
 
@@ -54,7 +58,10 @@ class RoundTrip:
 def round_trip(
     autoencoder: Autoencoder, pairs: Sequence[Pair], *, seed: int = 0, device: str = "cpu"
 ) -> RoundTrip:
-    """Every original there and back. seed: of the noise. Raises PatchScalerError where a pair has no original."""
+    """Every original there and back. seed: of the noise.
+
+    Raises PatchScalerError where a pair has no original.
+    """
     found = RoundTrip(block=autoencoder.factor)
     for pair in pairs:
         hr = pair.hr
@@ -97,7 +104,8 @@ def to_bytes(images: Tensor) -> np.ndarray:
 def noise_of(autoencoder: Autoencoder, latents: Tensor, seed: int = 0) -> Tensor:
     """White noise in latents, as large as makes decode(noise) - decode(0) an error of NOISE_PSNR.
 
-    latents: (1, C, h, w), whose shape it has. Raises PatchScalerError where no noise is large enough.
+    latents: (1, C, h, w), whose shape it has. Raises PatchScalerError where no noise is large
+    enough.
     """
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
     still = autoencoder.decode(torch.zeros_like(latents))
@@ -126,9 +134,11 @@ def _tensor_psnr(error: Tensor) -> float:
 
 
 def flat_blocks(picture: np.ndarray, block: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H // block, W // block) bool: blocks whose standard deviation is below FLAT grey levels.
+    """(H, W, 3) uint8 -> (H // block, W // block) bool: blocks whose standard deviation is below
+    FLAT grey levels.
 
-    The deviation is from the block's own mean colour, its root mean square over pixels and channels.
+    The deviation is from the block's own mean colour, its root mean square over pixels and
+    channels.
     """
     h, w = picture.shape[0] // block, picture.shape[1] // block
     blocks = picture[: h * block, : w * block].astype(np.float64).reshape(h, block, w, block, 3)
@@ -136,7 +146,8 @@ def flat_blocks(picture: np.ndarray, block: int) -> np.ndarray:
 
 
 def edge_sums(picture: np.ndarray, block: int, flat: np.ndarray | None = None) -> np.ndarray:
-    """Absolute differences of neighbouring pixels, mean of R, G, B: (borders of blocks, elsewhere) x (sum, count).
+    """Absolute differences of neighbouring pixels, mean of R, G, B: (borders of blocks, elsewhere)
+    x (sum, count).
 
     picture: (H, W, 3) uint8. flat: of `flat_blocks`; both pixels then have to be in one.
     """
@@ -161,7 +172,9 @@ def edge_sums(picture: np.ndarray, block: int, flat: np.ndarray | None = None) -
 
 
 def seconds_of(autoencoder: Autoencoder, device: str = "cpu") -> float:
-    """Median wall time of encoding and decoding one picture of SIDE x SIDE pixels, after a warm-up."""
+    """Median wall time of encoding and decoding one picture of SIDE x SIDE pixels,
+    after a warm-up.
+    """
     picture = (
         torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
     )
@@ -182,15 +195,22 @@ def round_trip_lines(found: RoundTrip) -> list[str]:
     share = found.flat_blocks / max(1, found.blocks)
     return [
         f"{len(found.names)} pictures, encoded and decoded, 8 bits, against themselves",
-        f"PSNR of RGB: mean {np.mean(found.psnr):.2f} dB, worst {found.psnr[worst]:.2f} dB ({found.names[worst]})",
-        f"gradient at the borders of {found.block}-pixel blocks over that elsewhere: {_edge_text(found, False)}",
-        f"the same in flat areas ({share:.1%} of the blocks deviate by less than {FLAT:g} grey levels): "
+        f"PSNR of RGB: mean {np.mean(found.psnr):.2f} dB, worst {found.psnr[worst]:.2f} dB "
+        f"({found.names[worst]})",
+        f"gradient at the borders of {found.block}-pixel blocks over that elsewhere: "
+        f"{_edge_text(found, False)}",
+        f"the same in flat areas ({share:.1%} of the blocks deviate by less than {FLAT:g} grey "
+        "levels): "
         f"{_edge_text(found, True)}",
-        f"largest shift of a picture's mean colour: {found.shifts[moved]:.3f} grey levels ({found.names[moved]})",
-        f"loss by noise in latents that is {NOISE_PSNR:g} dB decoded alone: mean {loss.mean():.2f} dB, most "
-        f"{loss[most]:.2f} dB ({found.names[most]}); the noisy pictures are {np.mean(found.noisy_psnr):.2f} dB "
+        f"largest shift of a picture's mean colour: {found.shifts[moved]:.3f} grey levels "
+        f"({found.names[moved]})",
+        f"loss by noise in latents that is {NOISE_PSNR:g} dB decoded alone: mean "
+        f"{loss.mean():.2f} dB, most "
+        f"{loss[most]:.2f} dB ({found.names[most]}); the noisy pictures are "
+        f"{np.mean(found.noisy_psnr):.2f} dB "
         "from the originals",
-        f"{SIDE}x{SIDE} encoded and decoded in {found.seconds:.3f} s (median of {RUNS}; {found.where})",
+        f"{SIDE}x{SIDE} encoded and decoded in {found.seconds:.3f} s (median of {RUNS}; "
+        f"{found.where})",
     ]
 
 

@@ -1,6 +1,7 @@
 """A method over pairs of pictures -> results, scores, and everything that is needed to repeat them.
 
-Resumable: every result and every score is one line of records.jsonl, found again by a hash of all that
+Resumable: every result and every score is one line of records.jsonl, found again by a hash of all
+that
 it depends on. What changed since (options, weights, a metric's protocol, a picture) is made anew.
 """
 
@@ -98,7 +99,10 @@ def resolve_metrics(
     device: str = "cpu",
     niqe_parameters: str | Path | None = None,
 ) -> tuple[list[Metric], dict[str, str]]:
-    """Names -> metrics, and the reasons of those that are unavailable. Raises PatchScalerError for unknown names."""
+    """Names -> metrics, and the reasons of those that are unavailable.
+
+    Raises PatchScalerError for unknown names.
+    """
     found: list[Metric] = []
     unavailable: dict[str, str] = {}
     for metric in dict.fromkeys(metrics):
@@ -129,9 +133,9 @@ def evaluate(
 ) -> Evaluation:
     """Enlarge each pair's LR, save it as out/METHOD/NAME.png, score it.
 
-    metrics: names, or Metrics; crop_border, device (of their networks) and niqe_parameters go with names.
-    failures, unavailable: what `load_pairs` could not use and `resolve_metrics` could not have, passed on.
-    A picture or a score that fails is listed and the rest goes on.
+    metrics: names, or Metrics; crop_border, device (of their networks) and niqe_parameters go with
+    names. failures, unavailable: what `load_pairs` could not use and `resolve_metrics` could not
+    have, passed on. A picture or a score that fails is listed and the rest goes on.
     """
     resolved, missing = resolve_metrics(
         metrics, crop_border, device=device, niqe_parameters=niqe_parameters
@@ -173,7 +177,9 @@ def evaluate(
 def _result(
     method: Method | ResultFolder, pair: Pair, folder: Path, described: str, records: "Records"
 ) -> tuple[Row, np.ndarray | None, np.ndarray]:
-    """The row without scores, the original, and the enlarged picture: from the folder, or made now."""
+    """The row without scores, the original, and the enlarged picture: from the folder,
+    or made now.
+    """
     hr = pair.hr
     lr = pair.lr if pair.has_lr else None
     if isinstance(method, ResultFolder):
@@ -242,7 +248,9 @@ def _score(
     code: str,
     records: "Records",
 ) -> list[Failure]:
-    """Fill `row.scores`; what could not be computed is returned. code: hash of the metrics' sources."""
+    """Fill `row.scores`; what could not be computed is returned. code: hash of the metrics'
+    sources.
+    """
     failed = []
     for metric in metrics:
         original = row.original_hash if metric.needs_reference else ""

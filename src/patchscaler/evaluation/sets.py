@@ -1,4 +1,6 @@
-"""Several sets of pictures and several degradations: a comparison has a table for each pair of them."""
+"""Several sets of pictures and several degradations: a comparison has a table for each pair of
+them.
+"""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ from patchscaler.training.data.degradation import DEGRADATIONS
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one folder under one degradation (None: small pictures as they are), and what could not be used."""
+    """Pictures of one folder under one degradation (None: small pictures as they are), and what
+    could not be used.
+    """
 
     name: str
     degradation: str | None
@@ -35,9 +39,11 @@ def file_name(text: str) -> str:
 
 
 def split_folders(texts: Sequence[str] | None) -> list[tuple[str, str]]:
-    """`a,b` and `NAME=c` -> [("a", "a"), ("b", "b"), ("NAME", "c")]: what each set is called, and its folder.
+    """`a,b` and `NAME=c` -> [("a", "a"), ("b", "b"), ("NAME", "c")]: what each set is called, and
+    its folder.
 
-    What exists as it is written is one folder, whatever its name holds. Raises PatchScalerError for no name at all.
+    What exists as it is written is one folder, whatever its name holds. Raises PatchScalerError for
+    no name at all.
     """
     out: list[tuple[str, str]] = []
     for text in texts or []:
@@ -56,7 +62,10 @@ def _own_name(folder: str) -> str:
 
 
 def split_degradations(texts: Sequence[str] | None) -> list[str]:
-    """`mild,real` -> the two names. Raises PatchScalerError for an unknown one, and for one that is named twice."""
+    """`mild,real` -> the two names.
+
+    Raises PatchScalerError for an unknown one, and for one that is named twice.
+    """
     names = [name.strip() for text in texts or [] for name in text.split(",") if name.strip()]
     for i, name in enumerate(names):
         if name not in DEGRADATIONS:
@@ -75,10 +84,11 @@ def open_sets(
     seed: int = 0,
     limit: int = 0,
 ) -> list[PictureSet]:
-    """Every folder under every degradation, in the order given. lr, hr: of `split_folders`; see `load_pairs`.
+    """Every folder under every degradation, in the order given. lr, hr: of `split_folders`; see
+    `load_pairs`.
 
-    With both, the first of `lr` belongs to the first of `hr`, and so on. Raises PatchScalerError where two sets have
-    one name, where folders do not pair up, or where a set holds no pictures.
+    With both, the first of `lr` belongs to the first of `hr`, and so on. Raises PatchScalerError
+    where two sets have one name, where folders do not pair up, or where a set holds no pictures.
     """
     if lr and hr and len(lr) != len(hr):
         raise PatchScalerError(

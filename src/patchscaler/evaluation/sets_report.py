@@ -1,4 +1,5 @@
-"""Comparisons on several sets -> a table of each under its heading, and what they have in common once.
+"""Comparisons on several sets -> a table of each under its heading, and what they have in common
+once.
 
 One comparison alone is reported by `comparison_report`, as if there were no sets.
 """
@@ -18,7 +19,9 @@ FORMAT = "patchscaler-comparisons-1"
 
 
 def shared_notes(comparisons: Sequence[Comparison], sets: Sequence[PictureSet]) -> list[str]:
-    """What holds for all once; then what is of one set alone, as its data and what failed there, under its title."""
+    """What holds for all once; then what is of one set alone, as its data and what failed there,
+    under its title.
+    """
     lines = [one.all_notes(comparison) for comparison in comparisons]
     shared = [line for line in lines[0] if all(line in other for other in lines)]
     return shared + [
@@ -42,7 +45,10 @@ def terminal(comparisons: Sequence[Comparison], sets: Sequence[PictureSet]) -> s
 def write_json(
     comparisons: Sequence[Comparison], sets: Sequence[PictureSet], file: str | Path
 ) -> None:
-    """One as it always was, or a list of such. Raises PatchScalerError where it cannot be written."""
+    """One as it always was, or a list of such.
+
+    Raises PatchScalerError where it cannot be written.
+    """
     if len(sets) == 1:
         return one.write_json(comparisons[0], file)
     found: list[dict[str, Any]] = [

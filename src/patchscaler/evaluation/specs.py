@@ -1,7 +1,8 @@
-"""The text of --methods -> methods: `ours`, `ours:steps=0,0,0`, `bicubic`, `spandrel:FILE`, `folder:NAME=DIR` ...
+"""The text of --methods -> methods: `ours`, `ours:steps=0,0,0`, `bicubic`, `spandrel:FILE`,
+`folder:NAME=DIR` ...
 
-A method is KIND, or KIND:ARGUMENT, and options NAME=VALUE after commas. In a list, separated by commas too, a
-piece that is a number or NAME=VALUE belongs to the method before it.
+A method is KIND, or KIND:ARGUMENT, and options NAME=VALUE after commas. In a list, separated by
+commas too, a piece that is a number or NAME=VALUE belongs to the method before it.
 """
 
 import re

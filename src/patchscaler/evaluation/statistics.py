@@ -1,8 +1,10 @@
-"""No-reference scores from natural-scene statistics: NIQE (Mittal et al. 2013) and BRISQUE (Mittal et al. 2012).
+"""No-reference scores from natural-scene statistics: NIQE (Mittal et al. 2013) and BRISQUE (Mittal
+et al. 2012).
 
-Both describe the brightness of a picture, divided by its local contrast (MSCN), and products of neighbours by
-asymmetric generalised Gaussians (AGGD). NIQE compares blocks of 96 pixels with those of pristine pictures;
-BRISQUE gives the numbers of the whole picture to a support-vector regression trained on people's opinions.
+Both describe the brightness of a picture, divided by its local contrast (MSCN), and products of
+neighbours by asymmetric generalised Gaussians (AGGD). NIQE compares blocks of 96 pixels with those
+of pristine pictures; BRISQUE gives the numbers of the whole picture to a support-vector regression
+trained on people's opinions.
 """
 
 import hashlib
@@ -30,7 +32,9 @@ BRISQUE_HINT = "pip install --no-deps brisque==0.2.0"
 
 
 def window() -> np.ndarray:
-    """(7,) the Gaussian of both measures, sigma 7/6, sums to one; it is applied to rows and columns."""
+    """(7,) the Gaussian of both measures, sigma 7/6, sums to one; it is applied to rows and
+    columns.
+    """
     taps = np.exp(-np.square(np.arange(-3, 4)) / (2 * (7 / 6) ** 2))
     return taps / taps.sum()
 
@@ -44,7 +48,9 @@ def smooth(x: np.ndarray, edges: str) -> np.ndarray:
 
 
 def mscn(x: np.ndarray, constant: float, edges: str) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) brightness -> mean-subtracted, contrast-normalised coefficients, and the local deviation."""
+    """(H, W) brightness -> mean-subtracted, contrast-normalised coefficients, and the local
+    deviation.
+    """
     mean = smooth(x, edges)
     deviation = np.sqrt(np.abs(smooth(x * x, edges) - mean * mean))
     coefficients = (x - mean) / (deviation + constant)
@@ -63,7 +69,10 @@ class Spread:
 
 
 def spread(x: np.ndarray, zero_right: bool) -> Spread:
-    """Moments of an AGGD. zero_right: whether zeros count on the right side. A side that is empty is NaN."""
+    """Moments of an AGGD. zero_right: whether zeros count on the right side.
+
+    A side that is empty is NaN.
+    """
     sides = x[x < 0], x[x >= 0] if zero_right else x[x > 0]
     left, right = (math.sqrt(np.square(side).mean()) if side.size else math.nan for side in sides)
     if math.isnan(left) or math.isnan(right) or right == 0:
@@ -128,7 +137,10 @@ class Pristine:
 
 
 def niqe(picture: np.ndarray, pristine: Pristine) -> float:
-    """(H, W, 3) uint8 -> the distance of its blocks from pristine ones. NaN where too few blocks have texture."""
+    """(H, W, 3) uint8 -> the distance of its blocks from pristine ones.
+
+    NaN where too few blocks have texture.
+    """
     features, _ = niqe_features(picture)
     good = features[~np.isnan(features).any(1)]
     if len(good) < 2:
@@ -139,7 +151,9 @@ def niqe(picture: np.ndarray, pristine: Pristine) -> float:
 
 
 def niqe_features(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """-> (blocks, 36) features at two scales, NaN where flat, and (blocks,) mean local deviations."""
+    """-> (blocks, 36) features at two scales, NaN where flat, and (blocks,) mean local
+    deviations.
+    """
     x = luma(picture).round()  # as MATLAB's rgb2gray of 8-bit pictures rounds
     rows, columns = x.shape[0] // BLOCK, x.shape[1] // BLOCK
     x = x[: rows * BLOCK, : columns * BLOCK]
@@ -158,7 +172,9 @@ def niqe_features(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _block_features(block: np.ndarray) -> list[float]:
-    """18 numbers: shape and scale of the block, and shape, mean, both scales of four products of neighbours."""
+    """18 numbers: shape and scale of the block, and shape, mean, both scales of four products of
+    neighbours.
+    """
     alpha, left, right = _on_grid(block)
     out = [alpha, (left + right) / 2]
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
@@ -185,7 +201,9 @@ def _shape_table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def halve(x: np.ndarray) -> np.ndarray:
-    """(H, W) of even H -> (H/2, W): antialiased bicubic as MATLAB's imresize, mirrored at the edges."""
+    """(H, W) of even H -> (H/2, W): antialiased bicubic as MATLAB's imresize, mirrored at the
+    edges.
+    """
     taps = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
     padded = np.pad(x, ((3, 3), (0, 0)), mode="symmetric")
     n = len(x) // 2
@@ -209,7 +227,8 @@ def fit_niqe(files: Sequence[Path], sharp: float = 0.75) -> tuple[Pristine, int]
     blocks = np.concatenate(kept) if kept else np.zeros((0, 36))
     if len(blocks) < 100:
         raise PatchScalerError(
-            f"{len(blocks)} sharp blocks of {BLOCK} pixels are too few to fit NIQE; 100 or more are needed, "
+            f"{len(blocks)} sharp blocks of {BLOCK} pixels are too few to fit NIQE; 100 or more "
+            "are needed, "
             "better thousands: give more or larger pictures"
         )
     return Pristine(blocks.mean(0), np.cov(blocks, rowvar=False)), len(blocks)
@@ -228,7 +247,9 @@ def fit_niqe_folder(folder: str | Path, file: str | Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Regression:
-    """Support-vector regression with a radial kernel: sum of coefficient * exp(-gamma |x - vector|^2) - rho."""
+    """Support-vector regression with a radial kernel: sum of coefficient * exp(-gamma |x -
+    vector|^2) - rho.
+    """
 
     gamma: float
     rho: float
@@ -314,7 +335,9 @@ def _exact(x: np.ndarray) -> tuple[float, float, float]:
 
 
 def _shrink(x: np.ndarray) -> np.ndarray:
-    """(H, W) -> (about H/2, W): bicubic with a = -.75 and no antialiasing, edges repeated, as OpenCV's."""
+    """(H, W) -> (about H/2, W): bicubic with a = -.75 and no antialiasing, edges repeated, as
+    OpenCV's.
+    """
     n = round(len(x) / 2)
     padded = np.pad(x, ((1, 3), (0, 0)), mode="edge")
     taps = np.array([-3, 19, 19, -3]) / 32
@@ -331,8 +354,11 @@ def niqe_metric(options: MetricOptions) -> Metric:
     fitted = options.niqe_parameters is not None
     name = f"niqe-{file.stem}" if fitted else "niqe"
     protocol = (
-        f"NIQE, {f'parameters fitted by us ({file.name})' if fitted else 'published parameters'}, BT.601 Y rounded, "
-        f"blocks of {BLOCK} pixels from the upper left, MATLAB's imresize, {border_text(options.crop_border)}"
+        "NIQE, "
+        f"{f'parameters fitted by us ({file.name})' if fitted else 'published parameters'}, "
+        "BT.601 Y rounded, "
+        f"blocks of {BLOCK} pixels from the upper left, MATLAB's imresize, "
+        f"{border_text(options.crop_border)}"
     )
 
     def score(picture: np.ndarray, reference: np.ndarray | None) -> float:
@@ -345,7 +371,10 @@ def niqe_metric(options: MetricOptions) -> Metric:
 
 
 def brisque_metric(options: MetricOptions) -> Metric:
-    """With the model of the package `brisque`. Raises MetricUnavailable where it is not installed."""
+    """With the model of the package `brisque`.
+
+    Raises MetricUnavailable where it is not installed.
+    """
     try:
         files, regression = brisque_files(), Regression.load()
     except PackageMissing as error:

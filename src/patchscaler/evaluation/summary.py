@@ -1,7 +1,8 @@
-"""What several evaluations say together: means over common pictures, and the lines that belong under a table.
+"""What several evaluations say together: means over common pictures, and the lines that belong
+under a table.
 
-Means are over the pictures that all of them have a score for, so that a method which failed on a hard picture
-gains nothing by it.
+Means are over the pictures that all of them have a score for, so that a method which failed on a
+hard picture gains nothing by it.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,11 @@ def metrics_of(evaluations: Sequence[Evaluation]) -> list[Metric]:
 def common_means(
     evaluations: Sequence[Evaluation],
 ) -> tuple[list[dict[str, float]], dict[str, int]]:
-    """Means of each evaluation over the pictures that all of them have, metric by metric, and how many those are.
+    """Means of each evaluation over the pictures that all of them have, metric by metric, and how
+    many those are.
 
-    A metric that some evaluation has for no picture at all is left out of the comparison for that one only.
+    A metric that some evaluation has for no picture at all is left out of the comparison for that
+    one only.
     """
     means: list[dict[str, float]] = [{} for _ in evaluations]
     counts: dict[str, int] = {}
@@ -49,7 +52,8 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
     for metric in metrics:
         if counts[metric.name] < pictures:
             out.append(
-                f"{metric.name}: mean over {counts[metric.name]} of {pictures} pictures, those all methods have"
+                f"{metric.name}: mean over {counts[metric.name]} of {pictures} pictures, those "
+                "all methods have"
             )
     if any(e.seconds is not None for e in evaluations):
         out.append("s/picture: median wall time in this run, not a benchmark")
@@ -110,6 +114,7 @@ def machine_line(evaluation: Evaluation) -> str:
         else ""
     )
     return (
-        f"with: patchscaler {e['patchscaler']}{commit}, torch {packages.get('torch')}, numpy {packages.get('numpy')}, "
+        f"with: patchscaler {e['patchscaler']}{commit}, torch {packages.get('torch')}, numpy "
+        f"{packages.get('numpy')}, "
         f"Python {e['python']}, {where}, {e['threads']} threads"
     )

@@ -1,1 +1,3 @@
-"""Pictures as they are: files <-> planes in [-1, 1], and everything about them that must not be lost."""
+"""Pictures as they are: files <-> planes in [-1, 1], and everything about them that must not be
+lost.
+"""

@@ -1,7 +1,8 @@
 """Moving pictures, frame by frame: GIF, WebP, APNG and AVIF sequences, with their times and loops.
 
-Readers put each frame together (offsets, disposal, blending) before it is enlarged; writers cut it up again. The
-noise of the diffusion depends on the place alone, so it stands still while the picture moves.
+Readers put each frame together (offsets, disposal, blending) before it is enlarged; writers cut it
+up again. The noise of the diffusion depends on the place alone, so it stands still while the
+picture moves.
 """
 
 from collections.abc import Iterator
@@ -69,7 +70,9 @@ class Animation:
 
 
 def _rounded(alpha: Tensor) -> Tensor:
-    """(h, w) of zeros and ones -> softened over a pixel, so that enlarged edges are curves and not stairs."""
+    """(h, w) of zeros and ones -> softened over a pixel, so that enlarged edges are curves and not
+    stairs.
+    """
     kernel = torch.tensor([0.25, 0.5, 0.25])
     x = F.pad(alpha[None, None], (1, 1, 1, 1), mode="replicate")
     return F.conv2d(x, (kernel[:, None] * kernel)[None, None])[0, 0]
@@ -78,7 +81,10 @@ def _rounded(alpha: Tensor) -> Tensor:
 def open_animation(
     path: str | Path, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES
 ) -> Animation | None:
-    """None where the file holds one picture. max_frames: 0 for no limit. Raises PatchScalerError."""
+    """None where the file holds one picture. max_frames: 0 for no limit.
+
+    Raises PatchScalerError.
+    """
     path = Path(path)
     with opened(path, max_pixels) as image:
         if image.format not in ANIMATED or not getattr(image, "is_animated", False):
@@ -88,13 +94,16 @@ def open_animation(
             return None
         if max_frames and count > max_frames:
             raise PatchScalerError(
-                f"{path}: {count} frames are more than the limit of {max_frames}; allow them with --max-frames {count}"
+                f"{path}: {count} frames are more than the limit of {max_frames}; allow them "
+                f"with --max-frames {count}"
             )
         pixels = count * image.width * image.height
         if max_pixels and pixels > max(FRAME_PIXELS, max_pixels):
             raise PatchScalerError(
-                f"{path}: {count} frames of {image.width}x{image.height} are more than the limit of "
-                f"{max(FRAME_PIXELS, max_pixels) / 1e6:g} megapixels; allow them with --max-pixels {pixels}"
+                f"{path}: {count} frames of {image.width}x{image.height} are more than the limit "
+                "of "
+                f"{max(FRAME_PIXELS, max_pixels) / 1e6:g} megapixels; allow them with "
+                f"--max-pixels {pixels}"
             )
         turn = orientation(image)
         size = (image.height, image.width) if turn >= 5 else image.size
@@ -118,7 +127,10 @@ def save_animation(
     quality: int | None = None,
     lossless: bool = False,
 ) -> list[str]:
-    """(h, w, 1..4) uint8 each -> one file, all or nothing. Returns a line for each thing it could not hold."""
+    """(h, w, 1..4) uint8 each -> one file, all or nothing.
+
+    Returns a line for each thing it could not hold.
+    """
     path = Path(path)
     check_animated(path)
     kind = format_of(path)

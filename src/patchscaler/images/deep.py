@@ -1,4 +1,7 @@
-"""More than 8 bits a channel. Pillow holds them in grey only: colours are read by libvips (or pillow-heif)."""
+"""More than 8 bits a channel.
+
+Pillow holds them in grey only: colours are read by libvips (or pillow-heif).
+"""
 
 import io
 import re
@@ -29,7 +32,9 @@ def import_vips(what: str) -> ModuleType:
 
 @contextmanager
 def vips_errors(path: Path) -> Iterator[None]:
-    """What libvips raises while `path` is written (a full disk, say) ends as a PatchScalerError that names it."""
+    """What libvips raises while `path` is written (a full disk, say) ends as a PatchScalerError
+    that names it.
+    """
     try:
         yield
     except Exception as error:
@@ -53,7 +58,9 @@ def import_heif(what: str) -> ModuleType:
 
 
 def depth(image: Image.Image, head: bytes) -> int:
-    """Bits a channel of an opened, not yet decoded file; head: its first kilobytes. 8 where Pillow keeps them all."""
+    """Bits a channel of an opened, not yet decoded file; head: its first kilobytes. 8 where Pillow
+    keeps them all.
+    """
     if image.mode == "F" or image.mode.startswith("I"):
         return 8  # grey: Pillow's own
     if image.format == "PNG":
@@ -77,10 +84,12 @@ def _tag(image: Image.Image, tag: int, default: int) -> tuple[Any, ...]:
 
 
 def full_range(image: Image.Image, name: str) -> Image.Image:
-    """Pillow's whole numbers as decoded (modes I, I;16, I;16B) -> of 16 bits, black 0 and white 65535.
+    """Pillow's whole numbers as decoded (modes I, I;16, I;16B) -> of 16 bits, black 0 and white
+    65535.
 
-    Pillow leaves 12 bits in the lower ones and grey whose zero is white as it is: a TIFF's tags say so, as long as
-    `image` is what was opened. Raises PatchScalerError where numbers do not tell what is white.
+    Pillow leaves 12 bits in the lower ones and grey whose zero is white as it is: a TIFF's tags say
+    so, as long as `image` is what was opened. Raises PatchScalerError where numbers do not tell
+    what is white.
     """
     bits, signed = _tag(image, 258, 16)[0], _tag(image, 339, 1)[0] == 2
     white = 2 ** (bits - signed) - 1 if bits <= 16 else 65535
@@ -100,7 +109,8 @@ def full_range(image: Image.Image, name: str) -> Image.Image:
 
 
 def read_deep(path: Path, kind: str, bits: int, alpha: bool) -> np.ndarray:
-    """(h, w, 1..4) uint16, full range, as stored (orientation is the caller's). alpha: whether one is told of.
+    """(h, w, 1..4) uint16, full range, as stored (orientation is the caller's). alpha: whether one
+    is told of.
 
     Raises what the decoder raises.
     """
@@ -133,7 +143,9 @@ def read_deep(path: Path, kind: str, bits: int, alpha: bool) -> np.ndarray:
 
 
 def _cmyk_to_srgb(image: Any) -> np.ndarray:
-    """(h, w, 3) uint16 by its profile, or by the rule of thumb that Pillow has where that is of no use."""
+    """(h, w, 3) uint16 by its profile, or by the rule of thumb that Pillow has where that is of no
+    use.
+    """
     vips = import_vips("CMYK of 16 bits")
     profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else b""
     if profile_kind(profile) == "CMYK":

@@ -1,4 +1,5 @@
-"""TIFF, and files of 16 bits a channel: PNG and TIFF by rows (Pillow has no 16-bit colours), AVIF, HEIC by libraries.
+"""TIFF, and files of 16 bits a channel: PNG and TIFF by rows (Pillow has no 16-bit colours), AVIF,
+HEIC by libraries.
 
 PNG and TIFF are written from any array, one on disk (np.memmap) too, some rows at a time.
 """
@@ -42,7 +43,9 @@ def strips(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def write_png(array: np.ndarray, path: Path, options: dict[str, Any]) -> None:
-    """PNG (ISO/IEC 15948) of 8 or 16 bits; every row by filter 1, the difference to its left neighbour."""
+    """PNG (ISO/IEC 15948) of 8 or 16 bits; every row by filter 1, the difference to its left
+    neighbour.
+    """
     height, width, channels = array.shape
     pixel = array.itemsize * channels  # bytes
     color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -81,7 +84,10 @@ def _metadata_chunks(options: dict[str, Any]) -> bytes:
 
 
 def write_tiff(array: np.ndarray, path: Path, data: Metadata) -> None:
-    """TIFF 6.0 of 8 or 16 bits: strips, deflate, differences to the left neighbour. Little-endian."""
+    """TIFF 6.0 of 8 or 16 bits: strips, deflate, differences to the left neighbour.
+
+    Little-endian.
+    """
     height, width, channels = array.shape
     rows = max(1, STRIP // array[0].nbytes)
     sizes = []

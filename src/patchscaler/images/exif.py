@@ -1,6 +1,8 @@
-"""EXIF after enlarging: a few numbers are changed in place, every other byte stays, makers' notes included.
+"""EXIF after enlarging: a few numbers are changed in place, every other byte stays, makers' notes
+included.
 
-Rewriting the whole block, as libraries do, moves what makers' notes point at. The layout is TIFF's (EXIF 2.32, 4.5).
+Rewriting the whole block, as libraries do, moves what makers' notes point at. The layout is TIFF's
+(EXIF 2.32, 4.5).
 """
 
 import math
@@ -29,7 +31,10 @@ class Entry:
 
 
 class Block:
-    """An EXIF block without its 'Exif\\0\\0' prefix. Raises ValueError or struct.error where it is damaged."""
+    """An EXIF block without its 'Exif\\0\\0' prefix.
+
+    Raises ValueError or struct.error where it is damaged.
+    """
 
     def __init__(self, data: bytes):
         self.data = bytearray(data)
@@ -94,7 +99,8 @@ class Block:
 
 
 def enlarged(exif: bytes, size: tuple[int, int], ratios: tuple[float, float]) -> bytes:
-    """EXIF of the upright picture of `size` (width, height), its density times `ratios`, without a thumbnail.
+    """EXIF of the upright picture of `size` (width, height), its density times `ratios`, without a
+    thumbnail.
 
     Raises ValueError or struct.error where the block is damaged.
     """

@@ -1,8 +1,9 @@
 """ICC profiles of curves and a matrix <-> sRGB in floats: cameras, phones, screens, grey scanners.
 
-Pillow's ImageCms computes in 8 bits, too coarse for 16-bit pictures and blind outside of sRGB. What stands in
-such a profile (ICC.1:2010, 8.3 and 10.5, 10.15) is three curves and nine numbers. Profiles of tables (scanners,
-printers) are not taken apart: the picture's numbers then go through as they are, and the profile with them.
+Pillow's ImageCms computes in 8 bits, too coarse for 16-bit pictures and blind outside of sRGB. What
+stands in such a profile (ICC.1:2010, 8.3 and 10.5, 10.15) is three curves and nine numbers.
+Profiles of tables (scanners, printers) are not taken apart: the picture's numbers then go through
+as they are, and the profile with them.
 """
 
 import struct
@@ -25,7 +26,8 @@ SRGB_TO_XYZ = np.array(
 
 @dataclass(frozen=True, eq=False)
 class ColorSpace:
-    """curves: one a channel, (STEPS,) linear light at even steps of the encoded value, rising from 0 to 1.
+    """curves: one a channel, (STEPS,) linear light at even steps of the encoded value, rising from
+    0 to 1.
 
     matrix: (3, 3) linear values -> linear sRGB, or None for grey.
     """
@@ -34,7 +36,9 @@ class ColorSpace:
     matrix: np.ndarray | None
 
     def to_srgb(self, x: np.ndarray) -> np.ndarray:
-        """(c, h, w) encoded in [0, 1] -> (c, h, w) sRGB; colours that sRGB lacks lie outside of [0, 1]."""
+        """(c, h, w) encoded in [0, 1] -> (c, h, w) sRGB; colours that sRGB lacks lie outside of [0,
+        1].
+        """
         steps = np.linspace(0, 1, STEPS)
         linear = np.stack([np.interp(x[i], steps, curve) for i, curve in enumerate(self.curves)])
         if self.matrix is not None:
@@ -53,7 +57,9 @@ class ColorSpace:
 
 
 def srgb_decode(x: np.ndarray) -> np.ndarray:
-    """Encoded -> linear light (IEC 61966-2-1), odd about zero so that colours outside of sRGB keep their sign."""
+    """Encoded -> linear light (IEC 61966-2-1), odd about zero so that colours outside of sRGB keep
+    their sign.
+    """
     a = np.abs(x)
     return np.sign(x) * np.where(a <= 0.04045, a / 12.92, ((a + 0.055) / 1.055) ** 2.4)
 
@@ -67,7 +73,9 @@ def srgb_encode(x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def color_space(profile: bytes) -> ColorSpace | None:
-    """None where the values are sRGB's already, or where the profile is damaged or of another kind."""
+    """None where the values are sRGB's already, or where the profile is damaged or of
+    another kind.
+    """
     space = _taken_apart(profile)
     return None if space is None or _same_as_srgb(space) else space
 

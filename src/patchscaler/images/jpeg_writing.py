@@ -1,8 +1,9 @@
 """JPEG of any size in the memory of one strip, with Pillow's encoder.
 
-Each strip of rows is encoded by itself. Between two strips stands a restart marker, behind which a decoder
-predicts nothing from what came before, so what two calls of one encoder wrote reads as one picture (ITU-T T.81,
-B.2.4.4 and E.1.4). The pixels are the same as those of the picture encoded at once.
+Each strip of rows is encoded by itself. Between two strips stands a restart marker, behind which a
+decoder predicts nothing from what came before, so what two calls of one encoder wrote reads as one
+picture (ITU-T T.81, B.2.4.4 and E.1.4). The pixels are the same as those of the picture encoded at
+once.
 """
 
 import io
@@ -20,7 +21,9 @@ FRAME, SCAN, INTERVAL, RESTART = 0xC0, 0xDA, 0xDD, 0xD0  # markers: SOF0, SOS, D
 
 
 def write_jpeg(array: Any, path: Path, options: dict[str, Any]) -> None:
-    """array: (h, w, 1 or 3), read by rows, so that it may lie on disk. options: as Pillow takes them."""
+    """array: (h, w, 1 or 3), read by rows, so that it may lie on disk. options: as Pillow takes
+    them.
+    """
     height, width, channels = array.shape
     # pixels of its side
     block = 8 if channels == 1 or options.get("subsampling") == "4:4:4" else 16
@@ -64,7 +67,9 @@ def _parts(jpeg: bytes) -> tuple[bytes, bytes]:
 
 
 def _whole_head(head: bytes, height: int, interval: int) -> bytes:
-    """The first strip's, with the height of the picture, and how many blocks lie between restart markers."""
+    """The first strip's, with the height of the picture, and how many blocks lie between restart
+    markers.
+    """
     places = {marker: place for marker, place, _ in _segments(head)}
     at, scan = places[FRAME] + 5, places[SCAN]
     sized = head[:at] + struct.pack(">H", height) + head[at + 2 : scan]

@@ -1,4 +1,6 @@
-"""JPEG XL: the plugin, and the size from a file's first bytes, for the plugin decodes a file as soon as it opens it."""
+"""JPEG XL: the plugin, and the size from a file's first bytes, for the plugin decodes a file as
+soon as it opens it.
+"""
 
 import struct
 from pathlib import Path
@@ -20,7 +22,8 @@ def import_jxl(what: str) -> None:
 
 
 def jxl_size(path: Path, head: bytes) -> tuple[int, int] | None:
-    """(width, height) of a JPEG XL file; None for other files. Raises PatchScalerError where it has no codestream.
+    """(width, height) of a JPEG XL file; None for other files. Raises PatchScalerError where it has
+    no codestream.
 
     head: its first kilobytes.
     """
@@ -36,7 +39,9 @@ def jxl_size(path: Path, head: bytes) -> tuple[int, int] | None:
 
 
 def _codestream(path: Path) -> bytes:
-    """The first bytes of the codestream: of box 'jxlc', or of the first 'jxlp' behind its number."""
+    """The first bytes of the codestream: of box 'jxlc', or of the first 'jxlp' behind
+    its number.
+    """
     place, end = 0, path.stat().st_size
     with path.open("rb") as file:
         for _ in range(1000):  # boxes; files have ten

@@ -30,7 +30,9 @@ MAX_IN_MEMORY = 400_000_000  # bytes of pixels that are handed to an encoder at 
 
 
 class PixelFile(Protocol):
-    """(h, w, 1..4) uint8 or uint16 in a file of its own, nothing else in it: `streaming.disk.DiskArray`."""
+    """(h, w, 1..4) uint8 or uint16 in a file of its own, nothing else in it:
+    `streaming.disk.DiskArray`.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -41,7 +43,10 @@ class PixelFile(Protocol):
 
 
 def check_large(path: Path, nbytes: int, pyramid: bool = False) -> None:
-    """Before any work: is there a way to write so many bytes of pixels in this format? Raises PatchScalerError."""
+    """Before any work: is there a way to write so many bytes of pixels in this format?
+
+    Raises PatchScalerError.
+    """
     kind = format_of(path)
     if pyramid and kind != "TIFF":
         raise PatchScalerError(f"{path}: pyramids are written as .tif")
@@ -49,7 +54,8 @@ def check_large(path: Path, nbytes: int, pyramid: bool = False) -> None:
         import_vips(f"{path}: a pyramid")
     elif kind not in BY_ROWS and nbytes > MAX_IN_MEMORY:
         raise PatchScalerError(
-            f"{path}: {kind} wants all of {nbytes / 1e9:.1f} GB of pixels in memory at once; use .png, .tif or .jpg"
+            f"{path}: {kind} wants all of {nbytes / 1e9:.1f} GB of pixels in memory at once; use "
+            ".png, .tif or .jpg"
         )
 
 
@@ -61,7 +67,9 @@ def save_large(
     lossless: bool = False,
     pyramid: bool = False,
 ) -> list[str]:
-    """As `save_picture` does it, from pixels on disk. pyramid: a tiled TIFF that holds smaller copies of itself."""
+    """As `save_picture` does it, from pixels on disk. pyramid: a tiled TIFF that holds smaller
+    copies of itself.
+    """
     path = Path(path)
     height, width, channels = pixels.shape
     kind = format_of(path)

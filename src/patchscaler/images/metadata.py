@@ -1,4 +1,6 @@
-"""What a picture file says besides its pixels, and how the enlarged one says it: EXIF, XMP, ICC, IPTC, dpi, texts."""
+"""What a picture file says besides its pixels, and how the enlarged one says it: EXIF, XMP, ICC,
+IPTC, dpi, texts.
+"""
 
 import math
 import re
@@ -49,7 +51,9 @@ class Metadata:
     own_xmp: bool = False
 
     def enlarged(self, width: int, height: int) -> "Metadata":
-        """The same of a picture of another size: dimensions and dpi follow, so that it prints as large as before."""
+        """The same of a picture of another size: dimensions and dpi follow, so that it prints as
+        large as before.
+        """
         ratios = (width / self.size[0], height / self.size[1])
         dpi = self.dpi and (self.dpi[0] * ratios[0], self.dpi[1] * ratios[1])
         exif = self.exif and exif_block.enlarged(self.exif, (width, height), ratios)
@@ -57,7 +61,9 @@ class Metadata:
         return replace(self, size=(width, height), dpi=dpi, exif=exif, xmp=xmp)
 
     def with_provenance(self, facts: dict[str, str]) -> "Metadata":
-        """`facts` (program, model, seed...) as properties of an XMP packet, beside those that are there."""
+        """`facts` (program, model, seed...) as properties of an XMP packet, beside those that are
+        there.
+        """
         names = " ".join(f"ps:{name}={quoteattr(value)}" for name, value in facts.items())
         entry = f'<rdf:Description rdf:about="" xmlns:ps="{NAMESPACE}" {names}/>'.encode()
         end = b"</rdf:RDF>"
@@ -67,7 +73,8 @@ class Metadata:
         if self.xmp:  # in UTF-16, or with another prefix: better kept as it is
             return self
         packet = (
-            b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+            b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta '
+            b'xmlns:x="adobe:ns:meta/">'
             b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         )
         return replace(
@@ -76,7 +83,9 @@ class Metadata:
 
 
 def read_metadata(image: Image.Image, size: tuple[int, int]) -> tuple[Metadata, list[str]]:
-    """-> what an opened file says, for its upright `size`; a line for each part that is damaged and left out."""
+    """-> what an opened file says, for its upright `size`; a line for each part that is damaged and
+    left out.
+    """
     notes: list[str] = []
     info = image.info
     data = Metadata(
@@ -112,7 +121,9 @@ def read_metadata(image: Image.Image, size: tuple[int, int]) -> tuple[Metadata, 
 
 
 def orientation(image: Image.Image) -> int:
-    """How the loaded picture is to be turned (EXIF's 1 to 8); 1 where nothing or nonsense is said."""
+    """How the loaded picture is to be turned (EXIF's 1 to 8); 1 where nothing or
+    nonsense is said.
+    """
     # Pillow turns TIFFs, and their size, itself
     return 1 if image.format == "TIFF" else stored_orientation(image)
 
@@ -180,7 +191,9 @@ def exif_within(exif: bytes, limit: int) -> bytes | None:
 
 
 def exif_for_tiff(data: Metadata, big: bool = False) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """A TIFF directory that holds what EXIF, XMP and IPTC say, and nothing of how pixels are stored."""
+    """A TIFF directory that holds what EXIF, XMP and IPTC say, and nothing of how pixels are
+    stored.
+    """
     ifd = TiffImagePlugin.ImageFileDirectory_v2(
         b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" if big else b"II*\0\0\0\0\0"
     )
@@ -244,7 +257,9 @@ def iptc_segment(iptc: bytes) -> bytes:
 
 
 def _xmp_enlarged(xmp: bytes, width: int, height: int) -> bytes:
-    """Orientation and dimensions in an XMP packet, where it names them as attributes or elements."""
+    """Orientation and dimensions in an XMP packet, where it names them as attributes or
+    elements.
+    """
     new = {b"tiff:Orientation": 1, b"tiff:ImageWidth": width, b"tiff:ImageLength": height}
     new |= {b"exif:PixelXDimension": width, b"exif:PixelYDimension": height}
     for name, number in new.items():

@@ -7,13 +7,15 @@ from patchscaler.patching import blended
 from patchscaler.pipeline import Result
 
 SCALE = 4  # of one enlargement
-# Simple dark blue, medium orange, hard light yellow: each lighter than the one before, so that brightness
-# alone tells them apart.
+# Simple dark blue, medium orange, hard light yellow: each lighter than the one before, so that
+# brightness alone tells them apart.
 COLORS = np.array([[20, 40, 110], [225, 110, 40], [255, 240, 130]], np.float32)
 
 
 def difficulty_overlay(result: Result, strength: float = 0.5) -> Image.Image:
-    """The upscaled picture in grey under the groups' colours; overlapping patches are blended as latents are."""
+    """The upscaled picture in grey under the groups' colours; overlapping patches are blended as
+    latents are.
+    """
     tint = Image.fromarray(_placed(COLORS[result.groups], result).round().astype(np.uint8))
     return Image.blend(result.image.convert("L").convert("RGB"), tint, strength)
 

@@ -1,4 +1,6 @@
-"""Pillow, arrays and tensors <-> planes in [-1, 1]; alpha, grey, palettes and colour spaces come out right."""
+"""Pillow, arrays and tensors <-> planes in [-1, 1]; alpha, grey, palettes and colour spaces come
+out right.
+"""
 
 import io
 from contextlib import suppress
@@ -19,7 +21,9 @@ from patchscaler.images.sizes import resample
 
 @dataclass
 class Planes:
-    """A picture as the pipeline wants it, and what it takes to give the result back as the picture was."""
+    """A picture as the pipeline wants it, and what it takes to give the result back as the picture
+    was.
+    """
 
     rgb: Tensor  # (3, H, W) sRGB in [-1, 1]; of grey pictures three times the same
     alpha: Tensor | None = None  # (H, W) in [0, 1]
@@ -35,7 +39,8 @@ def has_alpha(image: Image.Image) -> bool:
 
 
 def to_planes(image: Image.Image | np.ndarray | Tensor | Planes) -> Planes:
-    """PIL image of any mode; array (H, W), (H, W, 1..4) uint8, uint16 or float 0..1; tensor (3, H, W) in [0, 1].
+    """PIL image of any mode; array (H, W), (H, W, 1..4) uint8, uint16 or float 0..1; tensor (3, H,
+    W) in [0, 1].
 
     Planes are passed on. Raises PatchScalerError for anything else.
     """
@@ -77,7 +82,9 @@ def _pil_planes(image: Image.Image) -> Planes:
 
 
 def _grey_levels(image: Image.Image) -> np.ndarray:
-    """Modes I, I;16, I;16B -> (h, w, 1) uint16, or (h, w, 2) where a level is told to be transparent."""
+    """Modes I, I;16, I;16B -> (h, w, 1) uint16, or (h, w, 2) where a level is told to be
+    transparent.
+    """
     levels = np.asarray(full_range(image, "the picture")).astype(np.uint16)[..., None]
     clear = image.info.get("transparency")
     if not isinstance(clear, int):
@@ -94,7 +101,9 @@ def _is_grey(image: Image.Image, profile: bytes | None) -> bool:
 
 
 def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
-    """The profile, where it is one of these pixels' colors: grey or RGB. pixels: an image, or shaped (h, w, 1..4)."""
+    """The profile, where it is one of these pixels' colors: grey or RGB. pixels: an image, or
+    shaped (h, w, 1..4).
+    """
     if not profile or (isinstance(pixels, Image.Image) and pixels.mode in ("CMYK", "LAB", "HSV")):
         return None
     grey = _is_grey(pixels, profile) if isinstance(pixels, Image.Image) else pixels.shape[2] < 3
@@ -102,14 +111,18 @@ def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
 
 
 def device_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """CMYK or Lab -> RGB in sRGB of 8 bits, by its profile, or by Pillow's rule of thumb where that is of no use."""
+    """CMYK or Lab -> RGB in sRGB of 8 bits, by its profile, or by Pillow's rule of thumb where that
+    is of no use.
+    """
     converted = _by_littlecms(image, profile or b"") or image.convert("RGB")
     converted.info.pop("icc_profile", None)
     return converted
 
 
 def _by_littlecms(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """In the profile's colours -> RGB in sRGB of 8 bits, by LittleCMS; None where the profile is of no use."""
+    """In the profile's colours -> RGB in sRGB of 8 bits, by LittleCMS; None where the profile is of
+    no use.
+    """
     with suppress(ImageCms.PyCMSError, OSError, ValueError):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(
@@ -132,7 +145,9 @@ def _grey_palette(image: Image.Image) -> bool:
 
 
 def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
-    """(H, W[, 1..4]) uint8, uint16 or floats in 0..1, in the colours of `icc_profile` (sRGB without one)."""
+    """(H, W[, 1..4]) uint8, uint16 or floats in 0..1, in the colours of `icc_profile` (sRGB without
+    one).
+    """
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or 0 in array.shape:
@@ -160,10 +175,11 @@ def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
 
 
 def _into_srgb(x: np.ndarray, space: ColorSpace) -> tuple[np.ndarray, Tensor | None]:
-    """(c, H, W) in [0, 1] -> the same in sRGB; and what that lacks of colours outside of sRGB, where there are any.
+    """(c, H, W) in [0, 1] -> the same in sRGB; and what that lacks of colours outside of sRGB,
+    where there are any.
 
-    The lack is taken, and later given back, in the profile's own numbers: there a slight error of a saturated colour
-    stays slight, whereas numbers of sRGB below zero would multiply it.
+    The lack is taken, and later given back, in the profile's own numbers: there a slight error of a
+    saturated colour stays slight, whereas numbers of sRGB below zero would multiply it.
     """
     wide = space.to_srgb(x)
     clipped = wide.clip(0, 1)
@@ -173,7 +189,8 @@ def _into_srgb(x: np.ndarray, space: ColorSpace) -> tuple[np.ndarray, Tensor | N
 
 
 def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Give invisible pixels the colour of the visible ones around them, so that no fringe is made from them.
+    """Give invisible pixels the colour of the visible ones around them, so that no fringe is made
+    from them.
 
     rgb: (3, H, W); alpha: (H, W) in [0, 1]. From coarse to fine: means over ever smaller squares.
     """
@@ -200,10 +217,12 @@ def finish(
     rows: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """(3, n, W) sRGB in [-1, 1], rows [top, bottom) of the enlarged picture -> (n, W, 1..4) uint8 or uint16.
+    """(3, n, W) sRGB in [-1, 1], rows [top, bottom) of the enlarged picture -> (n, W, 1..4) uint8
+    or uint16.
 
-    size: (H, W) of the whole enlarged picture, where `rgb` is a strip of another height than its scale tells.
-    Grey, transparency, depth and colours as `planes` had them; strips put together are the whole.
+    size: (H, W) of the whole enlarged picture, where `rgb` is a strip of another height than its
+    scale tells. Grey, transparency, depth and colours as `planes` had them; strips put together are
+    the whole.
     """
     n, width = rgb.shape[-2:]
     height = n if rows is None else round(planes.rgb.shape[-2] * width / planes.rgb.shape[-1])
@@ -224,7 +243,10 @@ def finish(
 
 
 def without_profile(planes: Planes) -> np.ndarray | None:
-    """(h, w, 1..4) uint8 or uint16 in sRGB; by a profile of tables in 8 bits. None where the profile is of no use."""
+    """(h, w, 1..4) uint8 or uint16 in sRGB; by a profile of tables in 8 bits.
+
+    None where the profile is of no use.
+    """
     profile = planes.icc_profile or b""
     array = finish(planes.rgb, replace(planes, icc_profile=None, excess=None))
     if not profile or color_space(profile) or is_srgb(profile):
@@ -251,7 +273,9 @@ def to_pil(array: np.ndarray, icc_profile: bytes | None = None) -> Image.Image:
 
 
 def to_palette(image: Image.Image) -> Image.Image:
-    """L, LA, RGB or RGBA -> 255 colours chosen for this picture, and one for what is clear, as GIF has it."""
+    """L, LA, RGB or RGBA -> 255 colours chosen for this picture, and one for what is clear, as GIF
+    has it.
+    """
     colors = image.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT)
     if image.mode not in ("LA", "RGBA"):
         return colors
@@ -266,7 +290,9 @@ def to_palette(image: Image.Image) -> Image.Image:
 
 
 def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:
-    """(..., h, w) -> (..., height, width), mirrored at the right and lower edge as often as it takes."""
+    """(..., h, w) -> (..., height, width), mirrored at the right and lower edge as often as it
+    takes.
+    """
     h, w = x.shape[-2:]
     return x[..., reflect_index(h, height)[:, None], reflect_index(w, width)[None, :]]
 
@@ -278,7 +304,9 @@ def reflect_index(old: int, new: int) -> Tensor:
 
 
 def eight_bits(pixels: Image.Image) -> Image.Image:
-    """Greys of more bits in eight: Pillow would cut them off at 255, and make nearly all of them white."""
+    """Greys of more bits in eight: Pillow would cut them off at 255, and make nearly all of them
+    white.
+    """
     if pixels.mode[0] not in "IF":
         return pixels
     values, profile = np.asarray(pixels), fitting_profile(pixels, pixels.info.get("icc_profile"))

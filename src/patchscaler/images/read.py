@@ -81,8 +81,8 @@ class Picture:
 def load_picture(
     path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None, by_rows: bool = False
 ) -> Picture:
-    """Read, check and turn upright. bits: 8 or 16 where the file's own depth is not wanted. by_rows: a large file's
-    pixels may stay in the file (`Rows`).
+    """Read, check and turn upright. bits: 8 or 16 where the file's own depth is not wanted.
+    by_rows: a large file's pixels may stay in the file (`Rows`).
 
     Raises PatchScalerError naming the file and the hint.
     """
@@ -135,7 +135,8 @@ def _loaded(image: Image.Image, path: str | Path) -> Image.Image:
 
 @contextmanager
 def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """A file opened by its content, whatever its name says, its size checked before anything is decoded.
+    """A file opened by its content, whatever its name says, its size checked before anything is
+    decoded.
 
     Whatever a decoder raises inside of the block ends as a PatchScalerError.
     """
@@ -174,7 +175,9 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
 
 @contextmanager
 def pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow's own limit, 0 for none: what it checks behind the header, such as frames larger than the picture."""
+    """Pillow's own limit, 0 for none: what it checks behind the header, such as frames larger than
+    the picture.
+    """
     before = Image.MAX_IMAGE_PIXELS
     # it refuses from twice as many on
     Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1 if max_pixels else None
@@ -188,7 +191,9 @@ def pillow_limit(max_pixels: int) -> Iterator[None]:
 
 @contextmanager
 def _quiet(wanted: bool) -> Iterator[None]:
-    """Standard error away, past Python: libtiff writes a line of its own about each damaged strip."""
+    """Standard error away, past Python: libtiff writes a line of its own about each
+    damaged strip.
+    """
     if not wanted:
         yield
         return
@@ -243,7 +248,8 @@ def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
     if max_pixels and width * height > max_pixels:
         raise TooManyPixelsError(
             f"{name}: {width}x{height} is more than the limit of {max_pixels / 1e6:g} megapixels; "
-            f"allow it with --max-pixels {width * height} (max_pixels in Python) if memory suffices",
+            f"allow it with --max-pixels {width * height} (max_pixels in Python) if memory "
+            "suffices",
             width,
             height,
             max_pixels,

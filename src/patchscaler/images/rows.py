@@ -1,4 +1,6 @@
-"""Large files decoded from top to bottom by libvips, so that the small picture is never whole in memory either."""
+"""Large files decoded from top to bottom by libvips, so that the small picture is never whole in
+memory either.
+"""
 
 import io
 import zlib
@@ -17,7 +19,9 @@ KINDS = {"uchar": np.uint8, "ushort": np.uint16}
 
 
 class Rows:
-    """(h, w, 1..4) uint8 or uint16 that reads like an array by `rows[top:bottom]`; fast where that goes downwards."""
+    """(h, w, 1..4) uint8 or uint16 that reads like an array by `rows[top:bottom]`; fast where that
+    goes downwards.
+    """
 
     def __init__(self, path: Path, image: Any):
         self.path, self._image, self._next = path, image, 0
@@ -42,8 +46,8 @@ class Rows:
 def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None:
     """image: what `told_of` gave; deep: its bits a channel; turn: how EXIF wants it turned.
 
-    None where the file is small, or where only a whole picture can be converted as it should be (turned ones,
-    palettes, CMYK, transparency by colour), or without pyvips.
+    None where the file is small, or where only a whole picture can be converted as it should be
+    (turned ones, palettes, CMYK, transparency by colour), or without pyvips.
     """
     plain = image.mode in BANDS and "transparency" not in image.info and turn in (0, 1)
     if image.format == "TIFF":  # transparency and inverted grey are told in too many ways
@@ -70,7 +74,8 @@ def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None
 
 
 def told_of(path: Path, image: Image.Image) -> Image.Image:
-    """`image`, or for a large PNG one that tells the same without decoding any pixel: its size, mode and all chunks.
+    """`image`, or for a large PNG one that tells the same without decoding any pixel: its size,
+    mode and all chunks.
 
     A PNG may speak of itself behind its pixels, so that Pillow decodes all of them to hear it.
     """

@@ -1,7 +1,9 @@
-"""From one size to another: what is wanted, in how many passes, and filters by Pillow in floats, whole or by rows.
+"""From one size to another: what is wanted, in how many passes, and filters by Pillow in floats,
+whole or by rows.
 
-Results are reduced by Lanczos on encoded values, not on linear light: on 6 Kodak pictures at x2 that is 31.74 dB
-(PSNR-Y) against 31.57, and at x1 39.88 against 37.84; the networks learned from pictures reduced that way too.
+Results are reduced by Lanczos on encoded values, not on linear light: on 6 Kodak pictures at x2
+that is 31.74 dB (PSNR-Y) against 31.57, and at x1 39.88 against 37.84; the networks learned from
+pictures reduced that way too.
 """
 
 import math
@@ -23,7 +25,8 @@ ROWS = 256  # resized at a time
 
 @dataclass(frozen=True)
 class TargetSize:
-    """One of: a scale; a width, a height, or both as a frame to fit into; megapixels. Proportions are kept.
+    """One of: a scale; a width, a height, or both as a frame to fit into; megapixels. Proportions
+    are kept.
 
     Raises PatchScalerError for several kinds at once, and for sizes of nothing.
     """
@@ -45,7 +48,10 @@ class TargetSize:
                 raise PatchScalerError(f"{name} {value}: take more than 0")
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of the picture -> of the result. Raises PatchScalerError for what cannot be."""
+        """(width, height) of the picture -> of the result.
+
+        Raises PatchScalerError for what cannot be.
+        """
         if self.megapixels is not None:
             ratio = math.sqrt(self.megapixels * 1e6 / (width * height))
         elif self.width or self.height:
@@ -54,7 +60,8 @@ class TargetSize:
             ratio = 4.0 if self.scale is None else self.scale
         if not 1 / LARGEST <= ratio <= LARGEST:
             raise PatchScalerError(
-                f"{width}x{height} would become {ratio:.4g} times as large: take 1/{LARGEST} to {LARGEST}"
+                f"{width}x{height} would become {ratio:.4g} times as large: take 1/{LARGEST} to "
+                f"{LARGEST}"
             )
         size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
         if self.width and ratio * width == self.width:
@@ -77,8 +84,8 @@ def passes(
 ) -> list[tuple[int, int]]:
     """Sizes after each pass of x`factor` and what is reduced behind it, the last one `target`.
 
-    It is reduced between the passes, so that the last is exact: as good as at the end (x8 of Kodak: 26.43 and
-    26.44 dB) at a quarter of the work.
+    It is reduced between the passes, so that the last is exact: as good as at the end (x8 of Kodak:
+    26.43 and 26.44 dB) at a quarter of the work.
     """
     ratio = max(t / s for s, t in zip(size, target, strict=True))
     count = 1
@@ -98,10 +105,12 @@ def resample(
     method: int = BICUBIC,
     part: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """(c, h, w) floats -> (c, H, W) of `size`, or of its rows [top, bottom) alone: the same numbers.
+    """(c, h, w) floats -> (c, H, W) of `size`, or of its rows [top, bottom) alone: the same
+    numbers.
 
-    Antialiased where it reduces. Rows outside of the wanted ones are read as far as the filter reaches.
-    part: (first row, height of the whole) where `x` is only a part of the rows, with all that the filter reads.
+    Antialiased where it reduces. Rows outside of the wanted ones are read as far as the filter
+    reaches. part: (first row, height of the whole) where `x` is only a part of the rows, with all
+    that the filter reads.
     """
     height, width = size
     top, bottom = rows or (0, height)
@@ -114,7 +123,9 @@ def resample(
 
 
 def resized(array: Any, size: tuple[int, int], out: Any = None) -> Any:
-    """(h, w, c) uint8 or uint16, in memory or on disk -> (H, W, c) by Lanczos; written into `out` if there is one."""
+    """(h, w, c) uint8 or uint16, in memory or on disk -> (H, W, c) by Lanczos; written into `out`
+    if there is one.
+    """
     height, width = size
     h, channels = array.shape[0], array.shape[2]
     if out is None:

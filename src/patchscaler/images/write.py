@@ -1,4 +1,6 @@
-"""Pictures -> files: what a format can hold is checked before any work, and nothing half-written is left."""
+"""Pictures -> files: what a format can hold is checked before any work, and nothing half-written is
+left.
+"""
 
 import os
 import shutil
@@ -101,7 +103,10 @@ def check_writable(path: Path) -> Path:
 
 
 def format_of(path: str | Path) -> str:
-    """Pillow's name of the format that `path`'s suffix means. Raises PatchScalerError for an unknown one."""
+    """Pillow's name of the format that `path`'s suffix means.
+
+    Raises PatchScalerError for an unknown one.
+    """
     check_suffix(Path(path))
     return FORMATS[Path(path).suffix.lower()]
 
@@ -122,7 +127,9 @@ def check_suffix(path: Path) -> None:
 
 
 def check_alpha(path: str | Path, image: Image.Image | bool) -> None:
-    """Raises PatchScalerError where the output's format has no transparency and the picture (or `True`) has."""
+    """Raises PatchScalerError where the output's format has no transparency and the picture (or
+    `True`) has.
+    """
     transparent = image if isinstance(image, bool) else has_alpha(image)
     if format_of(path) in NO_ALPHA and transparent:
         raise PatchScalerError(
@@ -135,12 +142,15 @@ def check_side(path: str | Path, width: int, height: int) -> None:
     limit = FORMAT_SIDES.get(format_of(path))
     if limit and max(width, height) > limit:
         raise PatchScalerError(
-            f"{path}: {width}x{height} is more than the {limit} pixels a side of this format; use PNG"
+            f"{path}: {width}x{height} is more than the {limit} pixels a side of this format; "
+            "use PNG"
         )
 
 
 def check_room(path: str | Path, width: int, height: int) -> None:
-    """Before any work: raises PatchScalerError where the disk is too full for what such a picture takes at least."""
+    """Before any work: raises PatchScalerError where the disk is too full for what such a picture
+    takes at least.
+    """
     place = Path(path).resolve().parent
     while not place.exists():
         place = place.parent
@@ -149,7 +159,8 @@ def check_room(path: str | Path, width: int, height: int) -> None:
     least = int(width * height * (3 if format_of(path) == "BMP" else 0.1))
     if least > free:
         raise PatchScalerError(
-            f"{place}: {free / 1e6:.1f} MB of disk are free, and {width}x{height} pixels take {least / 1e6:.1f} MB or "
+            f"{place}: {free / 1e6:.1f} MB of disk are free, and {width}x{height} pixels take "
+            f"{least / 1e6:.1f} MB or "
             "more; free some, or write to another disk with -o"
         )
 
@@ -165,7 +176,9 @@ def check_quality(path: str | Path, quality: int | None, lossless: bool) -> None
 
 
 def fit_picture(picture: Picture, kind: str) -> None:
-    """Bring what is to be enlarged to what the output's format holds: bits, and colours where it has no profile."""
+    """Bring what is to be enlarged to what the output's format holds: bits, and colours where it
+    has no profile.
+    """
     if picture.bits == 16 and kind not in DEEP:
         picture.notes.append(f"{kind} holds 8 bits a channel; {picture.bits} came in")
         picture.bits = 8
@@ -205,8 +218,8 @@ def save_picture(
 ) -> list[str]:
     """(h, w[, 1..4]) uint8 or uint16 -> a file in the format of `path`'s suffix, all or nothing.
 
-    metadata: of a picture of any size; it is brought to this one. quality: 1 to 100 (QUALITY by default).
-    Returns a line for each thing that the format could not hold. Raises PatchScalerError.
+    metadata: of a picture of any size; it is brought to this one. quality: 1 to 100 (QUALITY by
+    default). Returns a line for each thing that the format could not hold. Raises PatchScalerError.
     """
     path = Path(path)
     array = array[..., None] if array.ndim == 2 else array
@@ -244,7 +257,9 @@ def save_picture(
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well; otherwise it is removed."""
+    """A temporary file beside `path` that takes its place when the block ends well; otherwise it is
+    removed.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +282,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def save_options(
     kind: str, shape: tuple[int, ...], data: Metadata, quality: int | None, lossless: bool
 ) -> dict[str, Any]:
-    """What Pillow's writer of this format (but TIFF's) is told of quality and metadata, the latter of this size."""
+    """What Pillow's writer of this format (but TIFF's) is told of quality and metadata, the latter
+    of this size.
+    """
     options: dict[str, Any] = {}
     if kind in QUALITY:
         options["quality"] = quality = quality or QUALITY[kind]

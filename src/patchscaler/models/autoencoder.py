@@ -1,9 +1,9 @@
 """Image <-> latents. Frozen; owns scale and channels, so that nobody else multiplies by .18215.
 
-`PCAAutoencoder` is ours and ships: principal components of 8x8 RGB blocks, in closed form. The basis is
-orthonormal, hence an error in unscaled latents is the same error in pixels, and a block sees nothing but
-itself, hence cutting a picture into windows changes nothing. `DiffusersAutoencoder` wraps Stable
-Diffusion's.
+`PCAAutoencoder` is ours and ships: principal components of 8x8 RGB blocks, in closed form. The
+basis is orthonormal, hence an error in unscaled latents is the same error in pixels, and a block
+sees nothing but itself, hence cutting a picture into windows changes nothing.
+`DiffusersAutoencoder` wraps Stable Diffusion's.
 """
 
 import warnings
@@ -21,10 +21,11 @@ from patchscaler.models.hub import is_offline
 
 
 class Autoencoder(nn.Module, ABC):
-    """Interface. `channels`, `factor`: a (B, 3, H, W) picture has (B, channels, H/factor, W/factor) latents.
+    """Interface. `channels`, `factor`: a (B, 3, H, W) picture has (B, channels, H/factor, W/factor)
+    latents.
 
-    reach: latents on either side that a window has to read more to be decoded; where `exact`, its core is
-    then what the whole gives.
+    reach: latents on either side that a window has to read more to be decoded; where `exact`, its
+    core is then what the whole gives.
     """
 
     channels: int
@@ -34,7 +35,9 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1], sides multiples of `factor` -> (B, C, H/f, W/f), about unit variance."""
+        """(B, 3, H, W) in [-1, 1], sides multiples of `factor` -> (B, C, H/f, W/f), about unit
+        variance.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -42,7 +45,9 @@ class Autoencoder(nn.Module, ABC):
 
 
 class PCAAutoencoder(Autoencoder):
-    """Principal components of f x f RGB blocks, scaled towards unit variance, with a learned correction."""
+    """Principal components of f x f RGB blocks, scaled towards unit variance, with a learned
+    correction.
+    """
 
     basis: Tensor
     mean: Tensor
@@ -64,7 +69,9 @@ class PCAAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> "PCAAutoencoder":
-        """Closed form: eigenvectors of the covariance of blocks. batches: (B, 3, H, W) in [-1, 1]."""
+        """Closed form: eigenvectors of the covariance of blocks. batches: (B, 3, H, W)
+        in [-1, 1].
+        """
         d = 3 * self.factor**2
         count, total, products = 0, torch.zeros(d).double(), torch.zeros(d, d).double()
         for images in batches:
@@ -108,8 +115,8 @@ class PCAAutoencoder(Autoencoder):
 class DecoderCorrection(nn.Module):
     """A small residual network on decoded pictures, against block edges and sampler noise.
 
-    It works on 2x2 pixels folded into channels, a quarter of the cost, and starts as the identity. A pixel
-    depends on those at most 7 away.
+    It works on 2x2 pixels folded into channels, a quarter of the cost, and starts as the identity.
+    A pixel depends on those at most 7 away.
     """
 
     def __init__(self, width: int):
@@ -128,9 +135,11 @@ class DecoderCorrection(nn.Module):
 
 
 class DiffusersAutoencoder(Autoencoder):
-    """Stable Diffusion's AutoencoderKL, or AutoencoderTiny, from a hub id at a pinned commit or a folder.
+    """Stable Diffusion's AutoencoderKL, or AutoencoderTiny, from a hub id at a pinned commit or a
+    folder.
 
-    source: a folder in place of what the configuration names. offline: read the hub's local cache only.
+    source: a folder in place of what the configuration names. offline: read the hub's local cache
+    only.
     """
 
     def __init__(
@@ -178,7 +187,10 @@ class DiffusersAutoencoder(Autoencoder):
 def build_autoencoder(
     config: AutoencoderConfig, source: str | Path | None = None, offline: bool = False
 ) -> Autoencoder:
-    """source, offline: as in `DiffusersAutoencoder`. Raises PatchScalerError: unknown kind, missing extra or model."""
+    """source, offline: as in `DiffusersAutoencoder`.
+
+    Raises PatchScalerError: unknown kind, missing extra or model.
+    """
     if config.kind == "pca":
         return PCAAutoencoder(config)
     if config.kind in ("kl", "tiny"):

@@ -27,7 +27,9 @@ def model_card(
     memory: TextureMemory | None,
     licence: str = "unknown",
 ) -> str:
-    """Markdown with the hub's header. licence: of the weights, as the hub calls it (apache-2.0, mit, other)."""
+    """Markdown with the hub's header. licence: of the weights, as the hub calls it (apache-2.0,
+    mit, other).
+    """
     groups = zip(
         GROUP_NAMES, config.groups.num_inference_steps, config.groups.start_times, strict=True
     )
@@ -46,7 +48,8 @@ def model_card(
         "",
         f"# {config.name}",
         "",
-        "A PatchScaler model ([the paper](https://arxiv.org/abs/2405.17158)): enlarges RGB pictures of any size four "
+        "A PatchScaler model ([the paper](https://arxiv.org/abs/2405.17158)): enlarges RGB "
+        "pictures of any size four "
         f"times. Saved by patchscaler {__version__}.",
         "",
         "    pip install 'patchscaler[hub]'",
@@ -93,8 +96,10 @@ def model_card(
         "",
         "## Limits",
         "",
-        "Fine texture is invented, and another seed invents another: not for evidence, medicine or identification.",
-        "Training data and scores are not known to the program; whoever publishes this model writes them here and",
+        "Fine texture is invented, and another seed invents another: not for evidence, medicine "
+        "or identification.",
+        "Training data and scores are not known to the program; whoever publishes this model "
+        "writes them here and",
         "takes the mark at the top out.",
     ]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
-"""SHA256SUMS of a model folder, in the format of the command `sha256sum`: written when a model is saved, checked
-when it is loaded. They find damage and files of two versions in one folder; who made the files they do not say.
+"""SHA256SUMS of a model folder, in the format of the command `sha256sum`: written when a model is
+saved, checked when it is loaded. They find damage and files of two versions in one folder; who made
+the files they do not say.
 """
 
 import os
@@ -16,7 +17,10 @@ WEIGHTS = ("*.json", "*.safetensors", "*/*.json", "*/*.safetensors")
 
 
 def _mend(folder: Path) -> str:
-    return f"download it again, or, where the change was meant, 'patchscaler info --model {folder} --write-sums'"
+    return (
+        "download it again, or, where the change was meant, 'patchscaler info --model "
+        f"{folder} --write-sums'"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,7 +51,10 @@ def renew_sums(folder: Path) -> list[str]:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """name -> hash; empty where the folder has no sums. Raises PatchScalerError for a file that is no list of them."""
+    """name -> hash; empty where the folder has no sums.
+
+    Raises PatchScalerError for a file that is no list of them.
+    """
     file = folder / NAME
     if not file.is_file():
         return {}
@@ -65,9 +72,11 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def check_sums(folder: Path, names: Iterable[str]) -> None:
-    """Are these files, which are about to be read, as they were saved? A folder without sums passes.
+    """Are these files, which are about to be read, as they were saved? A folder without sums
+    passes.
 
-    A missing file is left to whoever reads it. Raises PatchScalerError, naming the first that differs.
+    A missing file is left to whoever reads it. Raises PatchScalerError, naming the first that
+    differs.
     """
     sums = read_sums(folder)
     for name in names if sums else ():
@@ -77,13 +86,17 @@ def check_sums(folder: Path, names: Iterable[str]) -> None:
             raise PatchScalerError(f"{folder / name}: not in {NAME}; {_mend(folder)}")
         if (found := file_hash(folder / name)) != sums[name]:
             raise PatchScalerError(
-                f"{folder / name}: not the file that was saved (sha256 {found[:12]}..., {NAME} says "
+                f"{folder / name}: not the file that was saved (sha256 {found[:12]}..., {NAME} "
+                "says "
                 f"{sums[name][:12]}...); {_mend(folder)}"
             )
 
 
 def verify(folder: Path) -> dict[str, str]:
-    """Every file that the sums name -> 'ok', 'differs' or 'missing'. Raises PatchScalerError where there are none."""
+    """Every file that the sums name -> 'ok', 'differs' or 'missing'.
+
+    Raises PatchScalerError where there are none.
+    """
     sums = read_sums(folder)
     if not sums:
         raise PatchScalerError(

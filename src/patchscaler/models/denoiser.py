@@ -1,11 +1,13 @@
-"""The denoiser of `compact`: Real-ESRGAN's trunk, which reads the diffused coarse image and its timestep.
+"""The denoiser of `compact`: Real-ESRGAN's trunk, which reads the diffused coarse image and its
+timestep.
 
     denoise(y_tau, tau, LR image) -> x_0
 
-The trunk is the RRDB network of ESRGAN (arXiv 1809.00219) with the weights of Real-ESRGAN x4plus (arXiv 2107.10833,
-BSD-3-Clause). y_tau of Eq. 7 enters beside the LR image and before the last convolutions; tau scales every block.
-Both start without effect: at its start the network is x4plus at every tau. An early exit, a few blocks of its own
-behind the first ones of the trunk, gives nearly the same image for less than half of the work.
+The trunk is the RRDB network of ESRGAN (arXiv 1809.00219) with the weights of Real-ESRGAN x4plus
+(arXiv 2107.10833, BSD-3-Clause). y_tau of Eq. 7 enters beside the LR image and before the last
+convolutions; tau scales every block. Both start without effect: at its start the network is x4plus
+at every tau. An early exit, a few blocks of its own behind the first ones of the trunk, gives
+nearly the same image for less than half of the work.
 
 Letters: N images, W channels of the trunk, h, w LR pixels.
 """
@@ -51,7 +53,9 @@ class DenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Residual in residual dense block: three dense blocks; `forward` gives what is added to the input."""
+    """Residual in residual dense block: three dense blocks; `forward` gives what is added to the
+    input.
+    """
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -82,7 +86,9 @@ class TimeModulation(nn.Module):
 
 
 class EarlyExit(nn.Module):
-    """Features after the trunk's first blocks -> what its last convolution would add to the first features."""
+    """Features after the trunk's first blocks -> what its last convolution would add to the first
+    features.
+    """
 
     def __init__(self, config: DenoiserConfig):
         super().__init__()
@@ -180,10 +186,12 @@ class RRDBDenoiser(nn.Module):
 
     @torch.no_grad()
     def load_esrgan(self, weights: dict[str, Tensor], exit_from: tuple[int, ...] = ()) -> None:
-        """Start from an ESRGAN of the same size; its blocks `exit_from` are where the early exit's start.
+        """Start from an ESRGAN of the same size; its blocks `exit_from` are where the early exit's
+        start.
 
         Args:
-            weights: names as Real-ESRGAN has them (`conv_first.weight`, `body.0.rdb1.conv1.weight`, ...).
+            weights: names as Real-ESRGAN has them (`conv_first.weight`, `body.0.rdb1.conv1.weight`,
+            ...).
 
         Raises:
             PatchScalerError: The network has another size.

@@ -1,7 +1,8 @@
 """Where a model lies and what is in its folder, on disk as on a hub:
 
-config.json, one safetensors file a network, memory.safetensors, README.md (the model card), SHA256SUMS, and, where
-the autoencoder is a diffusers one, a copy of it in autoencoder/, so that the folder needs nobody else's.
+config.json, one safetensors file a network, memory.safetensors, README.md (the model card),
+SHA256SUMS, and, where the autoencoder is a diffusers one, a copy of it in autoencoder/, so that the
+folder needs nobody else's.
 """
 
 import json
@@ -30,7 +31,10 @@ AUTOENCODER_CLASSES = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
 
 
 def find_model(source: str | Path, offline: bool = False) -> Path:
-    """Shipped name, folder, or hub id (owner/name, or owner/name@revision) -> folder. Raises PatchScalerError."""
+    """Shipped name, folder, or hub id (owner/name, or owner/name@revision) -> folder.
+
+    Raises PatchScalerError.
+    """
     if (SHIPPED / str(source) / "config.json").is_file():
         return SHIPPED / str(source)
     path = Path(source)
@@ -45,7 +49,9 @@ def find_model(source: str | Path, offline: bool = False) -> Path:
 
 
 def read_config(folder: Path, autoencoder: str | Path | None = None) -> ModelConfig:
-    """config.json of a model folder. autoencoder: a local copy to use instead of the one it names."""
+    """config.json of a model folder. autoencoder: a local copy to use instead of the
+    one it names.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise PatchScalerError(
@@ -59,7 +65,9 @@ def read_config(folder: Path, autoencoder: str | Path | None = None) -> ModelCon
 
 
 def with_autoencoder(config: ModelConfig, folder: Path) -> ModelConfig:
-    """The same model with a local copy of its AutoencoderKL, or an AutoencoderTiny of the same latents."""
+    """The same model with a local copy of its AutoencoderKL, or an AutoencoderTiny of the same
+    latents.
+    """
     if config.autoencoder.kind == "pca":
         raise PatchScalerError(
             f"model '{config.name}' has its own autoencoder: leave --autoencoder out"
@@ -82,7 +90,9 @@ def with_autoencoder(config: ModelConfig, folder: Path) -> ModelConfig:
 
 
 def autoencoder_files(folder: Path) -> list[str]:
-    """Of the autoencoder's copy in a model folder, by their names in it; none where there is no copy."""
+    """Of the autoencoder's copy in a model folder, by their names in it; none where there is no
+    copy.
+    """
     if not (folder / AUTOENCODER / "config.json").is_file():
         return []
     return sorted(
@@ -95,7 +105,8 @@ def build_networks(
 ) -> dict[str, nn.Module]:
     """The networks of a configuration, freshly initialised (a diffusers autoencoder is loaded).
 
-    autoencoder: where that one is, in place of what the configuration names. offline: nothing is fetched.
+    autoencoder: where that one is, in place of what the configuration names. offline: nothing is
+    fetched.
     """
     first = build_autoencoder(config.autoencoder, autoencoder, offline)
     c, v = first.channels, config.groups.latent_patch_size
@@ -123,7 +134,9 @@ def write_model(
     licence: str = "unknown",
     copy_autoencoder: bool = True,
 ) -> None:
-    """The whole folder, its sums last: one that was not written to the end does not load as if it had been."""
+    """The whole folder, its sums last: one that was not written to the end does not load as if it
+    had been.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, network in networks.items():

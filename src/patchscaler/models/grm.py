@@ -1,8 +1,10 @@
-"""Global Restoration Module (3.1, A.1): the degraded picture -> coarse latents and how sure they are.
+"""Global Restoration Module (3.1, A.1): the degraded picture -> coarse latents and how sure they
+are.
 
-Two networks behind one call. `UNetGRM` is the paper's: a U-Net over the latents of the bicubic-enlarged
-picture. `PixelGRM` does the same job on the pixels of the LR picture, a sixteenth as many, and its
-enlarged picture is then encoded. Both end in two branches: coarse result and confidence.
+Two networks behind one call. `UNetGRM` is the paper's: a U-Net over the latents of the
+bicubic-enlarged picture. `PixelGRM` does the same job on the pixels of the LR picture, a sixteenth
+as many, and its enlarged picture is then encoded. Both end in two branches: coarse result and
+confidence.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +20,9 @@ from patchscaler.models.autoencoder import Autoencoder
 
 
 class ResBlock(nn.Module):
-    """x + two 3x3 convolutions, the second started at a tenth so that a deep stack begins near the identity."""
+    """x + two 3x3 convolutions, the second started at a tenth so that a deep stack begins near the
+    identity.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, norm: bool):
         super().__init__()
@@ -35,7 +39,8 @@ class ResBlock(nn.Module):
         self.conv2.weight.data.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Norms, where there are, come first with SiLU (the U-Net); without, GELU sits between (EDSR).
+        # Norms, where there are, come first with SiLU (the U-Net); without, GELU sits between
+        # (EDSR).
         if isinstance(self.norm1, nn.Identity):
             return self.skip(x) + self.conv2(F.gelu(self.conv1(x)))
         h = self.conv1(F.silu(self.norm1(x)))
@@ -43,15 +48,18 @@ class ResBlock(nn.Module):
 
 
 def bounded_confidence(logits: Tensor, floor: float) -> Tensor:
-    """Logits -> [floor, 1]: Eq. 2 needs C <= 1, and log C of Eq. 1 needs C > 0 (docs/paper_map.md, row 2)."""
+    """Logits -> [floor, 1]: Eq. 2 needs C <= 1, and log C of Eq. 1 needs C > 0 (docs/paper_map.md,
+    row 2).
+    """
     return floor + (1 - floor) * torch.sigmoid(logits)
 
 
 class GRM(nn.Module, ABC):
     """Interface: `forward(lr, autoencoder)`, so that both kinds serve the same pipeline.
 
-    A large picture is restored in windows (`streaming/windows.py`) that start at multiples of `multiple` and read
-    `reach` LR pixels more on every side. Where `exact`, the windows' cores are then what the whole gives.
+    A large picture is restored in windows (`streaming/windows.py`) that start at multiples of
+    `multiple` and read `reach` LR pixels more on every side. Where `exact`, the windows' cores are
+    then what the whole gives.
     """
 
     reach: int
@@ -60,11 +68,15 @@ class GRM(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, lr: Tensor, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
-        """lr: (B, 3, h, w) in [-1, 1], even sides >= 32 -> y_0 (B, C, 4h/f, 4w/f), confidence (B, 1, ...)."""
+        """lr: (B, 3, h, w) in [-1, 1], even sides >= 32 -> y_0 (B, C, 4h/f, 4w/f), confidence (B,
+        1, ...).
+        """
 
 
 class UNetGRM(GRM):
-    """The paper's GRM: five scales (downsampled four times), two residual blocks each, skips, two heads."""
+    """The paper's GRM: five scales (downsampled four times), two residual blocks each, skips, two
+    heads.
+    """
 
     def __init__(self, config: GRMConfig, latent_channels: int):
         super().__init__()
@@ -91,7 +103,8 @@ class UNetGRM(GRM):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.size_multiple = 2 ** (len(widths) - 1)  # latents, so 128 pixels with five scales
-        # Group norms see a whole window: more context brings its statistics nearer to the picture's.
+        # Group norms see a whole window: more context brings its statistics nearer to the
+        # picture's.
         # LR pixels at f8
         self.multiple, self.reach, self.exact = 2 * self.size_multiple, 128, False
 
@@ -101,7 +114,9 @@ class UNetGRM(GRM):
         return self.restore(y_lr)
 
     def restore(self, y_lr: Tensor) -> tuple[Tensor, Tensor]:
-        """y_lr: (B, C, H, W) latents of any size >= 16 -> y_0 of the same shape, confidence (B, 1, H, W)."""
+        """y_lr: (B, C, H, W) latents of any size >= 16 -> y_0 of the same shape, confidence (B, 1,
+        H, W).
+        """
         height, width = y_lr.shape[-2:]
         m = self.size_multiple
         x = F.pad(y_lr, (0, -width % m, 0, -height % m), mode="reflect")
@@ -121,13 +136,15 @@ class UNetGRM(GRM):
 
 
 class PixelGRM(GRM):
-    """A plain stack and residual blocks on the LR picture, pixel-shuffle x4 on top of nearest neighbours.
+    """A plain stack and residual blocks on the LR picture, pixel-shuffle x4 on top of nearest
+    neighbours.
 
-    The plain stack has the shape of Real-ESRGAN's compact networks, so that it can start from one of them
-    (`load_compact`); the residual blocks start as the identity.
+    The plain stack has the shape of Real-ESRGAN's compact networks, so that it can start from one
+    of them (`load_compact`); the residual blocks start as the identity.
 
-    `forward` puts `border` mirrored pixels around the picture, where the convolutions would see zeros: the border of
-    a slow ramp is then off by .2 grey levels and not by 2, and 12 Kodak pictures are as good there as before.
+    `forward` puts `border` mirrored pixels around the picture, where the convolutions would see
+    zeros: the border of a slow ramp is then off by .2 grey levels and not by 2, and 12 Kodak
+    pictures are as good there as before.
     """
 
     border = 4
@@ -146,7 +163,8 @@ class PixelGRM(GRM):
         self.conv_out = nn.Conv2d(width, 48, 3, padding=1)
         self.confidence_in = nn.Conv2d(width, width, 4, stride=2, padding=1)
         self.confidence_head = nn.Conv2d(width, 1, 3, padding=1)
-        # A pixel a convolution, two a block; then the confidence of two pixels reads three more on either side.
+        # A pixel a convolution, two a block; then the confidence of two pixels reads three more on
+        # either side.
         reach = 1 + config.num_plain_convs + 2 * config.num_res_blocks + 3
         self.multiple, self.reach, self.exact = 2, reach + reach % 2, True
         for layer in (*self.stem, self.confidence_in):
@@ -159,7 +177,9 @@ class PixelGRM(GRM):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def load_compact(self, weights: dict[str, Tensor]) -> None:
-        """Start from a Real-ESRGAN compact network (`body.N.weight`, ...) of this width and depth."""
+        """Start from a Real-ESRGAN compact network (`body.N.weight`, ...) of this width
+        and depth.
+        """
         last = max(int(name.split(".")[1]) for name in weights)
         if last != len(self.stem):
             raise PatchScalerError(
@@ -177,7 +197,9 @@ class PixelGRM(GRM):
             ) from error
 
     def restore(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """lr: (B, 3, h, w) in [-1, 1], even sides -> coarse picture (B, 3, 4h, 4w), confidence (B, 1, h/2, w/2)."""
+        """lr: (B, 3, h, w) in [-1, 1], even sides -> coarse picture (B, 3, 4h, 4w), confidence (B,
+        1, h/2, w/2).
+        """
         x = (lr + 1) / 2  # (B, 3, h, w) in [0, 1]
         features = self.blocks(self.stem(x))  # (B, W, h, w)
         detail = F.pixel_shuffle(self.conv_out(features), 4)  # (B, 3, 4h, 4w)
@@ -199,7 +221,9 @@ class PixelGRM(GRM):
 
 
 def mirror_pad(x: Tensor, border: int) -> Tensor:
-    """(..., h, w) -> (..., h + 2 border, w + 2 border), the edge's own pixels first (numpy's 'symmetric')."""
+    """(..., h, w) -> (..., h + 2 border, w + 2 border), the edge's own pixels first (numpy's
+    'symmetric').
+    """
     rows, columns = (
         torch.from_numpy(np.pad(np.arange(n), border, mode="symmetric")) for n in x.shape[-2:]
     )
@@ -224,10 +248,10 @@ def grm_loss(
 ) -> tuple[Tensor, Tensor]:
     """Eq. 1 -> (fidelity term, confidence term); the objective is their sum.
 
-    coarse, target: (B, C, H, W); confidence: (B, 1, H, W). e^2 is the *mean* over channels of the squared
-    error. Minimising C e^2 - eta log C gives C = eta / e^2, held at 1 by the head. The paper squares the L1
-    norm; the mean is taken here, `squared` gives the letter (of the mean). The error is detached in the
-    confidence term: the map measures, the fidelity term restores.
+    coarse, target: (B, C, H, W); confidence: (B, 1, H, W). e^2 is the *mean* over channels of the
+    squared error. Minimising C e^2 - eta log C gives C = eta / e^2, held at 1 by the head. The
+    paper squares the L1 norm; the mean is taken here, `squared` gives the letter (of the mean). The
+    error is detached in the confidence term: the map measures, the fidelity term restores.
     """
     l1 = (coarse - target).abs().mean()
     e2 = (coarse - target).square().mean(1, keepdim=True).detach()  # (B, 1, H, W)

@@ -22,7 +22,10 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch(source: str, offline: bool = False) -> Path:
-    """Hub id -> folder in the local cache. offline: nothing but the cache. Raises PatchScalerError."""
+    """Hub id -> folder in the local cache. offline: nothing but the cache.
+
+    Raises PatchScalerError.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -44,5 +47,6 @@ def fetch(source: str, offline: bool = False) -> Path:
                 "go online once, or give its folder"
             ) from error
         raise PatchScalerError(
-            f"model '{source}' cannot be fetched ({type(error).__name__}); download its folder and give that"
+            f"model '{source}' cannot be fetched ({type(error).__name__}); download its folder "
+            "and give that"
         ) from error

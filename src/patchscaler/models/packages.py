@@ -1,4 +1,6 @@
-"""Weights that other people's packages carry: found without importing the package, read without trusting it."""
+"""Weights that other people's packages carry: found without importing the package, read without
+trusting it.
+"""
 
 import importlib.util
 import os
@@ -18,7 +20,10 @@ class PackageMissing(PatchScalerError):  # noqa: N818
 
 
 def package_file(package: str, *parts: str, hint: str) -> Path:
-    """A file inside an installed package. hint: the command that installs it. Raises PackageMissing."""
+    """A file inside an installed package. hint: the command that installs it.
+
+    Raises PackageMissing.
+    """
     # finds, does not import: some of these packages cannot be imported
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.origin:

@@ -1,9 +1,11 @@
 """Patch-DiT and the similarity-aware texture encoder (A.2, A.3).
 
-A DiT on one patch of latents, with three changes of the paper: the coarse patch y_0 is concatenated to the
-noisy latents, every block has a cross-attention to the texture prompt, and there is neither class label nor
-learned covariance. Patches are independent: the network is not told where in the picture it is.
-Letters: N patches, V their side in latents, L tokens of a patch, M tokens of its prompt, D hidden_size.
+A DiT on one patch of latents, with three changes of the paper: the coarse patch y_0 is concatenated
+to the noisy latents, every block has a cross-attention to the texture prompt, and there is neither
+class label nor learned covariance. Patches are independent: the network is not told where in the
+picture it is.
+Letters: N patches, V their side in latents, L tokens of a patch, M tokens of its prompt, D
+hidden_size.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,9 @@ CHUNKS = 7
 
 @dataclass
 class Prompt:
-    """What cross-attention needs of the texture prompt: keys and values of each block, once per patch."""
+    """What cross-attention needs of the texture prompt: keys and values of each block, once per
+    patch.
+    """
 
     keys_values: list[tuple[Tensor, Tensor]]
 
@@ -97,7 +101,8 @@ class PatchDiT(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.time.fc1.weight, std=0.02)
         nn.init.normal_(self.time.fc2.weight, std=0.02)
-        # adaLN-Zero: every branch starts closed, the network as a function of y_0 and x_t starts at zero.
+        # adaLN-Zero: every branch starts closed, the network as a function of y_0 and x_t starts at
+        # zero.
         zero: list[nn.Linear | None] = [self.shared, self.final_modulation, self.out]
         for block in self._blocks():
             zero += [block.modulation, block.cross.proj]
@@ -145,10 +150,11 @@ class EncoderBlock(nn.Module):
 
 
 class TextureEncoder(nn.Module):
-    """Top-K values and their scores -> the texture prompt: shaped like the first half of Patch-DiT, no time.
+    """Top-K values and their scores -> the texture prompt: shaped like the first half of Patch-DiT,
+    no time.
 
-    Each retrieved patch gives its own tokens, marked with an embedding of its score, so that K may differ
-    between training and use. Run once per patch, not once per step.
+    Each retrieved patch gives its own tokens, marked with an embedding of its score, so that K may
+    differ between training and use. Run once per patch, not once per step.
     """
 
     positions: Tensor
@@ -171,7 +177,9 @@ class TextureEncoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, values: Tensor, scores: Tensor) -> Tensor:
-        """values: (N, K, C, V, V) latents of the memory; scores: (N, K) in [-1, 1] -> context (N, M, D)."""
+        """values: (N, K, C, V, V) latents of the memory; scores: (N, K) in [-1, 1] -> context (N,
+        M, D).
+        """
         n, k = scores.shape
         # (N K, m, D)
         x = self.embed(tokenise(values.flatten(0, 1), self.config.context_patch_size))

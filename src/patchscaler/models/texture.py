@@ -1,4 +1,6 @@
-"""Texture classifier on latents (3.3): what comes before its linear layer is the key of the texture memory."""
+"""Texture classifier on latents (3.3): what comes before its linear layer is the key of the texture
+memory.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,9 @@ class TextureClassifier(nn.Module):
         self.head = nn.Linear(channels, max(1, len(config.classes)))
 
     def keys(self, latents: Tensor) -> Tensor:
-        """(N, C, V, V) -> unit vectors (N, D), so that an inner product is the similarity of 3.3."""
+        """(N, C, V, V) -> unit vectors (N, D), so that an inner product is the
+        similarity of 3.3.
+        """
         return F.normalize(self._features(latents), dim=-1)
 
     def _features(self, latents: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Weights on disk: one safetensors file a network, the configuration in its header, strict loading."""
+"""Weights on disk: one safetensors file a network, the configuration in its header,
+strict loading.
+"""
 
 import hashlib
 import json
@@ -27,7 +29,8 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
     try:
-        # One entry: safetensors writes several in an order that changes, and with it the file's hash.
+        # One entry: safetensors writes several in an order that changes, and with it the file's
+        # hash.
         header = {"patchscaler": json.dumps({"format": FORMAT} | metadata, sort_keys=True)}
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, header)
         os.chmod(temporary, 0o644)
@@ -38,7 +41,10 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """-> tensors, metadata. Raises PatchScalerError for a file that is missing, corrupt or not ours."""
+    """-> tensors, metadata.
+
+    Raises PatchScalerError for a file that is missing, corrupt or not ours.
+    """
     path = Path(path)
     if not path.is_file():
         raise PatchScalerError(f"{path}: no such weights file")
@@ -58,11 +64,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Floating-point weights of a multiple of `SHARED` inputs as int8, and beside them factors for so many each.
+    """Floating-point weights of a multiple of `SHARED` inputs as int8, and beside them factors for
+    so many each.
 
-    Others stay: one factor for all inputs drowns the small weights of a first convolution that reads several pictures.
-    Rounded up as often as a weight lies nearer to what is above: to the nearest, training that began from such a file
-    and moved each weight by less than half a step would be undone. What was read from a file is written as it was.
+    Others stay: one factor for all inputs drowns the small weights of a first convolution that
+    reads several pictures. Rounded up as often as a weight lies nearer to what is above: to the
+    nearest, training that began from such a file and moved each weight by less than half a step
+    would be undone. What was read from a file is written as it was.
     """
     small, generator = {}, torch.Generator().manual_seed(0)
     for name, tensor in state.items():
@@ -71,7 +79,8 @@ def to_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         out, inputs = tensor.shape[:2]
         rows = tensor.float().reshape(out, inputs // SHARED, -1)  # (out, G, the rest)
-        # The factor is rounded before it divides, and never to zero, so that what is read is what was meant.
+        # The factor is rounded before it divides, and never to zero, so that what is read is what
+        # was meant.
         scale = (rows.abs().amax(2) / 127).half().clamp(min=2.0**-24)
         steps = rows / scale.float()[..., None]
         # never a whole half
@@ -109,7 +118,9 @@ def from_int8(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]
 def save_module(
     path: str | Path, module: nn.Module, metadata: dict[str, str], half: bool = True
 ) -> None:
-    """Floating-point weights in half precision, or int8 where `module.storage_bits` is 8. half: False for neither."""
+    """Floating-point weights in half precision, or int8 where `module.storage_bits` is 8. half:
+    False for neither.
+    """
     state = {k: v.detach().cpu() for k, v in module.state_dict().items()}
     if half and getattr(module, "storage_bits", 16) == 8:
         state = to_int8(state)
@@ -119,7 +130,10 @@ def save_module(
 
 
 def load_module(path: str | Path, module: nn.Module) -> dict[str, str]:
-    """Fill a module, every name and shape checked -> metadata. Raises PatchScalerError on any mismatch."""
+    """Fill a module, every name and shape checked -> metadata.
+
+    Raises PatchScalerError on any mismatch.
+    """
     tensors, metadata = load_tensors(path)
     tensors = from_int8(path, tensors)
     expected = module.state_dict()

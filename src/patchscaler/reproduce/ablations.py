@@ -1,8 +1,8 @@
 """Tables 4, 5 and 6: one model with other start times and steps, prompts, thresholds.
 
-Every table has two kinds of rows. The paper's settings are run literally, on whatever weights there are. A
-model that was trained for few steps is also asked at its own scale: the same experiment with its own start
-times and steps in the place of 400/700/1000 and 8/14/20.
+Every table has two kinds of rows. The paper's settings are run literally, on whatever weights there
+are. A model that was trained for few steps is also asked at its own scale: the same experiment with
+its own start times and steps in the place of 400/700/1000 and 8/14/20.
 """
 
 import zlib
@@ -52,7 +52,9 @@ def is_paper_scale(groups: GroupConfig) -> bool:
 
 
 def own_settings(groups: GroupConfig) -> list[tuple[Three, Three]]:
-    """Table 4 at a model's own scale: its numbers for 400/700/1000 and 8/14/20, and its steps doubled; no row twice."""
+    """Table 4 at a model's own scale: its numbers for 400/700/1000 and 8/14/20, and its steps
+    doubled; no row twice.
+    """
     own_times = dict(zip(DEFAULT_TIMES, groups.start_times, strict=True))
     own_steps = dict(zip(DEFAULT_STEPS, groups.num_inference_steps, strict=True))
     found: dict[tuple[Three, Three], None] = {}
@@ -109,7 +111,8 @@ def table4(model: PatchScaler, source: Source, measuring: Measuring, seed: int =
     measure(report, entries, source, measuring, one_model=True)
     report.differs = _differs(model, source)
     report.differs.append(
-        "Groups are by this model's own thresholds {:.3f}, {:.3f}, quantiles of its confidence: where eta is another, "
+        "Groups are by this model's own thresholds {:.3f}, {:.3f}, quantiles of its confidence: "
+        "where eta is another, "
         ".95 and .75 mean other shares (see figure5).".format(*stored.thresholds)
     )
     report.differs += order_lines(report.rows)
@@ -122,7 +125,8 @@ def table4(model: PatchScaler, source: Source, measuring: Measuring, seed: int =
 class RandomMemory(TextureMemory):
     """The same entries, any of them: what a prompt brings that has nothing to do with its patch.
 
-    Scores are those of the entries that were drawn. A patch draws by its own query, whatever the batch.
+    Scores are those of the entries that were drawn. A patch draws by its own query, whatever the
+    batch.
     """
 
     def search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -175,9 +179,11 @@ def table5(
     measure(report, entries, source, measuring, one_model=True)
     report.differs = [
         *_differs(model, source),
-        "'No prompt' and 'random prompt' (entries of the memory drawn at random) are rows of ours: without them a gain "
+        "'No prompt' and 'random prompt' (entries of the memory drawn at random) are rows of "
+        "ours: without them a gain "
         "could come from training with any prompt at all.",
-        "The paper trained a model for each prompt; 'no prompt' here is the texture model with its prompt left out, "
+        "The paper trained a model for each prompt; 'no prompt' here is the texture model with "
+        "its prompt left out, "
         "as it was for a tenth of its training.",
     ]
     return report
@@ -187,7 +193,9 @@ def table5(
 
 
 def shares_of(thresholds: tuple[float, float]) -> tuple[float, float]:
-    """Shares of simple and of simple + medium: half above .70, spread evenly, and as densely on below it."""
+    """Shares of simple and of simple + medium: half above .70, spread evenly, and as densely on
+    below it.
+    """
     simple, easy = (min(1.0, ABOVE_70 * (1 - t) / (1 - 0.70)) for t in thresholds)
     return simple, easy
 
@@ -226,10 +234,14 @@ def table6(model: PatchScaler, source: Source, measuring: Measuring, seed: int =
     measure(report, entries, source, measuring, one_model=True)
     report.differs = [
         *_differs(model, source),
-        "The paper's gamma are run with its T 400/700/1000 and N 8/14/20. Confidence is eta over the squared error, "
-        "and the paper gives no eta, so its gamma part other patches here. Rows 'own' take quantiles that give the "
-        "paper's shares of groups (.5 of the patches above .70, spread evenly: ours), and this model's T and N.",
-        "Seconds are the median of the pictures here; the paper's are of one 512 -> 2048 on an A100.",
+        "The paper's gamma are run with its T 400/700/1000 and N 8/14/20. Confidence is eta over "
+        "the squared error, "
+        "and the paper gives no eta, so its gamma part other patches here. Rows 'own' take "
+        "quantiles that give the "
+        "paper's shares of groups (.5 of the patches above .70, spread evenly: ours), and this "
+        "model's T and N.",
+        "Seconds are the median of the pictures here; the paper's are of one 512 -> 2048 on an "
+        "A100.",
         *order_lines(report.rows, (*NO_REFERENCE, "seconds")),
     ]
     return report
@@ -241,7 +253,8 @@ def _differs(model: PatchScaler, source: Source) -> list[str]:
     if not is_paper_scale(groups):
         own = setting_name(groups.start_times, groups.num_inference_steps)
         lines.append(
-            f"This model was trained for {own}: the paper's settings are run on it literally, outside of what it was "
+            f"This model was trained for {own}: the paper's settings are run on it literally, "
+            "outside of what it was "
             "made for; the other rows are the experiment at its own scale."
         )
     return lines

@@ -23,7 +23,8 @@ from patchscaler.patching import PatchGrid, make_grid, merge, partition
 from patchscaler.pipeline import PatchScaler, Picture
 from patchscaler.refining import refine_parts, refine_tile, refined_parts
 
-# Coarse patches (n, C, V, V) and their places in the picture (n,) -> what cross-attention reads, or None.
+# Coarse patches (n, C, V, V) and their places in the picture (n,) -> what cross-attention reads, or
+# None.
 PromptOf = Callable[[Tensor, Tensor], Prompt | None]
 
 
@@ -128,7 +129,9 @@ def fuse(model: PatchScaler, restored: Restored, patches: Tensor) -> Image.Image
 def refine_patches(
     model: PatchScaler, restored: Restored, index: Tensor, patches: Tensor
 ) -> Tensor:
-    """Sampled patches (n, C, V, V) at these places, each drawn by itself where the model has a refiner."""
+    """Sampled patches (n, C, V, V) at these places, each drawn by itself where the model has a
+    refiner.
+    """
     if model.refiner is None:
         return patches
     corners, v, s = restored.grid.corners(), restored.grid.size, model.step

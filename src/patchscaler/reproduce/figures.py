@@ -29,7 +29,9 @@ WEIGHTS = "The weights are those of this model, not the paper's, which were neve
 
 
 def figure5(model: PatchScaler, source: Source, out: Path, bins: int = 20) -> Report:
-    """Share of the patches in each interval of confidence, and the groups that thresholds make of them."""
+    """Share of the patches in each interval of confidence, and the groups that thresholds make of
+    them.
+    """
     restored, failures = [], list(source.failures)
     for pair in source.pairs:
         try:
@@ -68,7 +70,8 @@ def figure5(model: PatchScaler, source: Source, out: Path, bins: int = 20) -> Re
             report.rows.append(row)
     report.differs = [
         WEIGHTS,
-        "Confidence is eta over the squared error (Eq. 1), so eta, which the paper does not give, moves every "
+        "Confidence is eta over the squared error (Eq. 1), so eta, which the paper does not "
+        "give, moves every "
         "bar; a model's own thresholds are quantiles of held-out pictures for this reason.",
         f"{source.name} in place of RealSet110, which was not published.",
     ]
@@ -156,7 +159,8 @@ def figure7(model: PatchScaler, source: Source, out: Path, seed: int = 0) -> Rep
     report.differs = [
         WEIGHTS,
         f"Pictures are of {source.name}; the paper does not name its own.",
-        "Simple is dark blue, medium orange, hard yellow; the coarse picture is decoded by this model's own "
+        "Simple is dark blue, medium orange, hard yellow; the coarse picture is decoded by this "
+        "model's own "
         "autoencoder.",
     ]
     report.figures.append(draw(sheet(rows, labels, largest=400), out / "figure7.png"))
@@ -167,7 +171,9 @@ def figure7(model: PatchScaler, source: Source, out: Path, seed: int = 0) -> Rep
 
 
 def figure8(model: PatchScaler, out: Path, per_class: int = 10) -> Report:
-    """The texture memory by class: the entries the classifier is surest of, and how many each class has."""
+    """The texture memory by class: the entries the classifier is surest of, and how many each class
+    has.
+    """
     memory, classes = memory_of(model), model.config.texture.classes
     if not classes:
         raise PatchScalerError(
@@ -194,11 +200,14 @@ def figure8(model: PatchScaler, out: Path, per_class: int = 10) -> Report:
         )
         labels.append(f"{name} {len(own)}")
     report.differs = [
-        "The memory is this model's own, of openly licensed pictures; the paper's, of DIV2K, OST and Manga109, "
+        "The memory is this model's own, of openly licensed pictures; the paper's, of DIV2K, OST "
+        "and Manga109, "
         "was not published.",
-        f"{len(classes)} classes in place of DTD's 47, whose licence allows research only; p is the mean "
+        f"{len(classes)} classes in place of DTD's 47, whose licence allows research only; p is "
+        "the mean "
         "probability of the class that was named.",
-        "The paper shows a choice of its own; here it is the entries of each class the classifier is surest of.",
+        "The paper shows a choice of its own; here it is the entries of each class the "
+        "classifier is surest of.",
     ]
     report.figures.append(draw(sheet(rows, labels, largest=128), out / "figure8.png"))
     report.details = {
@@ -216,7 +225,8 @@ def figure9(
 ) -> Report:
     """Coarse patches, and the textures the memory gives for each, with their scores.
 
-    patches: numbers in each picture, row by row over its grid; by default the least sure and the middle one.
+    patches: numbers in each picture, row by row over its grid; by default the least sure and the
+    middle one.
     """
     memory, classes = memory_of(model), model.config.texture.classes
     k = min(model.config.texture.top_k, len(memory))
@@ -266,7 +276,8 @@ def figure9(
         raise PatchScalerError(f"{source.name}: no patch could be drawn ({failures[0]})")
     report.differs = [
         WEIGHTS,
-        f"The memory is this model's own. The mean of its keys has length {float(memory.keys.mean(0).norm()):.2f} "
+        "The memory is this model's own. The mean of its keys has length "
+        f"{float(memory.keys.mean(0).norm()):.2f} "
         "(0 if they lay evenly), so that scores are high throughout; what matters is their order.",
         "The frame says the patch's group: dark blue simple, orange medium, yellow hard.",
     ]

@@ -5,7 +5,8 @@ Table 3 is in `patchscaler.evaluation.cost.paper_size`.
 
 from dataclasses import dataclass
 
-# The paper's names of metrics -> ours. It names no variant; these are the likely ones, by the size of its values.
+# The paper's names of metrics -> ours. It names no variant; these are the likely ones, by the size
+# of its values.
 METRICS = {
     "PSNR": "psnr-y",
     "SSIM": "ssim-y",

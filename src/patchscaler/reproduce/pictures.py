@@ -1,6 +1,7 @@
 """Where an experiment's pictures come from: a named data set, checked, or any folder.
 
-`NAME=DIR` is a data set of `patchscaler data`, `DIR` a folder of pictures. LSDIR becomes LSDIR-Test here.
+`NAME=DIR` is a data set of `patchscaler data`, `DIR` a folder of pictures. LSDIR becomes LSDIR-Test
+here.
 """
 
 import hashlib
@@ -45,8 +46,8 @@ def open_source(
 ) -> Source:
     """'NAME=DIR' or 'DIR' -> its pictures, the first `limit` by name (0: all).
 
-    originals: a folder holds large pictures, which are degraded as LSDIR-Test is; otherwise small ones.
-    out: where crops of LSDIR are kept. Raises PatchScalerError.
+    originals: a folder holds large pictures, which are degraded as LSDIR-Test is; otherwise small
+    ones. out: where crops of LSDIR are kept. Raises PatchScalerError.
     """
     name, separator, folder = text.partition("=")
     if separator and name in COLLECTIONS:
@@ -84,11 +85,12 @@ def _collection_pairs(
 def lsdir_test(
     collection: Collection, folder: Path, limit: int = 0, seed: int = 0
 ) -> tuple[list[Pair], list[Failure]]:
-    """LSDIR-Test: 2,000 pictures, centre crops of 512 pixels, degraded mildly, each seeded by its own name.
+    """LSDIR-Test: 2,000 pictures, centre crops of 512 pixels, degraded mildly, each seeded by its
+    own name.
 
-    The paper's own 2,000 were drawn at random and not published. Here they are validation and test; where the
-    test pictures, which are not public, are missing, as many of the training pictures take their place, those
-    whose names have the smallest hashes. Crops are kept in `folder`.
+    The paper's own 2,000 were drawn at random and not published. Here they are validation and test;
+    where the test pictures, which are not public, are missing, as many of the training pictures
+    take their place, those whose names have the smallest hashes. Crops are kept in `folder`.
     """
     chosen = choose_lsdir_test(collection)
     pairs, failures = [], []
@@ -107,7 +109,9 @@ def lsdir_test(
 def choose_lsdir_test(
     collection: Collection, count: int = LSDIR_TEST_SIZE
 ) -> list[tuple[str, Path]]:
-    """(name, file) of the pictures, sorted by name: PART_NAME, as numbers repeat between the parts."""
+    """(name, file) of the pictures, sorted by name: PART_NAME, as numbers repeat
+    between the parts.
+    """
     chosen = [
         (f"{part}_{file.stem}", file) for part in ("val", "test") for file in collection.parts[part]
     ]

@@ -1,4 +1,6 @@
-"""Rows of methods over pictures, the paper's scores beside ours: what Tables 1, 2, 4, 5 and 6 share; Tables 1 and 2."""
+"""Rows of methods over pictures, the paper's scores beside ours: what Tables 1, 2, 4, 5 and 6
+share; Tables 1 and 2.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +37,8 @@ NAMES = {ours: paper for paper, ours in METRICS.items()}
 NEED_ORIGINALS = ("psnr-y", "ssim-y", "lpips-alex", "dists")
 DEFAULT_METRICS = (*METRICS.values(), "dists", "niqe", "brisque")
 DEFAULT_METHODS = "bicubic,realsr-jpeg,realesrgan-x4plus,ours"
-# A method's kind or name -> the paper's row. Others find theirs by name: `spandrel:FILE,name=BSRGAN`.
+# A method's kind or name -> the paper's row. Others find theirs by name:
+# `spandrel:FILE,name=BSRGAN`.
 PAPER_NAMES = {
     "ours": "PatchScaler",
     "realesrgan-x4plus": "Real-ESRGAN",
@@ -43,15 +46,19 @@ PAPER_NAMES = {
     "ldm": "LDM",
 }
 VARIANTS = (
-    "The paper names no variant of its metrics. ManIQA is taken as KonIQ's and CLIPIQA as CLIPIQA+, by the size of "
-    "its values; PSNR and SSIM are of Y without a border cut off. Do not set these beside tables of other variants."
+    "The paper names no variant of its metrics. ManIQA is taken as KonIQ's and CLIPIQA as "
+    "CLIPIQA+, by the size of "
+    "its values; PSNR and SSIM are of Y without a border cut off. Do not set these beside tables "
+    "of other variants."
 )
 WEIGHTS = "PatchScaler has this model's weights, not the paper's, which were never published."
 
 
 @dataclass
 class Entry:
-    """One row to be measured. method: None where it cannot be had here; `reason` says why, with the hint."""
+    """One row to be measured. method: None where it cannot be had here; `reason` says why, with the
+    hint.
+    """
 
     label: str
     paper: Scores = field(default_factory=dict)
@@ -78,7 +85,8 @@ def measure(
     prefix: str = "",
     one_model: bool = False,
 ) -> None:
-    """Fill the report's rows. A row that cannot be had keeps the paper's scores; a picture that fails is listed.
+    """Fill the report's rows. A row that cannot be had keeps the paper's scores; a picture that
+    fails is listed.
 
     one_model: all rows are of one model, so one line says what it is.
     """
@@ -156,7 +164,9 @@ def here_of(evaluation: Evaluation, means: dict[str, float]) -> Scores:
 
 
 def order_lines(rows: Sequence[Row], columns: Sequence[str] = NO_REFERENCE) -> list[str]:
-    """How alike the paper and we put the rows in order: Spearman's rank correlation of each column."""
+    """How alike the paper and we put the rows in order: Spearman's rank correlation of
+    each column.
+    """
     out = []
     for column in columns:
         both = [
@@ -167,7 +177,8 @@ def order_lines(rows: Sequence[Row], columns: Sequence[str] = NO_REFERENCE) -> l
         if len(both) >= 3:
             paper, here = (torch.tensor(values) for values in zip(*both, strict=True))
             out.append(
-                f"order of {len(both)} rows by {column}: rank correlation {rank_correlation(paper, here):.2f}"
+                f"order of {len(both)} rows by {column}: rank correlation "
+                f"{rank_correlation(paper, here):.2f}"
             )
     return out
 
@@ -209,9 +220,12 @@ def table1(
             "Other pictures than LSDIR's: compare the order of methods, not the values."
         )
     report.differs += [
-        "The paper drew its 2,000 pictures at random from all of LSDIR and did not publish which. Here they are "
-        "validation and test, and training pictures chosen by the hash of their names where the test is missing.",
-        "Centre crops of 512 pixels, degraded by ResShift's test settings ('mild'), each seeded by its name; the "
+        "The paper drew its 2,000 pictures at random from all of LSDIR and did not publish "
+        "which. Here they are "
+        "validation and test, and training pictures chosen by the hash of their names where the "
+        "test is missing.",
+        "Centre crops of 512 pixels, degraded by ResShift's test settings ('mild'), each seeded "
+        "by its name; the "
         "paper gives neither crop nor seed, and its resizes are not antialiased.",
         *order_lines(report.rows, (*NO_REFERENCE, "PSNR", "LPIPS")),
     ]
@@ -233,12 +247,14 @@ def table2(
         )
         if not same:
             report.differs.append(
-                f"{source.name} stands beside the paper's RealSet110, which was not published: compare the order "
+                f"{source.name} stands beside the paper's RealSet110, which was not published: "
+                "compare the order "
                 "of methods, not the values."
             )
         if source.name == "realsr":
             report.differs.append(
-                "RealSR in full size, as ResShift measures; the paper does not say whether it cropped."
+                "RealSR in full size, as ResShift measures; the paper does not say whether it "
+                "cropped."
             )
         report.differs += [f"{source.name}: {line}" for line in order_lines(report.rows[before:])]
     return report

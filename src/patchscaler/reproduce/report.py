@@ -23,7 +23,9 @@ class Row:
 
 @dataclass
 class Report:
-    """What one command found. columns: in the order they are printed, with digits after the point."""
+    """What one command found. columns: in the order they are printed, with digits after
+    the point.
+    """
 
     name: str  # table4, figure5 ...
     title: str

@@ -19,7 +19,8 @@ class Cell:
 def sheet(
     rows: Sequence[Sequence[Cell]], labels: Sequence[str] = (), largest: int = 256
 ) -> Image.Image:
-    """Rows of cells, each with its label in front. largest: side that pictures are reduced to, in pixels.
+    """Rows of cells, each with its label in front. largest: side that pictures are reduced to, in
+    pixels.
 
     Small pictures keep their pixels; all columns are as wide as the widest picture.
     """

@@ -1,4 +1,7 @@
-"""Table 3 and its two-device variant, as reports. The measuring is done in `patchscaler.evaluation.cost` and `two_workers.py`."""
+"""Table 3 and its two-device variant, as reports.
+
+The measuring is done in `patchscaler.evaluation.cost` and `two_workers.py`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +51,8 @@ def table3(
     ]
     report.differs += [f"{name}: {reason}" for name, reason in unavailable.items()]
     report.differs.append(
-        "Methods without a figure here have no network in this repository's packages; compare them by their own "
+        "Methods without a figure here have no network in this repository's packages; compare "
+        "them by their own "
         "programs on one machine. Two devices: patchscaler reproduce table3-two."
     )
     report.details = {
@@ -104,7 +108,8 @@ def table3_two(job: Job) -> Report:
         assumptions(job.shares)
         if job.model is None and job.shares
         else [
-            "A model's own size and steps in place of the paper's (which --paper-size takes); groups by the shares of "
+            "A model's own size and steps in place of the paper's (which --paper-size takes); "
+            "groups by the shares of "
             "the paper."
         ]
     )

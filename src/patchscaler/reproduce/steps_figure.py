@@ -1,7 +1,7 @@
 """Figure 1a: one simple, one medium and one hard patch after 1 ... N steps of unified sampling.
 
-The paper's point is that a simple patch is as good as finished after a few steps. The number under each
-picture is how far it still is from the last one, in grey levels.
+The paper's point is that a simple patch is as good as finished after a few steps. The number under
+each picture is how far it still is from the last one, in grey levels.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,9 @@ def figure1a(
     steps: int = 20,
     seed: int = 0,
 ) -> Report:
-    """The paper's unified sampling (start 1000, 20 steps), then this model's own start in 1, 2, 4 and 8 steps."""
+    """The paper's unified sampling (start 1000, 20 steps), then this model's own start in 1, 2, 4
+    and 8 steps.
+    """
     if not 1 <= steps <= start <= model.diffusion.num_train_timesteps:
         raise PatchScalerError(
             f"{steps} steps from time {start}: take 1 to {start}, and a time of 1 to 1000"
@@ -95,8 +97,10 @@ def figure1a(
     report.differs = [
         WEIGHTS,
         "The paper's figure gives no numbers; distances to the last step are ours.",
-        f"The first kind of row is the paper's unified sampling run literally. This model was trained for "
-        f"{_own_settings(model)}, so the second kind samples from its own start, with more steps each time.",
+        "The first kind of row is the paper's unified sampling run literally. This model was "
+        "trained for "
+        f"{_own_settings(model)}, so the second kind samples from its own start, with more steps "
+        "each time.",
     ]
     report.figures.append(draw(sheet(rows, labels, largest=128), out / "figure1a.png"))
     return finished(report, source, failures)
@@ -112,7 +116,9 @@ def easiest_middle_hardest(scores: Tensor) -> Tensor:
 def after_each_step(
     model: PatchScaler, restored: Restored, index: Tensor, start: int, steps: int, shown: list[int]
 ) -> Trajectory:
-    """The network's x_0 after each of `shown` steps of one run, decoded; the last one is the result."""
+    """The network's x_0 after each of `shown` steps of one run, decoded; the last one is the
+    result.
+    """
     clean: list[Tensor] = []  # x_0 of each step, (n, C, V, V)
     y_0 = restored.coarse[index]
     denoise = model.denoiser(y_0, _prompt(model, y_0))

@@ -1,7 +1,8 @@
-"""Quality against steps: every medium and hard patch in N steps. An experiment of ours, the paper has none like it.
+"""Quality against steps: every medium and hard patch in N steps. An experiment of ours, the paper
+has none like it.
 
-Table 4 changes start times and steps of groups together; here nothing but the number of steps changes, so the
-rows of one set tell what a further step brings, and what it costs.
+Table 4 changes start times and steps of groups together; here nothing but the number of steps
+changes, so the rows of one set tell what a further step brings, and what it costs.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ SHIPPED = "as shipped"
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of each set. steps: of medium and hard patches alike; None where the model's own two differ."""
+    """One row of each set. steps: of medium and hard patches alike; None where the model's own two
+    differ.
+    """
 
     name: str
     steps: int | None
@@ -42,9 +45,11 @@ class Setting:
 
 
 def settings_of(stored: GroupConfig, counts: Sequence[int]) -> list[Setting]:
-    """Every count once, smallest first, and the model's own steps, as a row of their own where the groups differ.
+    """Every count once, smallest first, and the model's own steps, as a row of their own where the
+    groups differ.
 
-    Simple patches keep what the model gives them. Raises PatchScalerError for more steps than there are times.
+    Simple patches keep what the model gives them. Raises PatchScalerError for more steps than there
+    are times.
     """
     simple, medium, hard = stored.num_inference_steps
     wanted = sorted({*counts, medium} if medium == hard else set(counts))
@@ -66,7 +71,10 @@ def steps_quality(
     measuring: Measuring,
     seed: int = 0,
 ) -> Report:
-    """A row a set and number of steps, and the plot. Records lie in OUT/steps, and a run goes on where it stopped."""
+    """A row a set and number of steps, and the plot.
+
+    Records lie in OUT/steps, and a run goes on where it stopped.
+    """
     figure_class()  # before hours of measuring, not after them
     found, missing = resolve_metrics(measuring.metrics or METRICS, device=measuring.device)
     if not found:
@@ -106,7 +114,8 @@ def steps_quality(
     )
     if model.refiner is not None and 0 in [s.steps for s in settings]:
         report.protocol.append(
-            "steps 0: patches that take no step are not drawn either, so the way from 0 to 1 is the "
+            "steps 0: patches that take no step are not drawn either, so the way from 0 to 1 is "
+            "the "
             "step's and the refiner's together"
         )
     report.details = {
@@ -158,7 +167,8 @@ def plot(
     settings: Sequence[Setting],
     metrics: Sequence[Metric],
 ) -> Any:
-    """A panel a metric, a line a set; the model's own steps are a star, or a dashed line where its groups differ.
+    """A panel a metric, a line a set; the model's own steps are a star, or a dashed line where its
+    groups differ.
 
     rows: set by set, in the order of `settings`. -> PIL image.
     """

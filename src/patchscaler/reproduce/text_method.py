@@ -1,4 +1,6 @@
-"""A model with the text prompt (4.4) as a method: caption of the small picture -> tokens -> the same sampling."""
+"""A model with the text prompt (4.4) as a method: caption of the small picture -> tokens -> the
+same sampling.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ class TextPrompted:
                 else "with textures"
             )
             raise PatchScalerError(
-                f"{folder}: this model was trained {trained}, the text encoder gives {encoder.width}; "
+                f"{folder}: this model was trained {trained}, the text encoder gives "
+                f"{encoder.width}; "
                 "train it with 'patchscaler train diffusion --prompt text'"
             )
         self.model, self.captioner, self.encoder = model, captioner, encoder
@@ -92,7 +95,9 @@ def text_entry(
     autoencoder: str | None = None,
     seed: int = 0,
 ) -> Entry:
-    """Table 5's row of the text prompt; without a model or its two helpers, the reason and the hint."""
+    """Table 5's row of the text prompt; without a model or its two helpers, the reason and the
+    hint.
+    """
     entry = Entry("text prompt", TABLE_5["text prompt"])
     if folder is None:
         entry.reason = (

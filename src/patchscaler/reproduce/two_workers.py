@@ -1,8 +1,9 @@
-"""Table 3's two-device variant: one worker takes the hard patches, the other the simple and medium ones.
+"""Table 3's two-device variant: one worker takes the hard patches, the other the simple and medium
+ones.
 
-Two processes with torch.distributed (gloo). Both restore the picture, which costs no time when it happens at
-once; each samples its own groups; the second sends its patches to the first, which fuses and decodes. Patches
-are independent, so the picture is that of one process.
+Two processes with torch.distributed (gloo). Both restore the picture, which costs no time when it
+happens at once; each samples its own groups; the second sends its patches to the first, which fuses
+and decodes. Patches are independent, so the picture is that of one process.
 """
 
 import os
@@ -178,7 +179,9 @@ def upscale_alone(
 
 
 def share_of(rank: int, restored: Restored) -> Tensor:
-    """Numbers of the patches a worker samples: 0 the hard ones, 1 the others; none of zero steps."""
+    """Numbers of the patches a worker samples: 0 the hard ones, 1 the others; none of
+    zero steps.
+    """
     sampled = steps_of(restored.groups, restored.config) > 0
     return (sampled & ((restored.groups == HARD) == (rank == 0))).nonzero()[:, 0]
 
@@ -188,7 +191,10 @@ def _prompts(model: PatchScaler) -> Any:
 
 
 def _median(function: Callable[[], Any], runs: int, alone: bool = False) -> tuple[Any, float]:
-    """The result and the median seconds after one run that warms up. Both workers start together unless alone."""
+    """The result and the median seconds after one run that warms up.
+
+    Both workers start together unless alone.
+    """
     seconds, result = [], None
     for _ in range(runs + 1):
         if not alone:

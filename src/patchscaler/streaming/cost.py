@@ -1,4 +1,6 @@
-"""What a picture costs, told before it is paid: disk and memory before the first step, patch-steps after the GRM."""
+"""What a picture costs, told before it is paid: disk and memory before the first step, patch-steps
+after the GRM.
+"""
 
 import os
 import shutil
@@ -45,7 +47,8 @@ class Cost:
             f"{self.windows} windows, {size_of(self.disk)} of disk" if self.windows else "in memory"
         )
         lines = [
-            f"output {self.size[0]}x{self.size[1]}, {windows}, about {size_of(self.memory)} of memory",
+            f"output {self.size[0]}x{self.size[1]}, {windows}, about {size_of(self.memory)} of "
+            "memory",
             f"patches: {work}; {self.total} patch-steps in all",
         ]
         if self.seconds:
@@ -99,7 +102,9 @@ def refining_bytes(scaler: "PatchScaler") -> int:
 
 
 def window_sizes(scaler: "PatchScaler", width: int, window: int | None, limit: float) -> Sizes:
-    """width: of the picture, in LR pixels. window: LR pixels of a core's side, or None: as limit (MiB) allows."""
+    """width: of the picture, in LR pixels. window: LR pixels of a core's side, or None: as limit
+    (MiB) allows.
+    """
     step, room = scaler.step, int(limit * MEBIBYTE)
     reach = scaler.grm.reach
     multiple = -(-scaler.grm.multiple // step)
@@ -126,7 +131,9 @@ def in_memory_bytes(scaler: "PatchScaler", height: int, width: int) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that a process may still take, of the machine or of its container; None where nobody tells."""
+    """Bytes that a process may still take, of the machine or of its container; None where nobody
+    tells.
+    """
     found = []
     try:
         text = Path("/proc/meminfo").read_text()
@@ -144,7 +151,8 @@ def check_memory(needed: int, what: str) -> None:
     free = free_memory()
     if free is not None and needed > free:
         raise PatchScalerError(
-            f"{what} takes about {size_of(needed)} of memory and {size_of(free)} are free; lower --memory-limit, "
+            f"{what} takes about {size_of(needed)} of memory and {size_of(free)} are free; lower "
+            "--memory-limit, "
             "or close other programs"
         )
 
@@ -178,7 +186,10 @@ def disk_bytes(
 
 
 def check_disk(needed: int, folder: Path, kept: int = 0) -> None:
-    """kept: bytes that a killed run already took there. Raises PatchScalerError where the disk is too full."""
+    """kept: bytes that a killed run already took there.
+
+    Raises PatchScalerError where the disk is too full.
+    """
     folder = folder.resolve()
     while not folder.exists():
         folder = folder.parent
@@ -186,7 +197,8 @@ def check_disk(needed: int, folder: Path, kept: int = 0) -> None:
     free = usage.free - int(SPARE * usage.total) if os.name == "posix" else usage.free
     if needed - kept > free:
         raise PatchScalerError(
-            f"{folder}: the picture and its intermediate data take {size_of(needed)} of disk, {size_of(max(0, free))} "
+            f"{folder}: the picture and its intermediate data take {size_of(needed)} of disk, "
+            f"{size_of(max(0, free))} "
             "are free; free some, or write to another disk with -o"
         )
 

@@ -1,7 +1,8 @@
-"""What does not fit in memory, and what a killed run had done: a folder of arrays beside the output.
+"""What does not fit in memory, and what a killed run had done: a folder of arrays beside the
+output.
 
-Its name holds a hash of everything that decides about the pixels, so that the same command finds it again
-and another one does not. Work is recorded as done only after it was written.
+Its name holds a hash of everything that decides about the pixels, so that the same command finds it
+again and another one does not. Work is recorded as done only after it was written.
 """
 
 import contextlib
@@ -26,8 +27,9 @@ TRIES = 100  # to lock a folder
 
 
 class DiskArray:
-    """An array in a file, read and written by parts. It is mapped for the time of one access only, so that
-    none of its pages count as the process's memory."""
+    """An array in a file, read and written by parts. It is mapped for the time of one access only,
+    so that none of its pages count as the process's memory.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any):
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
@@ -37,7 +39,9 @@ class DiskArray:
             self._reserve()
 
     def _reserve(self) -> None:
-        """All of it at once: a map of a file that the disk cannot hold would kill the process half-way."""
+        """All of it at once: a map of a file that the disk cannot hold would kill the process
+        half-way.
+        """
         try:
             with open(self.path, "wb") as file:
                 file.truncate(self.nbytes)
@@ -46,7 +50,8 @@ class DiskArray:
         except OSError as error:
             self.path.unlink(missing_ok=True)
             raise PatchScalerError(
-                f"{self.path.parent.parent}: no room for {self.nbytes / 1e9:.2f} GB of intermediate data "
+                f"{self.path.parent.parent}: no room for {self.nbytes / 1e9:.2f} GB of "
+                "intermediate data "
                 f"({error.strerror}); free some, or write the output to another disk with -o"
             ) from error
 
@@ -95,7 +100,10 @@ class JobFolder:
             self.write("job.json", json.dumps(about, indent=1).encode())
 
     def _locked(self) -> IO[str]:
-        """The folder's lock, held until it is closed. Again where a run that ended took the folder away meanwhile."""
+        """The folder's lock, held until it is closed.
+
+        Again where a run that ended took the folder away meanwhile.
+        """
         for _ in range(TRIES):
             with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -138,7 +146,9 @@ class JobFolder:
         os.replace(temporary, self.path / name)
 
     def finished(self) -> tuple[int, DiskArray | None]:
-        """Of several passes: the first that is to be made, and what the one before it gave in a killed run."""
+        """Of several passes: the first that is to be made, and what the one before it gave in a
+        killed run.
+        """
         kept = (file.with_suffix("") for file in self.path.glob("result*.json"))
         last = max(
             (file for file in kept if file.exists()),
@@ -178,8 +188,9 @@ class JobFolder:
         self._lock.close()
 
     def remove(self) -> None:
-        """The lock goes last and is held until then: nobody works in a folder that is being deleted. Folders that
-        were made for this one go too, where nothing else lies in them."""
+        """The lock goes last and is held until then: nobody works in a folder that is being
+        deleted. Folders that were made for this one go too, where nothing else lies in them.
+        """
         if not fcntl:  # Windows deletes no open file
             self.close()
         for file in set(self.path.glob("*")) - {self.path / "lock"}:

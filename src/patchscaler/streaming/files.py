@@ -1,4 +1,6 @@
-"""A picture file of any size -> another, larger one: checks, the passes, the file, all or nothing."""
+"""A picture file of any size -> another, larger one: checks, the passes, the file, all
+or nothing.
+"""
 
 import contextlib
 import hashlib
@@ -66,7 +68,10 @@ BASE = 700 * 2**20  # bytes: the interpreter, torch and the model
 
 @dataclass
 class Streamed:
-    """What is left of a picture that was made on disk: all but its pixels. Reads like a `Result`."""
+    """What is left of a picture that was made on disk: all but its pixels.
+
+    Reads like a `Result`.
+    """
 
     grid: PatchGrid
     groups: np.ndarray  # (M,)
@@ -107,10 +112,11 @@ def upscale_file(
 ) -> Streamed:
     """The file `source` -> the file `target`. Killed, the same call goes on where it was.
 
-    target_size: a scale or a size. window: LR pixels of a window's side, by default as many as memory_limit (MiB)
-    holds. dry_run: restore, count and measure, write nothing. watch: told of every stage's progress. executor: who
-    does the work, by default this process. options: of `PatchScaler.options`. Raises PatchScalerError before the
-    first step where format, disk or memory cannot hold it.
+    target_size: a scale or a size. window: LR pixels of a window's side, by default as many as
+    memory_limit (MiB) holds. dry_run: restore, count and measure, write nothing. watch: told of
+    every stage's progress. executor: who does the work, by default this process. options: of
+    `PatchScaler.options`. Raises PatchScalerError before the first step where format, disk or
+    memory cannot hold it.
     """
     checked = scaler.options(memory_limit=memory_limit, **({"max_pixels": 0} | options))
     files = files or FileOptions()
@@ -286,7 +292,10 @@ class _FileRun:
         return resized(result, (height, width), out)
 
     def _count(self, n: int, source: Source, folder: JobFolder, measure: bool) -> tuple[Job, Cost]:
-        """The first step of a pass, and what the others cost. Raises PatchScalerError where the disk is too small."""
+        """The first step of a pass, and what the others cost.
+
+        Raises PatchScalerError where the disk is too small.
+        """
         began, scaler = time.perf_counter(), self.scaler
         job = restore_windows(
             scaler, self.executor, source, self.sizes, self.options, folder, self.watch
@@ -307,13 +316,18 @@ class _FileRun:
         return job, cost
 
     def _bound(self, n: int) -> str:
-        """What a later pass costs at most: which of its patches are hard, only the pass before it can tell."""
+        """What a later pass costs at most: which of its patches are hard, only the pass before it
+        can tell.
+        """
         scaler, groups = self.scaler, self.options.groups
         w, h = self._input(n)
         height, width = (side // scaler.step for side in scaler.padded_size(h, w))
         patches = len(make_grid(height, width, groups.latent_patch_size, groups.overlap))
         most = patches * max(groups.num_inference_steps)
-        return f"that was pass {n} of {len(self.passes)}; pass {n + 1}: {patches} patches, {most} patch-steps at most"
+        return (
+            f"that was pass {n} of {len(self.passes)}; pass {n + 1}: {patches} patches, "
+            f"{most} patch-steps at most"
+        )
 
     def _streamed(self, job: Job, cost: Cost, notes: list[str]) -> Streamed:
         return Streamed(
@@ -350,7 +364,9 @@ class _FileRun:
 
 
 def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
-    """After an error or Ctrl-C: keep what is done and say so, or leave nothing where nothing is done."""
+    """After an error or Ctrl-C: keep what is done and say so, or leave nothing where nothing is
+    done.
+    """
     with contextlib.suppress(OSError):
         folder.record(now=True)
     restored, patches = folder.done.get("restored"), folder.done.get("patches")
@@ -365,7 +381,10 @@ def _leave(folder: JobFolder, target: Path, error: BaseException) -> None:
         done = f"{int(patches.sum())} of {len(patches)} patches are"
     elif restored is not None:
         done = f"{int(restored.sum())} of {len(restored)} windows are"
-    stays = f"{done} done; the same command goes on from there ({size_of(folder.bytes_taken())} in {folder.path})"
+    stays = (
+        f"{done} done; the same command goes on from there ({size_of(folder.bytes_taken())} "
+        f"in {folder.path})"
+    )
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{target}: interrupted, {stays}") from error
     if is_out_of_memory(error):

@@ -1,7 +1,7 @@
 """Passes over a picture of any size: restore, sample, draw, decode. What is done survives a kill.
 
-The patches, their groups and their noise are those of the whole picture; windows only bound what is in memory.
-Letters: C channels, H, W latents of the whole picture, M patches, V a patch's side.
+The patches, their groups and their noise are those of the whole picture; windows only bound what is
+in memory. Letters: C channels, H, W latents of the whole picture, M patches, V a patch's side.
 """
 
 import json
@@ -47,7 +47,9 @@ class DiskLatents:
 
 
 class NoiseTiles:
-    """The noise field, drawn where it is read; tiles are kept as long as neighbours are likely to want them."""
+    """The noise field, drawn where it is read; tiles are kept as long as neighbours are likely to
+    want them.
+    """
 
     SIDE, KEPT = 64, 48
 
@@ -78,7 +80,10 @@ class NoiseTiles:
 
 
 class PatchStore:
-    """Sampled patches as what they add to the coarse ones; fused where they are wanted. A canvas for `sample`."""
+    """Sampled patches as what they add to the coarse ones; fused where they are wanted.
+
+    A canvas for `sample`.
+    """
 
     def __init__(self, job: Job, folder: JobFolder, channels: int):
         self.grid, self.coarse, self.folder = job.grid, job.coarse, folder
@@ -145,7 +150,9 @@ def restore_windows(
     folder: JobFolder,
     watch: Watch = noop,
 ) -> Job:
-    """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the whole picture."""
+    """Pass 1: coarse latents and confidence of all windows, then a score for every patch of the
+    whole picture.
+    """
     step, padded = scaler.step, scaler.padded_size(*source.size)
     height, width = padded[0] // step, padded[1] // step
     coarse = folder.array("coarse", (height, width, scaler.autoencoder.channels), np.float32)
@@ -209,7 +216,9 @@ def scores_by_rows(confidence: DiskArray, grid: PatchGrid, least: float = 0.0) -
 def assign_once(
     scaler: "PatchScaler", job: Job, options: Options, folder: JobFolder, spent: float = 0.0
 ) -> None:
-    """Groups as `assignment.assign` gives them, kept: a budget in seconds would come out otherwise next time."""
+    """Groups as `assignment.assign` gives them, kept: a budget in seconds would come out otherwise
+    next time.
+    """
     file = folder.path / f"{folder.prefix}groups.json"
     if not file.exists():
         assign(scaler, job, options, spent)
@@ -262,7 +271,10 @@ def refine_tiles(
     folder: JobFolder,
     watch: Watch = noop,
 ) -> None:
-    """Pass 3: what the refiner adds, on disk, for the store to add it. Nothing without a refiner."""
+    """Pass 3: what the refiner adds, on disk, for the store to add it.
+
+    Nothing without a refiner.
+    """
     if scaler.refiner is None:
         return
     step, padded = scaler.step, scaler.padded_size(*source.size)
@@ -306,7 +318,8 @@ def decode_windows(
     folder: JobFolder,
     watch: Watch = noop,
 ) -> DiskArray:
-    """Pass 4: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or uint16 on disk.
+    """Pass 4: fused, decoded, colours matched, finished strip by strip -> (h, w, 1..4) uint8 or
+    uint16 on disk.
 
     Where the invention is asked for, what `dials.invention` needs is kept as "moments" (4, H, W).
     """
@@ -421,7 +434,9 @@ def _decoded(
 
 
 def _statistics(cores: Iterable[tuple[Tensor, ...]]) -> list[Statistics]:
-    """Of the whole result, the whole coarse picture and the whole enlarged input, gathered window by window."""
+    """Of the whole result, the whole coarse picture and the whole enlarged input, gathered window
+    by window.
+    """
     count, sums = 0, torch.zeros(3, 2, 3, 1, 1, dtype=torch.float64)  # of each: values, squares
     for core in cores:
         count += core[0].shape[1] * core[0].shape[2]

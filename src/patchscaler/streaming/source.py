@@ -1,4 +1,6 @@
-"""The small picture on disk, read by windows: converted a strip at a time, so that it is never whole in floats."""
+"""The small picture on disk, read by windows: converted a strip at a time, so that it is never
+whole in floats.
+"""
 
 from collections.abc import Callable
 
@@ -20,7 +22,9 @@ class Source:
     """What `Planes` hold, in files. h, w: the picture's size in pixels."""
 
     def __init__(self, pixels: Pixels, profile: bytes | None, bits: int, folder: JobFolder):
-        """pixels: upright; (h, w, 1..4) uint8 or uint16 where it is an array. profile: its ICC profile."""
+        """pixels: upright; (h, w, 1..4) uint8 or uint16 where it is an array. profile: its ICC
+        profile.
+        """
         h, w = (
             (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
         )
@@ -57,7 +61,9 @@ class Source:
         return self.alpha is not None
 
     def window(self, rows: slice, columns: slice, padded: tuple[int, int]) -> Tensor:
-        """(3, n, m) in [-1, 1] of the picture that is mirrored at its right and lower edge to `padded` (h, w)."""
+        """(3, n, m) in [-1, 1] of the picture that is mirrored at its right and lower edge to
+        `padded` (h, w).
+        """
         across = [reflect_index(old, new) for old, new in zip(self.size, padded, strict=True)]
         y, x = across[0][rows], across[1][columns]
         top, left = int(y.min()), int(x.min())

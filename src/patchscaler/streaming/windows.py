@@ -1,4 +1,6 @@
-"""Windows of a large picture: each answers for its core and reads as much around it as its network can see."""
+"""Windows of a large picture: each answers for its core and reads as much around it as its network
+can see.
+"""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -50,9 +52,11 @@ class Sizes:
 
 
 def spans(length: int, core: int, reach: int, multiple: int = 1) -> list[Span]:
-    """0..length in equal cores of at most `core`, each with `reach` more on both sides, less at the ends.
+    """0..length in equal cores of at most `core`, each with `reach` more on both sides, less at the
+    ends.
 
-    All edges but the last are multiples of `multiple`. Raises PatchScalerError for cores of nothing.
+    All edges but the last are multiples of `multiple`. Raises PatchScalerError for cores of
+    nothing.
     """
     if core < multiple:
         raise PatchScalerError(f"windows of {core}: take {multiple} or more")
@@ -73,7 +77,8 @@ def cut_windows(height: int, width: int, core: int, reach: int, multiple: int = 
 
 
 def faded(stored: Tensor, own: Tensor, above: int, left: int) -> Tensor:
-    """(c, n, m) both -> `own`, over its first `above` rows and `left` columns faded in from `stored`.
+    """(c, n, m) both -> `own`, over its first `above` rows and `left` columns faded in from
+    `stored`.
 
     For networks that see a whole window at once, whose windows never quite agree.
     """

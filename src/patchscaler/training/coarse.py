@@ -1,4 +1,6 @@
-"""Stage 1, the coarse picture: autoencoder in closed form, then the GRM with its confidence (Eq. 1)."""
+"""Stage 1, the coarse picture: autoencoder in closed form, then the GRM with its confidence (Eq.
+1).
+"""
 
 from pathlib import Path
 
@@ -90,7 +92,9 @@ class GRMStage:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR of bicubic and coarse pictures, median error, rank correlation of confidence and error."""
+        """PSNR of bicubic and coarse pictures, median error, rank correlation of confidence and
+        error.
+        """
         assert isinstance(model, GRMTrainer)
         psnr, base = [], []
         for lr, hr in self.validation.pairs(8):
@@ -129,7 +133,9 @@ class GRMStage:
 def patch_errors(
     grm: GRM, autoencoder: Autoencoder, shards: PairShards, device: str
 ) -> tuple[Tensor, Tensor]:
-    """Mean confidence and mean squared latent error of every patch (16 latents, stride 8): (M,), (M,)."""
+    """Mean confidence and mean squared latent error of every patch (16 latents, stride 8): (M,),
+    (M,).
+    """
     errors, sures = [], []
     for lr, hr in shards.pairs(8):
         coarse, confidence = grm(lr.to(device), autoencoder)

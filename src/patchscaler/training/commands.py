@@ -1,8 +1,9 @@
-"""What each `patchscaler train STAGE` does (`apps/cli/train.py` has the options), all working on one model folder.
+"""What each `patchscaler train STAGE` does (`apps/cli/train.py` has the options), all working on
+one model folder.
 
-A model folder has the layout of `save_pretrained`; every stage reads what it needs from it and writes its
-networks to it, and keeps its checkpoint in `training/STAGE` inside. When the last stage is done, the folder
-is what `patchscaler upscale --model` takes.
+A model folder has the layout of `save_pretrained`; every stage reads what it needs from it and
+writes its networks to it, and keeps its checkpoint in `training/STAGE` inside. When the last stage
+is done, the folder is what `patchscaler upscale --model` takes.
 """
 
 import argparse
@@ -136,11 +137,15 @@ class ModelFolder:
         return self._fill("text_projection", network, needed)
 
     def take_prompt(self, kind: str, text_width: int) -> None:
-        """Settle on `texture` or `text` in the configuration. Raises PatchScalerError where the other was trained."""
+        """Settle on `texture` or `text` in the configuration.
+
+        Raises PatchScalerError where the other was trained.
+        """
         other = "texture_encoder" if kind == "text" else "text_projection"
         if self.path(other).exists():
             raise PatchScalerError(
-                f"{self.folder} holds a model with another prompt ({self.path(other).name}): copy the folder as it was "
+                f"{self.folder} holds a model with another prompt ({self.path(other).name}): "
+                "copy the folder as it was "
                 f"before 'train diffusion', and train the {kind} prompt there"
             )
         if kind == "text":  # such a model retrieves nothing
@@ -226,7 +231,8 @@ def calibrate(args: argparse.Namespace) -> None:
     )
     model.save_config(dataclasses.replace(model.config, groups=groups))
     print(
-        f"thresholds {thresholds[0]:.4f}, {thresholds[1]:.4f}; median squared error {errors.median():.4f}"
+        f"thresholds {thresholds[0]:.4f}, {thresholds[1]:.4f}; median squared error "
+        f"{errors.median():.4f}"
     )
 
 
@@ -309,7 +315,9 @@ def diffusion(args: argparse.Namespace) -> None:
 
 
 def graft(args: argparse.Namespace) -> None:
-    """Another depth of Patch-DiT and a refiner from an ESRGAN: a start for `distil`, `refining` and `few-step`."""
+    """Another depth of Patch-DiT and a refiner from an ESRGAN: a start for `distil`, `refining` and
+    `few-step`.
+    """
     model = folder(args)
     weights = _foreign(args.esrgan) if args.esrgan else None
     keep = numbers("--keep", args.keep, None, int) if args.keep else ()

@@ -48,7 +48,9 @@ class DiffusionTrainer(Denoiser):
 
 
 class TextTrainer(nn.Module):
-    """The same with the text prompt of 4.4: a projection of a caption's tokens in the texture encoder's place."""
+    """The same with the text prompt of 4.4: a projection of a caption's tokens in the texture
+    encoder's place.
+    """
 
     def __init__(self, patch_dit: PatchDiT, text_projection: TextProjection):
         super().__init__()
@@ -91,7 +93,8 @@ def eq_8(
 
 
 class FrozenParts:
-    """Autoencoder, classifier, memory: regions of pictures -> latents, and latents -> retrieved textures.
+    """Autoencoder, classifier, memory: regions of pictures -> latents, and latents -> retrieved
+    textures.
 
     The text prompt needs neither classifier nor memory.
     """
@@ -113,7 +116,9 @@ class FrozenParts:
     def textures(
         self, coarse: Tensor, rng: np.random.Generator, drop: float
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Top-K values and scores of patches (N, C, V, V), or None, None with probability `drop`."""
+        """Top-K values and scores of patches (N, C, V, V), or None, None with
+        probability `drop`.
+        """
         if rng.random() < drop:
             return None, None
         assert self.memory is not None and self.classifier is not None
@@ -126,8 +131,8 @@ class FrozenParts:
 class DiffusionStage:
     """Trains by Eq. 8 on patches of cached coarse pictures.
 
-    from_coarse: share of x_t built from y_0 instead of x_0, as inference starts (Eq. 7), with the target
-    still x_0; 0 in the `paper` recipe. low_times: share of t drawn from 1..500 alone.
+    from_coarse: share of x_t built from y_0 instead of x_0, as inference starts (Eq. 7), with the
+    target still x_0; 0 in the `paper` recipe. low_times: share of t drawn from 1..500 alone.
     """
 
     def __init__(
@@ -191,7 +196,9 @@ class DiffusionStage:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Error of x_0 at some times relative to the coarse patch's, from x_t of the truth; 1 is 'no gain'."""
+        """Error of x_0 at some times relative to the coarse patch's, from x_t of the truth; 1 is
+        'no gain'.
+        """
         assert isinstance(model, DiffusionTrainer | TextTrainer)
         out: dict[str, float] = {}
         for t in (100, 250, 400, 700):

@@ -1,7 +1,9 @@
-"""A recipe's stages for one step each, at the sizes of its networks: does it fit in here, before days are spent on it?
+"""A recipe's stages for one step each, at the sizes of its networks: does it fit in here, before
+days are spent on it?
 
-Pictures are made up, models lie in a temporary folder, and each stage has a process of its own, which tells its
-peak of memory and gives it back. Held-out measures and pictures are left out: they look at hundreds of patches.
+Pictures are made up, models lie in a temporary folder, and each stage has a process of its own,
+which tells its peak of memory and gives it back. Held-out measures and pictures are left out: they
+look at hundreds of patches.
 """
 
 import argparse
@@ -49,7 +51,9 @@ SMALLEST = {
 
 @dataclass
 class Tried:
-    """One stage. parameters: that it trains, None without a loop. peak, cuda: MiB, of the process and on a GPU."""
+    """One stage. parameters: that it trains, None without a loop. peak, cuda: MiB, of the process
+    and on a GPU.
+    """
 
     name: str
     parameters: int | None
@@ -83,7 +87,9 @@ def _save(path: Path, rng: np.random.Generator) -> None:
 
 
 def _random_autoencoder(recipe: Recipe, folder: Path) -> None:
-    """Stable Diffusion's autoencoder with random weights, on disk, where the recipe would fetch the trained one."""
+    """Stable Diffusion's autoencoder with random weights, on disk, where the recipe would fetch the
+    trained one.
+    """
     presets = [
         args.preset
         for line in recipe.lines
@@ -119,7 +125,10 @@ def _run(args: argparse.Namespace) -> tuple[Watch, float, float, float]:
 def dry_run(
     source: str, esrgan: str | None, parser: LineParser, shared: dict[str, str]
 ) -> list[Tried]:
-    """Try each stage of a recipe, print a line for each. Raises PatchScalerError, naming the line that fails."""
+    """Try each stage of a recipe, print a line for each.
+
+    Raises PatchScalerError, naming the line that fails.
+    """
     tried = []
     with tempfile.TemporaryDirectory(prefix="patchscaler-") as temporary:
         root = Path(temporary)
@@ -159,7 +168,10 @@ def dry_run(
             tried.append(Tried(line.name, watch.parameters, seconds, peak, cuda))
             trained = "-" if watch.parameters is None else f"{watch.parameters / 1e6:.2f} M"
             on_gpu = f", {cuda / 1024:.2f} GiB on the GPU" if cuda else ""
-            row = f"{line.number:3d} {line.name:22s} {trained:>9s} {seconds:8.1f} {peak / 1024:8.2f} GiB{on_gpu}"
+            row = (
+                f"{line.number:3d} {line.name:22s} {trained:>9s} {seconds:8.1f} "
+                f"{peak / 1024:8.2f} GiB{on_gpu}"
+            )
             print(row, flush=True)
     print(f"{len(tried)} stages, {sum(t.seconds for t in tried):.0f} seconds")
     return tried

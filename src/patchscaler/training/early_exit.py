@@ -1,7 +1,9 @@
-"""Distil the early exit of the denoiser: what the whole trunk makes of an image, from its first blocks.
+"""Distil the early exit of the denoiser: what the whole trunk makes of an image, from its first
+blocks.
 
-The trunk stays as it is. The exit's features are compared with the trunk's as the first upsampling convolution reads
-them: what it does not see need not be right; then, at `picture` weight, the upsampled images.
+The trunk stays as it is. The exit's features are compared with the trunk's as the first upsampling
+convolution reads them: what it does not see need not be right; then, at `picture` weight, the
+upsampled images.
 """
 
 from pathlib import Path
@@ -72,7 +74,8 @@ class EarlyExitTrainer(nn.Module):
 
 
 def reading_matrix(weight: Tensor) -> Tensor:
-    """How strongly a 3x3 convolution behind a nearest x2 upsampling reads its inputs: (W, W), symmetric root.
+    """How strongly a 3x3 convolution behind a nearest x2 upsampling reads its inputs: (W, W),
+    symmetric root.
 
     After the upsampling the convolution is one of 2x2 for each of four phases, its taps summed.
     """
@@ -88,7 +91,9 @@ def reading_matrix(weight: Tensor) -> Tensor:
 
 
 class EarlyExitStage:
-    """picture: weight of the upsampled images' distance beside the features'; 0 leaves them out (a third cheaper)."""
+    """picture: weight of the upsampled images' distance beside the features'; 0 leaves them out (a
+    third cheaper).
+    """
 
     def __init__(
         self,

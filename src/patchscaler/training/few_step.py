@@ -1,9 +1,11 @@
-"""Stage 4: Patch-DiT in one or two steps from y_tau of the coarse patch, judged on fused, decoded pictures.
+"""Stage 4: Patch-DiT in one or two steps from y_tau of the coarse patch, judged on fused, decoded
+pictures.
 
-What inference does is what is trained: patches of a region start by Eq. 7, take the steps of one group,
-are fused and decoded, and the picture meets L1, perceptual distances and a discriminator. The gradient
-goes through the last step; the steps before it are the network's own. A teacher's pictures, where the
-shards have them, may stand in for the truth: a function of the LR picture can be learned without averaging.
+What inference does is what is trained: patches of a region start by Eq. 7, take the steps of one
+group, are fused and decoded, and the picture meets L1, perceptual distances and a discriminator.
+The gradient goes through the last step; the steps before it are the network's own. A teacher's
+pictures, where the shards have them, may stand in for the truth: a function of the LR picture can
+be learned without averaging.
 """
 
 from pathlib import Path
@@ -27,7 +29,10 @@ from patchscaler.training.picture_loss import PictureLoss, target
 
 
 class FewStepTrainer(Denoiser):
-    """Generator: last step -> fused -> decoded -> losses. The autoencoder's correction is trained along."""
+    """Generator: last step -> fused -> decoded -> losses.
+
+    The autoencoder's correction is trained along.
+    """
 
     def __init__(
         self,
@@ -171,7 +176,9 @@ class FewStepStage:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR and LPIPS of fused pictures for each setting, with and without the prompt, and of the coarse ones."""
+        """PSNR and LPIPS of fused pictures for each setting, with and without the prompt, and of
+        the coarse ones.
+        """
         assert isinstance(model, FewStepTrainer)
         out: dict[str, list[float]] = {}
         for start, steps in self.settings:

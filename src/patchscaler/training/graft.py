@@ -1,4 +1,6 @@
-"""A trained Patch-DiT made shallower, a refiner put after it or made deeper: a start for the last stages."""
+"""A trained Patch-DiT made shallower, a refiner put after it or made deeper: a start for the last
+stages.
+"""
 
 import dataclasses
 import re
@@ -26,10 +28,11 @@ def grafted(
 ) -> tuple[PatchDiTConfig, RefinerConfig]:
     """Write the changed networks and configuration to the model's folder -> their configurations.
 
-    keep: Patch-DiT's blocks that stay, in order; none for all. The texture encoder keeps its first blocks. esrgan: the
-    weights whose refiner_blocks become the refiner; the transformer's own output then starts at zero again. more: they
-    are put behind those that the refiner has, and nothing is changed by it yet. bits: of a weight of the refiner on disk;
-    None for as it was. Raises PatchScalerError for blocks that are not there and weights that do not fit.
+    keep: Patch-DiT's blocks that stay, in order; none for all. The texture encoder keeps its first
+    blocks. esrgan: the weights whose refiner_blocks become the refiner; the transformer's own
+    output then starts at zero again. more: they are put behind those that the refiner has, and
+    nothing is changed by it yet. bits: of a weight of the refiner on disk; None for as it was.
+    Raises PatchScalerError for blocks that are not there and weights that do not fit.
     """
     old, encoder = model.patch_dit(), model.texture_encoder()
     keep = keep or tuple(range(len(old.blocks)))

@@ -1,8 +1,9 @@
 """The one training loop: a stage gives batches and losses, the loop does the rest.
 
-Every step draws from generators seeded by (seed, step, rank), so that a run that was killed goes on with
-the losses it would have had. Checkpoints are written to a temporary file and renamed: a full disk or a
-kill costs no earlier one. A log or a picture that cannot be written costs nothing but itself.
+Every step draws from generators seeded by (seed, step, rank), so that a run that was killed goes on
+with the losses it would have had. Checkpoints are written to a temporary file and renamed: a full
+disk or a kill costs no earlier one. A log or a picture that cannot be written costs nothing but
+itself.
 """
 
 import csv
@@ -30,7 +31,8 @@ Batch = dict[str, Any]
 
 
 class Stage(Protocol):
-    """What the loop needs. `trainables` are stepped in order on one batch; the first has an average (EMA).
+    """What the loop needs. `trainables` are stepped in order on one batch; the first has an average
+    (EMA).
 
     A trainable's forward(batch) -> (loss, numbers to log).
     """
@@ -42,7 +44,9 @@ class Stage(Protocol):
     def validate(self, model: nn.Module) -> dict[str, float]: ...
 
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
-        """Rows of held-out pictures side by side, each (3, H, W) in [-1, 1]; none where there is nothing to see."""
+        """Rows of held-out pictures side by side, each (3, H, W) in [-1, 1]; none where there is
+        nothing to see.
+        """
         ...
 
     def save(self, model: nn.Module, folder: Path) -> None: ...
@@ -225,14 +229,17 @@ def _accelerator(config: LoopConfig, processor: bool) -> Any:
         ) from error
     # A dropped prompt leaves the texture encoder without gradient on that step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # On a processor it has to be told: accelerate 1.15 takes each process for the only one otherwise.
+    # On a processor it has to be told: accelerate 1.15 takes each process for the only one
+    # otherwise.
     return Accelerator(
         cpu=processor, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused]
     )
 
 
 def _tensorboard(out: Path) -> Any:
-    """A writer of loss curves, or None where the extra is missing: log.csv holds the same numbers."""
+    """A writer of loss curves, or None where the extra is missing: log.csv holds the
+    same numbers.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -266,7 +273,9 @@ def _log(
 
 
 def _trim_log(out: Path, step: int) -> None:
-    """Drop what a killed run logged after its last checkpoint: those steps are made, and logged, again."""
+    """Drop what a killed run logged after its last checkpoint: those steps are made, and logged,
+    again.
+    """
     path = out / "log.csv"
     if not path.is_file():
         return

@@ -1,4 +1,6 @@
-"""Losses of the last stage beside LPIPS (`patchscaler.models.perceptual`): a light patch discriminator, fixed patterns."""
+"""Losses of the last stage beside LPIPS (`patchscaler.models.perceptual`): a light patch
+discriminator, fixed patterns.
+"""
 
 import itertools
 
@@ -15,21 +17,25 @@ def low_band(image: Tensor, side: int = 32) -> Tensor:
 
 
 def fixed_pattern(added: Tensor, wanted: Tensor, period: int = 16) -> Tensor:
-    """How strongly pixels at one phase of the tokens' grid are changed alike wherever they are: a scalar.
+    """How strongly pixels at one phase of the tokens' grid are changed alike wherever they are: a
+    scalar.
 
-    added, wanted: (B, 3, H, W), what was added to the coarse picture and what should have been. Real texture
-    averages to nothing over many places; a weave that a perceptual loss rewards on flat areas does not.
+    added, wanted: (B, 3, H, W), what was added to the coarse picture and what should have been.
+    Real texture averages to nothing over many places; a weave that a perceptual loss rewards on
+    flat areas does not.
     """
     mean = F.pixel_unshuffle(added - wanted, period).mean((0, 2, 3))  # (3 period^2,)
     return (mean.square().mean() + 1e-8).sqrt()
 
 
 def uneven_steps(image: Tensor, reference: Tensor, period: int = 8) -> Tensor:
-    """How unevenly a picture's steps fall on the phases of the blocks' grid, against a reference's: a scalar.
+    """How unevenly a picture's steps fall on the phases of the blocks' grid, against a reference's:
+    a scalar.
 
-    image, reference: (B, 3, H, W), cut on the grid. A picture has as much contrast between the blocks' borders as
-    across them; what is put together from blocks, or from 4x4 pixels of one place of the small picture, has more
-    across. `fixed_pattern` does not see it, for the steps' signs follow the picture.
+    image, reference: (B, 3, H, W), cut on the grid. A picture has as much contrast between the
+    blocks' borders as across them; what is put together from blocks, or from 4x4 pixels of one
+    place of the small picture, has more across. `fixed_pattern` does not see it, for the steps'
+    signs follow the picture.
     """
     apart = image.new_zeros(())
     for axis in (-1, -2):
@@ -47,8 +53,9 @@ def _steps(image: Tensor, axis: int, period: int) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """Scores of overlapping pixel patches, given the coarse picture; full resolution in the first layer,
-    so that it sees stipple and grids. Spectral norm keeps it gentle."""
+    """Scores of overlapping pixel patches, given the coarse picture; full resolution in the first
+    layer, so that it sees stipple and grids. Spectral norm keeps it gentle.
+    """
 
     def __init__(self, width: int = 32):
         super().__init__()

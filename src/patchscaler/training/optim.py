@@ -12,9 +12,11 @@ from patchscaler.errors import PatchScalerError
 def build_optimizers(
     name: str, module: nn.Module, lr: float, refiner_rate: float = 1.0
 ) -> list[torch.optim.Optimizer]:
-    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, others by AdamW); rates in `initial_lr`.
+    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, others by AdamW); rates in
+    `initial_lr`.
 
-    refiner_rate: of lr, for a refiner that was trained before and must not be shaken (adam and adamw).
+    refiner_rate: of lr, for a refiner that was trained before and must not be shaken (adam and
+    adamw).
     """
     optimizers = _build(name, module, lr)
     if refiner_rate != 1:
@@ -60,7 +62,9 @@ def _build(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimize
 
 
 def rate_factor(step: int, progress: float, warmup: int = 100, decay: float = 0.3) -> float:
-    """Warm-up over steps, then constant, then linear to 1 % over the last `decay` of the run (progress 0..1)."""
+    """Warm-up over steps, then constant, then linear to 1 % over the last `decay` of the run
+    (progress 0..1).
+    """
     up = min(1.0, (step + 1) / max(1, warmup))
     down = 1.0 if decay <= 0 else min(1.0, max(0.01, (1 - progress) / decay))
     return up * down

@@ -1,4 +1,6 @@
-"""What a decoded picture is worth in the last stages: L1, LPIPS by two networks, an adversary, no weave, no grid."""
+"""What a decoded picture is worth in the last stages: L1, LPIPS by two networks, an adversary, no
+weave, no grid.
+"""
 
 from collections.abc import Callable
 
@@ -12,7 +14,8 @@ from patchscaler.training.data.coarse import CoarseShards, Region
 from patchscaler.training.loop import Batch
 from patchscaler.training.losses import PatchDiscriminator, fixed_pattern, low_band, uneven_steps
 
-# Of the losses; by their gradients on the picture LPIPS is 50 times as strong as L1 at equal weights.
+# Of the losses; by their gradients on the picture LPIPS is 50 times as strong as L1 at equal
+# weights.
 WEIGHTS = {
     "l1": 3.0,
     "lpips": 1.0,
@@ -34,10 +37,12 @@ def target(
     device: str,
     teach: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Batch:
-    """What the pictures of these regions, `side` latents wide, are held against: the batch of `PictureLoss`.
+    """What the pictures of these regions, `side` latents wide, are held against: the batch of
+    `PictureLoss`.
 
-    teacher: share of the batches that aim at a teacher's pictures in place of the truth: at what teach makes of
-    coarse (B, 3, S, S) and small (B, 3, S/4, S/4), or at those kept beside the shards.
+    teacher: share of the batches that aim at a teacher's pictures in place of the truth: at what
+    teach makes of coarse (B, 3, S, S) and small (B, 3, S/4, S/4), or at those kept beside the
+    shards.
     """
     coarse, hr = (x.to(device) for x in shards.read(regions, side, factor))
     small = shards.small(regions, side, factor).to(device)
@@ -46,7 +51,8 @@ def target(
     batch["window"] = tuple(rng.integers(hr.shape[-1] // 2 + 1, size=2))
     if rng.random() < teacher:
         taught = teach(coarse, small) if teach else shards.taught(regions, side, factor).to(device)
-        # Its shifts of colour are half of its distance to the coarse picture, and inference takes such back.
+        # Its shifts of colour are half of its distance to the coarse picture, and inference takes
+        # such back.
         batch["aim"] = taught + low_band(coarse - taught)
     return batch
 
@@ -54,8 +60,8 @@ def target(
 class PictureLoss:
     """Not a module: what it holds is frozen, and no part of a checkpoint's network.
 
-    Of the batch: `hr` the truth, `coarse_pixels`, `aim` what the picture should be, each (B, 3, S, S) in [-1, 1];
-    `offset` and `window`, where LPIPS begins and VGG looks: all of `target`.
+    Of the batch: `hr` the truth, `coarse_pixels`, `aim` what the picture should be, each (B, 3, S,
+    S) in [-1, 1]; `offset` and `window`, where LPIPS begins and VGG looks: all of `target`.
     """
 
     def __init__(self, weights: dict[str, float], device: str):
@@ -72,7 +78,8 @@ class PictureLoss:
         w, hr, coarse, aim = self.weights, batch["hr"], batch["coarse_pixels"], batch["aim"]
         nothing = image.new_zeros(())
         l1 = (image - aim).abs().mean()
-        # AlexNet strides by four: a random offset keeps its gradient from drawing a grid on the latents' one.
+        # AlexNet strides by four: a random offset keeps its gradient from drawing a grid on the
+        # latents' one.
         dy, dx = batch["offset"]
         perceptual = (
             self.lpips(image[..., dy:, dx:], aim[..., dy:, dx:]).mean() if self.lpips else nothing

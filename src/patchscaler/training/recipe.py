@@ -1,10 +1,11 @@
 """`patchscaler train recipe`: all stages of a training in order, from a small text file.
 
-A line of a recipe is a command as it would be typed, without `patchscaler`: `train STAGE ...` or `memory build
-...`, with `#` comments, {placeholders} for what differs from place to place, and a backslash where it goes on in
-the next line. `with esrgan: ` and `without esrgan: ` before a command take it only where --esrgan is given, or is
-not. Each line goes through the parser of the command line itself, so that every default is said once. What is
-finished is kept in MODEL/training/recipe.log.
+A line of a recipe is a command as it would be typed, without `patchscaler`: `train STAGE ...` or
+`memory build ...`, with `#` comments, {placeholders} for what differs from place to place, and a
+backslash where it goes on in the next line. `with esrgan: ` and `without esrgan: ` before a command
+take it only where --esrgan is given, or is not. Each line goes through the parser of the command
+line itself, so that every default is said once. What is finished is kept in
+MODEL/training/recipe.log.
 """
 
 import argparse
@@ -52,8 +53,9 @@ class Line:
 class Recipe:
     """A recipe and what fills its placeholders. parser: of the commands, a `LineParser`.
 
-    places: placeholder -> what the user gave. shared: options that every line gets where it takes them. scale: of
-    each line's --steps and --minutes. Raises PatchScalerError, with the number of the line, for what cannot run.
+    places: placeholder -> what the user gave. shared: options that every line gets where it takes
+    them. scale: of each line's --steps and --minutes. Raises PatchScalerError, with the number of
+    the line, for what cannot run.
     """
 
     def __init__(
@@ -152,7 +154,9 @@ class Recipe:
         return " ".join(words) + (f"  # times {self.scale:g}" if self.scale != 1 else "")
 
     def _eta(self, line: Line) -> str:
-        """1.25 of the GRM's median squared error, where the line asks for it: C then has its median at about .70."""
+        """1.25 of the GRM's median squared error, where the line asks for it: C then has its median
+        at about .70.
+        """
         if not any("{eta}" in word for word in line.words):
             return ""
         log = Path(self.places["model"]) / "training" / "grm" / "log.csv"
@@ -161,13 +165,16 @@ class Recipe:
         if not found:
             raise self.wrong(
                 line.number,
-                f"{{eta}} is {ETA} of the median_error in {log}, which has none: write a number there",
+                f"{{eta}} is {ETA} of the median_error in {log}, which has none: write a number "
+                "there",
             )
         return f"{ETA * float(found[-1]):.5g}"
 
 
 def _commands(text: str) -> Iterator[tuple[int, str]]:
-    """(number of its first line, command); a line that ends in a backslash goes on in the next one."""
+    """(number of its first line, command); a line that ends in a backslash goes on in
+    the next one.
+    """
     first, begun = 0, ""
     for number, line in enumerate(text.splitlines(), 1):
         first, begun = (first, begun + line) if begun else (number, line)
@@ -228,7 +235,8 @@ class Log:
                 done.append(Done(key, float(minutes), None if waiting == "-" else float(waiting)))
             except ValueError as error:
                 raise PatchScalerError(
-                    f"{self.path}: '{text[:40]}' is no line of it; remove the file, and each stage is looked at again"
+                    f"{self.path}: '{text[:40]}' is no line of it; remove the file, and each "
+                    "stage is looked at again"
                 ) from error
         return done
 
@@ -240,7 +248,8 @@ class Log:
 def run_recipe(recipe: Recipe, minutes: float = 0.0) -> bool:
     """Run what is not done yet -> True when all of it is. minutes: of this run, 0 for no limit.
 
-    With several processes (torchrun, accelerate) all of them train; what trains nothing is done by the first.
+    With several processes (torchrun, accelerate) all of them train; what trains nothing is done by
+    the first.
     """
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     first = int(os.environ.get("RANK", "0")) == 0
@@ -282,7 +291,8 @@ def run_recipe(recipe: Recipe, minutes: float = 0.0) -> bool:
         if watch.out_of_time:
             if first:
                 print(
-                    f"time is up in {place}, after {watch.minutes:.1f} min of it; the same command goes on"
+                    f"time is up in {place}, after {watch.minutes:.1f} min of it; the same "
+                    "command goes on"
                 )
                 _report(recipe, done)
             return False

@@ -1,8 +1,9 @@
 """The refiner before it is trained in the chain: a large ESRGAN made small.
 
-Whole regions at once and no patches, no textures, no transformer: twice the pictures in the same time. First the
-few blocks learn what all of them said (`DistilStage`), then the drawing meets the losses of the last stage
-(`RefiningStage`). Both begin from the coarse picture, as the refiner does where Patch-DiT says nothing.
+Whole regions at once and no patches, no textures, no transformer: twice the pictures in the same
+time. First the few blocks learn what all of them said (`DistilStage`), then the drawing meets the
+losses of the last stage (`RefiningStage`). Both begin from the coarse picture, as the refiner does
+where Patch-DiT says nothing.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ from patchscaler.training.picture_loss import PictureLoss, target
 
 
 def _as_input(coarse: Tensor) -> Tensor:
-    """The coarse picture (N, 3, s, s) as both of the refiner's pictures: no transformer has spoken yet."""
+    """The coarse picture (N, 3, s, s) as both of the refiner's pictures: no transformer has spoken
+    yet.
+    """
     # (N, 6, s, s)
     return torch.cat([coarse, coarse], 1).contiguous(memory_format=torch.channels_last)
 
@@ -30,7 +33,9 @@ def _as_input(coarse: Tensor) -> Tensor:
 def coarse_regions(
     shards: CoarseShards, count: int, side: int, device: str, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the refiner reads of so many regions, four at a time: pixels (N, 6, s, s), small (N, 3, s/4, s/4)."""
+    """What the refiner reads of so many regions, four at a time: pixels (N, 6, s, s), small (N, 3,
+    s/4, s/4).
+    """
     rng, factor = (
         np.random.default_rng(seed),
         shards.coarse[0].shape[2] // shards.confidence[0].shape[2],
@@ -46,7 +51,8 @@ def _frozen(teacher: Refiner, device: str) -> Refiner:
 
 
 class DistilTrainer(nn.Module):
-    """Error of the features against the large network's, relative to how much those vary within a picture.
+    """Error of the features against the large network's, relative to how much those vary within a
+    picture.
 
     Weighed by how the first enlargement reads them: what it does not see need not be right.
     """
@@ -58,7 +64,8 @@ class DistilTrainer(nn.Module):
         self.refiner = refiner
         for conv in (refiner.conv_up1, refiner.conv_up2, refiner.conv_hr, refiner.conv_last):
             conv.requires_grad_(False)
-        # After enlarging by repetition a 3x3 convolution is one of 2x2 for each of four phases, its taps summed.
+        # After enlarging by repetition a 3x3 convolution is one of 2x2 for each of four phases, its
+        # taps summed.
         weight, gram = refiner.conv_up1.weight.detach().float(), torch.zeros(1)
         for rows in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
             for columns in ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3))):
@@ -164,7 +171,9 @@ class RefiningTrainer(nn.Module):
 
 
 class RefiningStage(_RefinerStage):
-    """weights: of the losses (`PictureLoss`). teacher: draws what the taught share aims at; None for kept pictures."""
+    """weights: of the losses (`PictureLoss`). teacher: draws what the taught share aims at; None
+    for kept pictures.
+    """
 
     def __init__(
         self,
@@ -191,7 +200,9 @@ class RefiningStage(_RefinerStage):
         return target(self.shards, regions, self.side, self.factor, share, rng, self.device, teach)
 
     def _teach(self, coarse: Tensor, small: Tensor) -> Tensor:
-        """(N, 3, s, s), (N, 3, s/4, s/4) -> (N, 3, s, s): other damage and other crops each time."""
+        """(N, 3, s, s), (N, 3, s/4, s/4) -> (N, 3, s, s): other damage and other crops
+        each time.
+        """
         assert self.teacher is not None
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             return self.teacher(_as_input(coarse), small).float().clamp(-1, 1)

@@ -1,4 +1,6 @@
-"""Stage 2, the texture prompt's side: the texture classifier, whose features are the memory's keys (3.3)."""
+"""Stage 2, the texture prompt's side: the texture classifier, whose features are the memory's keys
+(3.3).
+"""
 
 from pathlib import Path
 
@@ -19,7 +21,10 @@ from patchscaler.training.loop import Batch
 
 
 class LabelledTextures:
-    """Folder = class, on disk or in a tar. Held in memory; `exclude` leaves out names with these prefixes."""
+    """Folder = class, on disk or in a tar.
+
+    Held in memory; `exclude` leaves out names with these prefixes.
+    """
 
     def __init__(self, folder: str | Path, exclude: str = ""):
         self.train: list[tuple[np.ndarray, int]] = []
@@ -35,7 +40,9 @@ class LabelledTextures:
             part.append((picture, self.classes.index(path.parent.name)))
 
     def sample(self, batch: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Crops at random scale, flipped, half of them blurred as a coarse picture is -> (B, 3, s, s), (B,)."""
+        """Crops at random scale, flipped, half of them blurred as a coarse picture is -> (B, 3, s,
+        s), (B,).
+        """
         crops, labels = [], []
         for pick in rng.integers(len(self.train), size=batch):
             picture, label = self.train[pick]

@@ -1,4 +1,7 @@
-"""The command line, a file a group of commands. Thin: torch is imported late, all work is done elsewhere."""
+"""The command line, a file a group of commands.
+
+Thin: torch is imported late, all work is done elsewhere.
+"""
 
 import argparse
 import contextlib

@@ -45,7 +45,10 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace) -> Any:
-    """-> the model. With `--cluster` the one here counts and puts together; `--device` is the workers'."""
+    """-> the model.
+
+    With `--cluster` the one here counts and puts together; `--device` is the workers'.
+    """
     from patchscaler.apps.cli.common import load_model
 
     if not args.cluster:

@@ -6,7 +6,9 @@ from typing import Any
 
 
 class _Offline(argparse.Action):
-    """Set before the hub's package is imported, which reads it once; so every part of the command keeps to it."""
+    """Set before the hub's package is imported, which reads it once; so every part of the command
+    keeps to it.
+    """
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None
@@ -16,7 +18,10 @@ class _Offline(argparse.Action):
 
 
 def model_options(parser: Any, engine: str = "torch") -> None:
-    """engine: the default. What is measured or written down should not hang on what is installed."""
+    """engine: the default.
+
+    What is measured or written down should not hang on what is installed.
+    """
     parser.add_argument(
         "--model",
         default="compact",

@@ -21,8 +21,10 @@ def add_parser(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
         help="several methods side by side: quality and cost",
-        description="Several methods on the same pictures, quality and cost side by side; of several folders and "
-        "degradations (mild,real), each pair has a table. Runs that were interrupted go on; exit code 1 where anything "
+        description="Several methods on the same pictures, quality and cost side by side; of "
+        "several folders and "
+        "degradations (mild,real), each pair has a table. Runs that were interrupted go on; exit "
+        "code 1 where anything "
         "failed, or a method asked for by name is unavailable.",
     )
     compare.set_defaults(function=run)
@@ -124,7 +126,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_sets(args: argparse.Namespace) -> list[Any]:
-    """Every folder under every degradation. Raises PatchScalerError for one that nothing can be measured of."""
+    """Every folder under every degradation.
+
+    Raises PatchScalerError for one that nothing can be measured of.
+    """
     from patchscaler.evaluation.sets import open_sets
 
     sets = open_sets(args.lr, args.hr, args.degradation, args.seed, args.limit)
@@ -159,7 +164,9 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def exit_code(comparisons: Sequence[Any], asked: set[str], by_name: bool) -> int:
-    """1 where a picture failed, or what was asked for by name is not to be had; each said in one line."""
+    """1 where a picture failed, or what was asked for by name is not to be had; each said in one
+    line.
+    """
     metrics = {name for c in comparisons for e in c.evaluations for name in e.unavailable}
     lines = []
     if failed := sum(len(comparison.failures) for comparison in comparisons):

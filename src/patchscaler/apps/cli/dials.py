@@ -1,4 +1,6 @@
-"""The dials of `patchscaler upscale`, its windows for large pictures, and what they write beside the picture."""
+"""The dials of `patchscaler upscale`, its windows for large pictures, and what they write beside
+the picture.
+"""
 
 import argparse
 import sys
@@ -191,7 +193,9 @@ def report(
     before: tuple[int, int],
     after: tuple[int, int],
 ) -> None:
-    """before, after: (width, height) of input and output; the last pass may have enlarged to more than `after`."""
+    """before, after: (width, height) of input and output; the last pass may have enlarged to more
+    than `after`.
+    """
     from patchscaler.dials.record import make_record, weights_of
     from patchscaler.dials.report import write_report
     from patchscaler.models.weights import file_hash
@@ -219,7 +223,9 @@ def dry_run(model: Any, picture: Any, source: Path, options: dict[str, Any]) -> 
 def redo(
     model: Any, source: Path, target: Path, args: argparse.Namespace, report: Path | None
 ) -> bool:
-    """Boxes of an output that is there, made again in it -> True; False where there is no earlier run of it."""
+    """Boxes of an output that is there, made again in it -> True; False where there is no earlier
+    run of it.
+    """
     from patchscaler.dials.saved import redo_file
 
     began = time.perf_counter()
@@ -277,6 +283,7 @@ def stream(
         patches = ", ".join(f"{n} {name}" for name, n in made.cost["patches"].items())
         print(
             f"{target}: {made.estimate.size[0]}x{made.estimate.size[1]}, patches {patches}, "
-            f"{made.cost['evaluations_total']} network evaluations, {made.estimate.windows} windows, "
+            f"{made.cost['evaluations_total']} network evaluations, {made.estimate.windows} "
+            "windows, "
             f"{time.perf_counter() - began:.2f} s"
         )

@@ -14,7 +14,8 @@ def add_parser(commands: Any) -> None:
     ev = commands.add_parser(
         "evaluate",
         help="score a method, or finished pictures, on a set of pictures",
-        description="Score a method, or finished pictures, on a set of pictures. Runs that were interrupted go on; "
+        description="Score a method, or finished pictures, on a set of pictures. Runs that were "
+        "interrupted go on; "
         "exit code 1 where anything failed.",
     )
     ev.set_defaults(function=evaluate)
@@ -186,7 +187,10 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def take_one_set(args: argparse.Namespace) -> None:
-    """--lr, --hr and --degradation as the one text that each has here. Raises PatchScalerError for several."""
+    """--lr, --hr and --degradation as the one text that each has here.
+
+    Raises PatchScalerError for several.
+    """
     from patchscaler.evaluation.sets import split_degradations, split_folders
 
     folders = {name: split_folders(getattr(args, name)) for name in ("lr", "hr")}
@@ -220,7 +224,10 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def metric_names(text: str) -> tuple[list[str], set[str]]:
-    """--metrics -> names, and those that were asked for one by one. Raises PatchScalerError for unknown ones."""
+    """--metrics -> names, and those that were asked for one by one.
+
+    Raises PatchScalerError for unknown ones.
+    """
     from patchscaler.evaluation.metrics import DEFAULT_METRICS, METRICS
 
     names: list[str] = []
@@ -241,7 +248,10 @@ def metric_names(text: str) -> tuple[list[str], set[str]]:
 
 
 def find_pictures(args: argparse.Namespace) -> tuple[list[Any], list[Any]]:
-    """-> pairs and failures. Finished pictures without originals are pairs of nothing but a name."""
+    """-> pairs and failures.
+
+    Finished pictures without originals are pairs of nothing but a name.
+    """
     from patchscaler.evaluation.pairs import Failure, Pair, load_pairs, pictures_by_stem
 
     if args.lr or args.hr:
@@ -252,7 +262,9 @@ def find_pictures(args: argparse.Namespace) -> tuple[list[Any], list[Any]]:
 
 
 def find_method(args: argparse.Namespace, pairs: list[Any], failures: list[Any]) -> Any:
-    """The method, or the folder of finished pictures; of these, what belongs to no pair is a failure."""
+    """The method, or the folder of finished pictures; of these, what belongs to no pair is a
+    failure.
+    """
     from patchscaler.evaluation.methods import ResultFolder
     from patchscaler.evaluation.pairs import Failure, find_partner
 
@@ -360,6 +372,7 @@ def fit_niqe(args: argparse.Namespace) -> int:
     check_writable(target)
     pictures, blocks = fit_niqe_folder(args.fit_niqe, target)
     print(
-        f"{target}: NIQE parameters of {blocks} sharp blocks from {pictures} pictures; use --niqe-parameters {target}"
+        f"{target}: NIQE parameters of {blocks} sharp blocks from {pictures} pictures; use "
+        f"--niqe-parameters {target}"
     )
     return 0

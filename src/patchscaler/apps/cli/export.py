@@ -36,13 +36,15 @@ def export_model(args: argparse.Namespace) -> int:
     if args.folder:
         model.save_pretrained(args.folder, half=not args.full, licence=args.licence)
         print(
-            f"{args.folder}: {model.config.name}; upload it with 'hf upload OWNER/NAME {args.folder}'"
+            f"{args.folder}: {model.config.name}; upload it with 'hf upload OWNER/NAME "
+            f"{args.folder}'"
         )
     if args.onnx:
         from patchscaler.engines.onnx.export import export_onnx
 
         for name, difference in export_onnx(model, args.onnx).items():
             print(
-                f"{args.onnx}/{name}.onnx: differs from torch by {difference:.1g} of its largest number"
+                f"{args.onnx}/{name}.onnx: differs from torch by {difference:.1g} of its largest "
+                "number"
             )
     return 0

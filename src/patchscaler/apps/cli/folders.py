@@ -1,4 +1,6 @@
-"""`patchscaler upscale DIR -o OUT`: a folder of pictures; patches share batches, and what is done is done once."""
+"""`patchscaler upscale DIR -o OUT`: a folder of pictures; patches share batches, and what is done
+is done once.
+"""
 
 import argparse
 import hashlib
@@ -205,7 +207,9 @@ class _FolderRun:
             yield size, item
 
     def _in_batches(self, items: Iterator[list[_Item]], later: list[tuple[Path, Path]]) -> None:
-        """Patches of a batch's pictures are sampled together; batches may be under way at once. later: what goes by itself."""
+        """Patches of a batch's pictures are sampled together; batches may be under way at once.
+        later: what goes by itself.
+        """
         from patchscaler.apps.cli.upscale import write
 
         given: deque[tuple[list[_Item], Any, float]] = deque()
@@ -248,7 +252,9 @@ class _FolderRun:
         return pictures.alone(self.args) or self.args.tileable
 
     def _alone(self, path: Path, target: Path, inputs: set[Path]) -> None:
-        """Read only now, so that a folder's pictures are not all in memory before the first is made."""
+        """Read only now, so that a folder's pictures are not all in memory before the first is
+        made.
+        """
         from patchscaler.apps.cli.upscale import upscale_one
 
         with _Outcome(self, path, target):

@@ -16,7 +16,8 @@ TILE = 512  # peers run larger pictures in tiles of this side: whole, they would
 def add_parsers(commands: Any) -> None:
     bench = commands.add_parser(
         "benchmark",
-        help="seconds by stage, evaluations, FLOPs, memory; beside uniform sampling and Real-ESRGAN",
+        help="seconds by stage, evaluations, FLOPs, memory; beside uniform sampling and "
+        "Real-ESRGAN",
     )
     bench.set_defaults(function=benchmark)
     bench.add_argument("--size", type=int, help="side of the input (default: 128)")
@@ -149,7 +150,8 @@ def engines(args: argparse.Namespace) -> int:
         )
     height, width = picture.shape[:2]
     print(
-        f"{width}x{height} -> {4 * width}x{4 * height}, {count} threads, {args.runs} rounds, engines in turn"
+        f"{width}x{height} -> {4 * width}x{4 * height}, {count} threads, {args.runs} rounds, "
+        "engines in turn"
     )
     print("\n".join(engine_lines(times)))
     return 0

@@ -62,7 +62,8 @@ def memory_build(args: argparse.Namespace) -> int:
     memory.save(args.output)
     size = Path(args.output).stat().st_size
     print(
-        f"{args.output}: {len(memory)} textures of {len(set(memory.origins))} pictures, {size / 1e6:.2f} MB"
+        f"{args.output}: {len(memory)} textures of {len(set(memory.origins))} pictures, "
+        f"{size / 1e6:.2f} MB"
     )
     return 0
 

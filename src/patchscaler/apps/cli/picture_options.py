@@ -1,4 +1,6 @@
-"""What `patchscaler upscale` takes and writes: sizes, formats, names, colours, animations (docs/pictures.md)."""
+"""What `patchscaler upscale` takes and writes: sizes, formats, names, colours, animations
+(docs/pictures.md).
+"""
 
 import argparse
 import os
@@ -171,7 +173,8 @@ def checked(
         )
         transparent = has_alpha(image)
         may_move = image.format in ANIMATED and getattr(image, "is_animated", False)
-    # What moves or tiles is made whole, so it keeps the limit of pictures in memory unless one is asked for.
+    # What moves or tiles is made whole, so it keeps the limit of pictures in memory unless one is
+    # asked for.
     whole = MAX_PIXELS if args.max_pixels is None else limit
     picture: Any = None
     if may_move:
@@ -183,7 +186,8 @@ def checked(
         raise PatchScalerError(f"{source}: moves, and animations go with none of {ALONE}")
     if moving and in_seconds(args):
         raise PatchScalerError(
-            f"{source}: moves, and --budget in seconds is for one picture; give a share, or fast, balanced, best"
+            f"{source}: moves, and --budget in seconds is for one picture; give a share, or "
+            "fast, balanced, best"
         )
     if args.tileable:
         check_pixels(*size, whole, str(source))
@@ -191,7 +195,8 @@ def checked(
         picture = load_picture(source, limit, args.bits)
     elif not moving and (args.save_difficulty or args.save_coarse):
         raise PatchScalerError(
-            f"{source}: is made in windows, where --save-difficulty and --save-coarse are not to be had; "
+            f"{source}: is made in windows, where --save-difficulty and --save-coarse are not to "
+            "be had; "
             "take --report, or make it whole with --window 0"
         )
     target = file or name_of(source, folder, transparent, moving, args)
@@ -230,7 +235,9 @@ def is_one_pass(picture: Any, model: Any, target_size: Any) -> bool:
 def name_of(
     source: Path, folder: Path | None, transparent: bool, moving: bool, args: argparse.Namespace
 ) -> Path:
-    """The output's, where none was given: the input's name, a suffix, and a format that holds the picture."""
+    """The output's, where none was given: the input's name, a suffix, and a format that holds the
+    picture.
+    """
     from patchscaler.images.write import ANIMATED, FORMATS, NO_ALPHA
 
     if video.is_video(source):
@@ -278,7 +285,8 @@ def upscale_animation(
         (w, h), (height, width) = moving.metadata.size, frames[0].shape[:2]
         seconds = time.perf_counter() - began
         print(
-            f"{target}: {len(frames)} frames, {w}x{h} -> {width}x{height}, {evaluations} network evaluations, "
+            f"{target}: {len(frames)} frames, {w}x{h} -> {width}x{height}, {evaluations} network "
+            "evaluations, "
             f"{seconds:.2f} s"
         )
 

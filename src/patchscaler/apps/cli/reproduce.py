@@ -1,4 +1,6 @@
-"""`patchscaler reproduce`: the paper's tables and figures, one command each (docs/reproduction.md)."""
+"""`patchscaler reproduce`: the paper's tables and figures, one command each
+(docs/reproduction.md).
+"""
 
 import argparse
 from pathlib import Path
@@ -148,7 +150,7 @@ def add_parser(commands: Any) -> None:
     )
 
 
-# --- tables -----------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def methods_table(args: argparse.Namespace) -> int:
@@ -308,7 +310,7 @@ def figure9(args: argparse.Namespace) -> int:
     return done(args, figures.figure9(load_model(args), source, Path(args.output), patches))
 
 
-# --- of ours ---------------------------------------------------------------------------------------
+# --- of ours --------------------------------------------------------------------------------------
 
 
 def steps(args: argparse.Namespace) -> int:
@@ -362,7 +364,9 @@ def one_source(args: argparse.Namespace) -> Any:
 
 
 def done(args: argparse.Namespace, report: Any, model: bool = True) -> int:
-    """Print, save, and say by the exit code whether anything failed. model: whether args.model was used."""
+    """Print, save, and say by the exit code whether anything failed. model: whether args.model was
+    used.
+    """
     from patchscaler.models.folder import find_model
     from patchscaler.reproduce.report import folder_hashes
 

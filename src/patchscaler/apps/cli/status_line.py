@@ -5,7 +5,9 @@ import time
 
 
 class StatusLine:
-    """`line(stage, done, total)` shows it, with the time that is left at the speed measured since the stage began."""
+    """`line(stage, done, total)` shows it, with the time that is left at the speed measured since
+    the stage began.
+    """
 
     def __init__(self, name: str, quiet: bool):
         self.name, self.stage, self.shown = name, "", False

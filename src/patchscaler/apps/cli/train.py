@@ -97,7 +97,8 @@ def add_parser(commands: Any) -> None:
             )
 
     def losses(p: Any) -> None:
-        # By their gradients on the picture (docs/training.md), LPIPS is 50 times as strong as L1 at equal weights.
+        # By their gradients on the picture (docs/training.md), LPIPS is 50 times as strong as L1 at
+        # equal weights.
         p.add_argument("--l1", type=float, default=3.0)
         p.add_argument("--lpips", type=float, default=1.0)
         p.add_argument(
@@ -234,7 +235,8 @@ def add_parser(commands: Any) -> None:
 
     p = stage(
         "graft",
-        "keep some blocks of a trained Patch-DiT, and put an ESRGAN's blocks after it as the refiner",
+        "keep some blocks of a trained Patch-DiT, and put an ESRGAN's blocks after it as the "
+        "refiner",
     )
     p.add_argument(
         "--keep", default="", metavar="N,N,...", help="blocks of Patch-DiT, from 0 (default: all)"

@@ -42,7 +42,9 @@ def is_format(name: str) -> bool:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raises PatchScalerError for options of videos where there are none, before anything is loaded."""
+    """Raises PatchScalerError for options of videos where there are none, before anything is
+    loaded.
+    """
     some = args.videos or any(is_video(name) for name in args.inputs)
     if not some and (args.codec or args.crf is not None or args.no_audio):
         raise PatchScalerError(
@@ -100,7 +102,9 @@ def checked(
 
 
 def name_of(source: Path, folder: Path | None, args: argparse.Namespace) -> Path:
-    """The output's, where none was given: the input's name and kind, or .mp4 where that cannot be written."""
+    """The output's, where none was given: the input's name and kind, or .mp4 where that cannot be
+    written.
+    """
     from patchscaler.apps.video.encoding import CONTAINERS
 
     suffix = f".{args.format.lower().removeprefix('.')}" if args.format else source.suffix.lower()
@@ -147,7 +151,8 @@ def upscale(
         (width, height), earlier = made.size, made.frames - made.made_now
         before = f" ({earlier} of them by an earlier run)" if earlier else ""
         print(
-            f"{target}: {made.frames} frames{before}, {clip.width}x{clip.height} -> {width}x{height}, {made.codec}, "
+            f"{target}: {made.frames} frames{before}, {clip.width}x{clip.height} -> "
+            f"{width}x{height}, {made.codec}, "
             f"{made.evaluations} network evaluations, {time.perf_counter() - began:.2f} s"
         )
 

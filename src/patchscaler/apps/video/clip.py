@@ -1,4 +1,6 @@
-"""A video file, looked through before any work: every frame's time, size, colours, and whether it is all there."""
+"""A video file, looked through before any work: every frame's time, size, colours, and whether it
+is all there.
+"""
 
 import itertools
 import os
@@ -37,7 +39,8 @@ SUFFIXES = {
     ".dv",
     ".y4m",
 }
-# Readers of one file each. Playlists are not among them: they would have other files and addresses opened.
+# Readers of one file each. Playlists are not among them: they would have other files and addresses
+# opened.
 READERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,mxf,dv,yuv4mpegpipe,nut"
 TELLING = ("mov", "matroska", "avi", "flv", "asf")  # their headers tell how long they are
 MAX_FRAME_PIXELS = 2**26  # of one decoded frame; larger ones are refused by the decoder itself
@@ -222,8 +225,10 @@ class _Seen:
             Fraction(1, 4), told / 100
         ):
             raise PatchScalerError(
-                f"{self.path}: damaged or cut off after {float(self.end):.1f} of {float(told):.1f} s "
-                f"({len(self.times)} frames can be read); get it whole, or save the part that plays as a new file"
+                f"{self.path}: damaged or cut off after {float(self.end):.1f} of "
+                f"{float(told):.1f} s "
+                f"({len(self.times)} frames can be read); get it whole, or save the part that "
+                "plays as a new file"
             )
 
     def clip(self, container: Any, stream: Any) -> Clip:
@@ -236,7 +241,8 @@ class _Seen:
         time_base, times = Fraction(stream.time_base), [t for t in self.times if t is not None]
         if len(times) < len(self.times) or any(b <= a for a, b in itertools.pairwise(times)):
             notes.append(
-                f"its timestamps are missing or go back: frames are spaced evenly, {float(rate):g} a second"
+                "its timestamps are missing or go back: frames are spaced evenly, "
+                f"{float(rate):g} a second"
             )
             time_base, times = 1 / rate, list(range(len(self.times)))
             self.duration = 1
@@ -277,7 +283,9 @@ def _depth(frame: "av.VideoFrame") -> int:
 
 
 def _colors(frame: Any, stream: Any) -> Colors:
-    """As tagged; where the matrix is not, what players would take it for at this size, since ours is another."""
+    """As tagged; where the matrix is not, what players would take it for at this size, since ours
+    is another.
+    """
     context = stream.codec_context
     matrix, primaries, transfer = (
         int(frame.colorspace),
@@ -295,7 +303,9 @@ def _colors(frame: Any, stream: Any) -> Colors:
 
 
 def turn_of(frame: Any) -> tuple[int, bool]:
-    """Of the display matrix: (quarter turns to the left, mirrored left to right before), to the nearest quarter."""
+    """Of the display matrix: (quarter turns to the left, mirrored left to right before), to the
+    nearest quarter.
+    """
     for side in frame.side_data:
         if "DISPLAYMATRIX" in str(side.type):
             m = np.frombuffer(bytes(side), np.int32)[[0, 1, 3, 4]].astype(float)

@@ -1,5 +1,6 @@
-"""Which encoder, and segments: each is encoded by itself, so that a killed run goes on behind the last finished one
-and the file comes out as if it had never been killed."""
+"""Which encoder, and segments: each is encoded by itself, so that a killed run goes on behind the
+last finished one and the file comes out as if it had never been killed.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -99,11 +100,14 @@ def make_plan(
     crf: int | None,
     bits: int | None,
 ) -> tuple[Plan, list[str]]:
-    """-> the plan, and a line for each thing that it cannot keep. Raises PatchScalerError for what cannot be.
+    """-> the plan, and a line for each thing that it cannot keep. Raises PatchScalerError for what
+    cannot be.
 
-    size: (width, height) of the frames as they are made; the plan's may lack an odd last column or row.
+    size: (width, height) of the frames as they are made; the plan's may lack an odd last column or
+    row.
 
-    By default what most players play: H.264 with 8 bits and up to 4096x2304, H.265 beyond, AV1 or VP9 in WebM.
+    By default what most players play: H.264 with 8 bits and up to 4096x2304, H.265 beyond, AV1 or
+    VP9 in WebM.
     """
     av = import_av(f"{target}: a video")
     depth = 10 if clip.depth > 8 and bits != 8 else 8
@@ -139,7 +143,8 @@ def make_plan(
     sar = clip.sar
     if sar != 1 and suffix in (".mkv", ".webm") and codec not in TELLS_ASPECT:
         notes.append(
-            f"its pixels are {sar.numerator}:{sar.denominator}, which {codec} in {suffix} cannot say: "
+            f"its pixels are {sar.numerator}:{sar.denominator}, which {codec} in {suffix} cannot "
+            "say: "
             "they become square"
         )
         size, sar = (max(2, round(size[0] * sar)), size[1]), Fraction(1)
@@ -147,7 +152,8 @@ def make_plan(
     held = held_size(size, pix_fmt)
     if held != size:
         notes.append(
-            f"{size[0]}x{size[1]} becomes {held[0]}x{held[1]}: {codec} has no room for an odd row or column"
+            f"{size[0]}x{size[1]} becomes {held[0]}x{held[1]}: {codec} has no room for an odd "
+            "row or column"
         )
     plan = Plan(
         codec,
@@ -163,7 +169,9 @@ def make_plan(
 
 
 def held_size(size: tuple[int, int], pix_fmt: str) -> tuple[int, int]:
-    """(width, height) without an odd last column or row, where colours are kept for two of them together."""
+    """(width, height) without an odd last column or row, where colours are kept for two of them
+    together.
+    """
     across, down = 2 if "420" in pix_fmt or "422" in pix_fmt else 1, 2 if "420" in pix_fmt else 1
     return size[0] // across * across, size[1] // down * down
 
@@ -178,7 +186,9 @@ def check_suffix(target: Path) -> str:
 
 
 def configure(context: Any, plan: Plan) -> Any:
-    """An encoder's context, made ready: of each segment, and of the file whose header tells of them all."""
+    """An encoder's context, made ready: of each segment, and of the file whose header tells of them
+    all.
+    """
     import_av("a video")
     from av.codec.context import Flags
 

@@ -1,7 +1,9 @@
-"""Frames of a clip -> pictures in sRGB-like numbers, 16 bits a channel; pictures -> frames for the encoder.
+"""Frames of a clip -> pictures in sRGB-like numbers, 16 bits a channel; pictures -> frames for the
+encoder.
 
-Matrices and ranges are those of the clip both ways. Transfer and primaries stay what they were: the model sees HDR's
-numbers as they are coded, as it sees those of wide profiles that it cannot convert.
+Matrices and ranges are those of the clip both ways. Transfer and primaries stay what they were: the
+model sees HDR's numbers as they are coded, as it sees those of wide profiles that it cannot
+convert.
 """
 
 from collections.abc import Generator, Iterator
@@ -18,7 +20,10 @@ SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # H.273's numbers -> s
 
 
 def read_frames(clip: Clip, numbers: range) -> Generator[np.ndarray, None, None]:
-    """Upright (h, w, 3) uint16, of the frames of these numbers; fields are made frames. Raises PatchScalerError."""
+    """Upright (h, w, 3) uint16, of the frames of these numbers; fields are made frames.
+
+    Raises PatchScalerError.
+    """
     number = 0
     with opened(clip.path) as container:
         stream = video_stream(container, clip.path)
@@ -35,7 +40,9 @@ def read_frames(clip: Clip, numbers: range) -> Generator[np.ndarray, None, None]
 
 
 def deinterlaced(frames: Iterator[Any], clip: Clip, stream: Any) -> Iterator[Any]:
-    """As many frames as come in: those made of two fields are filled in from their neighbours (FFmpeg's bwdif)."""
+    """As many frames as come in: those made of two fields are filled in from their neighbours
+    (FFmpeg's bwdif).
+    """
     av = import_av(f"{clip.path}: a video")
     graph = av.filter.Graph()
     graph.link_nodes(
@@ -111,7 +118,9 @@ def unpack(numbers: np.ndarray, width: int, height: int, pix_fmt: str) -> Any:
 
 
 def _rows(plane: Any, frame: Any) -> tuple[np.ndarray, np.ndarray]:
-    """-> (rows, bytes of a row that are used), a view of (rows, bytes of a row); a copy of the plane."""
+    """-> (rows, bytes of a row that are used), a view of (rows, bytes of a row); a copy of the
+    plane.
+    """
     size = max(1, -(-max(component.bits for component in frame.format.components) // 8))
     whole = np.frombuffer(bytearray(bytes(plane)), np.uint8)
     whole = whole[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)

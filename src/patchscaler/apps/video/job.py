@@ -83,12 +83,14 @@ def upscale_video(
     executor: Executor | None = None,
     **options: Any,
 ) -> MadeVideo:
-    """The file `source`, or a clip that was looked through -> the file `target`, which ends on .mp4, .mov, .mkv or
-    .webm. Killed, the same call goes on behind the last frame that was finished, and gives the same file.
+    """The file `source`, or a clip that was looked through -> the file `target`, which ends on
+    .mp4, .mov, .mkv or .webm. Killed, the same call goes on behind the last frame that was
+    finished, and gives the same file.
 
-    target_size, options: of `upscale_to_size`. executor: who enlarges, by default this process. watch: told of the frames done.
-    dry_run: look at a few frames, write nothing. Raises PatchScalerError before the first frame where the file is
-    damaged or codec, disk or memory cannot hold it.
+    target_size, options: of `upscale_to_size`. executor: who enlarges, by default this process.
+    watch: told of the frames done. dry_run: look at a few frames, write nothing. Raises
+    PatchScalerError before the first frame where the file is damaged or codec, disk or memory
+    cannot hold it.
     """
     target_size = (
         target_size if isinstance(target_size, TargetSize) else TargetSize(scale=target_size)
@@ -182,7 +184,9 @@ class _VideoRun:
 
     @property
     def disk(self) -> int:
-        """Bytes of a segment's frames as they are, and of all of them encoded twice: segments, then the file."""
+        """Bytes of a segment's frames as they are, and of all of them encoded twice: segments, then
+        the file.
+        """
         pixels = self.size[0] * self.size[1]
         raw = 3 if "420" in self.plan.pix_fmt else 6
         return int(
@@ -254,11 +258,14 @@ class _VideoRun:
         again = f", the first of {self.passes} passes" if self.passes > 1 else ""
         pixels = f"{self.size[0]}x{self.size[1]}"
         lines = [
-            f"{count} frames, {clip.seconds:.2f} s, {float(clip.rate):.4g} a second, {clip.width}x{clip.height} -> "
+            f"{count} frames, {clip.seconds:.2f} s, {float(clip.rate):.4g} a second, "
+            f"{clip.width}x{clip.height} -> "
             f"{pixels} as {self.plan.codec}"
             + ("" if self.plan.crf is None else f" (crf {self.plan.crf})"),
-            f"up to {size_of(self.disk)} of disk, about {size_of(BASE + costs[0].memory)} of memory",
-            f"about {steps:.0f} patch-steps a frame (looked at {len(costs)}), {steps * count:.0f} in all{again}",
+            f"up to {size_of(self.disk)} of disk, about {size_of(BASE + costs[0].memory)} of "
+            "memory",
+            f"about {steps:.0f} patch-steps a frame (looked at {len(costs)}), "
+            f"{steps * count:.0f} in all{again}",
             f"about {duration(each * count)} here ({each:.2f} s a frame)",
         ]
         return MadeVideo(self.size, count, 0, 0, self.plan.codec, clip.notes + self.notes, lines)
@@ -283,18 +290,23 @@ def _check_options(count: int, options: Options) -> None:
 
 
 def _check_encoder(plan: Plan, target: Path) -> None:
-    """Raises PatchScalerError where the encoder refuses the plan: found out before the first frame."""
+    """Raises PatchScalerError where the encoder refuses the plan: found out before the
+    first frame.
+    """
     av = import_av("a video")
     try:
         configure(av.codec.CodecContext.create(CODECS[plan.codec].encoder, "w"), plan).open()
     except (av.error.FFmpegError, ValueError) as error:
         raise PatchScalerError(
-            f"{target}: {plan.codec} cannot write {plan.width}x{plan.height} as {plan.pix_fmt}; choose another --codec"
+            f"{target}: {plan.codec} cannot write {plan.width}x{plan.height} as {plan.pix_fmt}; "
+            "choose another --codec"
         ) from error
 
 
 def _leave(folder: JobFolder, run: _VideoRun, error: BaseException) -> None:
-    """After an error or Ctrl-C: keep what is done and say so, or leave nothing where nothing is done."""
+    """After an error or Ctrl-C: keep what is done and say so, or leave nothing where nothing is
+    done.
+    """
     segments = len(list(folder.path.glob("segment[0-9]*[0-9]")))
     done = min(run.clip.count, segments * SEGMENT + len(list(folder.path.glob("frame*.npy"))))
     if not done:
@@ -303,6 +315,7 @@ def _leave(folder: JobFolder, run: _VideoRun, error: BaseException) -> None:
     folder.close()
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(
-            f"{run.target}: interrupted, {done} of {run.clip.count} frames are done; the same command goes on from "
+            f"{run.target}: interrupted, {done} of {run.clip.count} frames are done; the same "
+            "command goes on from "
             f"there ({size_of(folder.bytes_taken())} in {folder.path})"
         ) from error

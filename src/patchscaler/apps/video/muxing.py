@@ -27,7 +27,8 @@ INSTEAD = {"webm": "libopus"}
 
 
 def rehearse(target: Path, clip: Clip, plan: Plan, audio: bool = True) -> list[str]:
-    """Before any work: can all this go into such a file? -> a line for each thing that cannot be kept.
+    """Before any work: can all this go into such a file? -> a line for each thing that cannot be
+    kept.
 
     Raises PatchScalerError where the pictures cannot.
     """

@@ -21,7 +21,10 @@ def add_api(service: Service, model: dict[str, Any]) -> None:
     def enlarge(
         picture: Any, scale: Any, fidelity: Any, budget: Any, seed: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
-        """Enlarge a picture: (result, maps, facts). While it goes on: (None, None, how far it is)."""
+        """Enlarge a picture: (result, maps, facts).
+
+        While it goes on: (None, None, how far it is).
+        """
         with _told():
             dials = read_dials(scale, fidelity, budget, seed)
             yield from _answers(service.enlarge(str(request.session_hash), path_of(picture), dials))
@@ -29,8 +32,9 @@ def add_api(service: Service, model: dict[str, Any]) -> None:
     def redo(
         picture: Any, result: Any, box: Any, group: Any, seed: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
-        """Make a box of a result again: (result, facts). box: [x, y, width, height] in pixels of the small picture.
-        Give a group (simple, medium, hard), a seed, or both."""
+        """Make a box of a result again: (result, facts). box: [x, y, width, height] in pixels of
+        the small picture. Give a group (simple, medium, hard), a seed, or both.
+        """
         with _told():
             if not isinstance(box, list) or len(box) != 4:
                 raise PatchScalerError(

@@ -1,4 +1,6 @@
-"""The one folder that uploads and results lie in: private, bounded, cleared as visitors leave and when all ends."""
+"""The one folder that uploads and results lie in: private, bounded, cleared as visitors leave and
+when all ends.
+"""
 
 import os
 import secrets
@@ -55,7 +57,10 @@ class Folder:
         shutil.rmtree(job, ignore_errors=True)
 
     def uploaded(self, path: Any, visitor: str) -> Path:
-        """An upload that a visitor names -> its path. Raises PatchScalerError for all but files that lie here."""
+        """An upload that a visitor names -> its path.
+
+        Raises PatchScalerError for all but files that lie here.
+        """
         if not isinstance(path, str | Path) or "\0" in str(path):
             raise PatchScalerError("that is no file: upload a picture")
         real = Path(os.path.realpath(path))

@@ -1,4 +1,7 @@
-"""What reaches Gradio: uploads of bounded size, names of uploaded files. Nothing is fetched, nothing else is read."""
+"""What reaches Gradio: uploads of bounded size, names of uploaded files.
+
+Nothing is fetched, nothing else is read.
+"""
 
 import asyncio
 import os
@@ -34,7 +37,8 @@ Send = Callable[[Message], Awaitable[None]]
 class Page(gr.Blocks):
     """Blocks that read uploaded files and nothing else.
 
-    Gradio fetches an address that stands where a file is due, in any field whatever its kind; here it is refused.
+    Gradio fetches an address that stands where a file is due, in any field whatever its kind; here
+    it is refused.
     """
 
     upload_folder: Path
@@ -97,7 +101,9 @@ def _is_inside(path: Any, folder: Path) -> bool:
 
 
 class Bounded:
-    """ASGI: requests of bounded size, no upload above the folder's limit, no route that fetches addresses."""
+    """ASGI: requests of bounded size, no upload above the folder's limit, no route that fetches
+    addresses.
+    """
 
     def __init__(self, app: Any, folder: Folder, limits: Limits):
         self.app, self.folder, self.limits = app, folder, limits
@@ -145,14 +151,19 @@ class Bounded:
 
 
 class _Body:
-    """Of one request: bounded, and an upload's bytes are reserved in the folder until they lie there."""
+    """Of one request: bounded, and an upload's bytes are reserved in the folder until they lie
+    there.
+    """
 
     def __init__(self, bounded: Bounded, upload: bool):
         self.all, self.limits, self.upload = bounded, bounded.limits, upload
         self.taken = self.reserved = 0
 
     def expect(self, size: int, ahead: int = 0) -> None:
-        """Bytes that are to come, all together, and those to be reserved beyond. Raises _Refused."""
+        """Bytes that are to come, all together, and those to be reserved beyond.
+
+        Raises _Refused.
+        """
         most = self._most() if self.upload else BODY
         if most is not None and size > most:
             large = f"files of up to {self.limits.file_bytes / 1e6:g} MB are taken"
@@ -176,7 +187,8 @@ class _Body:
         return self.limits.files * (self.limits.file_bytes + FORM)
 
     def _reserve(self, more: int) -> None:
-        # What came of this one lies in the folder already; of others it counts twice, which errs on the safe side.
+        # What came of this one lies in the folder already; of others it counts twice, which errs on
+        # the safe side.
         others = self.all.reserved - self.taken
         if (
             self.limits.disk_bytes
@@ -196,7 +208,9 @@ class _Refused(Exception):  # noqa: N818 (it never leaves this file)
 
 
 async def _thrown_away(receive: Receive) -> None:
-    """What is still on its way: a connection that is closed upon it is reset, and the answer may be lost with it."""
+    """What is still on its way: a connection that is closed upon it is reset, and the answer may be
+    lost with it.
+    """
     left, end = REST[0], time.monotonic() + REST[1]
     with suppress(asyncio.TimeoutError):
         while left > 0:

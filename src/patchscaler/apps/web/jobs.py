@@ -115,7 +115,8 @@ class Watched:
             raise Gone
         if self.late:
             raise PatchScalerError(
-                f"it took longer than the {self.limit:g} seconds allowed here; take a smaller picture, a smaller "
+                f"it took longer than the {self.limit:g} seconds allowed here; take a smaller "
+                "picture, a smaller "
                 "scale, or less budget"
             )
         now, (before, since, first) = time.perf_counter(), self._stage

@@ -101,7 +101,8 @@ def check_picture(path: Path, target_size: TargetSize, limits: Limits) -> tuple[
     with opened(path, limits.max_pixels) as image:
         if image.format in ANIMATED and getattr(image, "is_animated", False):
             raise PatchScalerError(
-                f"{path}: moves, and only still pictures are taken here; the command `patchscaler upscale` enlarges it"
+                f"{path}: moves, and only still pictures are taken here; the command "
+                "`patchscaler upscale` enlarges it"
             )
         size = (
             (image.height, image.width) if orientation(image) >= 5 else (image.width, image.height)
@@ -111,7 +112,8 @@ def check_picture(path: Path, target_size: TargetSize, limits: Limits) -> tuple[
         check_pixels(width, height, limits.max_pixels * ENLARGED, str(path))
     except TooManyPixelsError as error:
         raise PatchScalerError(
-            f"{path}: would become {width}x{height}, and up to {error.limit / 1e6:g} megapixels can be made here; "
+            f"{path}: would become {width}x{height}, and up to {error.limit / 1e6:g} megapixels "
+            "can be made here; "
             "take a smaller scale"
         ) from error
     return size

@@ -1,4 +1,7 @@
-"""The page: fields and handlers. Each handler calls `Service` and turns what it yields into what is shown."""
+"""The page: fields and handlers.
+
+Each handler calls `Service` and turns what it yields into what is shown.
+"""
 
 from collections.abc import Iterator
 from html import escape
@@ -87,7 +90,9 @@ def build(service: Service) -> Page:
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's, with fonts of the reader's own machine and small text that can be read (4.5:1 and more)."""
+    """Gradio's, with fonts of the reader's own machine and small text that can be read (4.5:1 and
+    more).
+    """
     return gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"]).set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
@@ -156,7 +161,8 @@ def _one(service: Service) -> None:
             cost = gr.HTML(apply_default_css=False)
             with gr.Accordion("Make a box again", open=False):
                 gr.Markdown(
-                    "Of a picture enlarged four times. Press *Draw a box* above and drag over the picture, or "
+                    "Of a picture enlarged four times. Press *Draw a box* above and drag over "
+                    "the picture, or "
                     "give the box here, in pixels of the small picture."
                 )
                 with gr.Row():
@@ -233,7 +239,10 @@ def shown(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
             yield told(step), *[gr.skip()] * 4
         else:
             width, height = step.record["output"]["width"], step.record["output"]["height"]
-            text = f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} in {step.seconds:.1f} s"  # noqa: RUF001
+            text = (
+                f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} in "
+                f"{step.seconds:.1f} s"
+            )  # noqa: RUF001
             yield (
                 said(text),
                 viewed(step),
@@ -251,8 +260,10 @@ def table(job: Job) -> str:
         for group, patches, work in job.cost()
     )
     return (
-        f'<table class="ps-table"><caption>{total} network evaluations, {job.share():.0%} of full sampling</caption>'
-        f'<tr><th scope="col">patches that were</th><th scope="col">count</th><th scope="col">evaluations</th></tr>'
+        f'<table class="ps-table"><caption>{total} network evaluations, {job.share():.0%} of '
+        "full sampling</caption>"
+        '<tr><th scope="col">patches that were</th><th scope="col">count</th><th '
+        'scope="col">evaluations</th></tr>'
         f"{rows}</table>"
     )
 

@@ -39,7 +39,8 @@ def check_open(host: str, share: bool, password: bool, everybody: bool) -> None:
     if (host not in LOOPBACK or share) and not password and not everybody:
         what = "--share" if share else f"--host {host}"
         raise PatchScalerError(
-            f"{what} opens the page to others: give --password-file FILE, or --everybody if anyone may use it"
+            f"{what} opens the page to others: give --password-file FILE, or --everybody if "
+            "anyone may use it"
         )
 
 
@@ -53,7 +54,10 @@ def serve(
     browser: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Until it is interrupted; the command takes SIGTERM as that, too. Raises PatchScalerError for a port in use."""
+    """Until it is interrupted; the command takes SIGTERM as that, too.
+
+    Raises PatchScalerError for a port in use.
+    """
     from patchscaler.apps.web.service import Service
 
     service = Service(scaler, limits)

@@ -1,4 +1,6 @@
-"""Jobs in front of one model: one after the other, watched, bounded in time, given up when their visitor leaves."""
+"""Jobs in front of one model: one after the other, watched, bounded in time, given up when their
+visitor leaves.
+"""
 
 import os
 import re
@@ -29,12 +31,18 @@ LONGEST_NAME = 80  # of the input's name in the output's
 # patches of a batch on a processor: a visitor who leaves, or whose time is up, is noticed behind
 # each
 WAVE = 16
-NO_ROOM = "there is no room for more results at the moment: save yours and load the page anew, or try again later"
+NO_ROOM = (
+    "there is no room for more results at the moment: save yours and load the page anew, "
+    "or try again later"
+)
 GONE = "the picture is no longer here (they are removed after a while); upload it again"
 
 
 class Service:
-    """One model, one folder, one job at a time. A visitor is a string that stands for a browser's page or a client."""
+    """One model, one folder, one job at a time.
+
+    A visitor is a string that stands for a browser's page or a client.
+    """
 
     def __init__(
         self, scaler: PatchScaler, limits: Limits | None = None, parent: str | Path | None = None
@@ -44,7 +52,7 @@ class Service:
         self.lock = threading.Lock()
         self.pace = Pace()
 
-    # --- jobs: iterators of Steps, the result last; PatchScalerErrors in words for a page -------------
+    # --- jobs: iterators of Steps, the result last; PatchScalerErrors in words for a page ---------
 
     def enlarge(self, visitor: str, upload: Any, dials: Dials) -> Iterator[Step | Job]:
         """One picture."""
@@ -80,7 +88,9 @@ class Service:
     def redo_files(
         self, visitor: str, small: Any, large: Any, change: Change
     ) -> Iterator[Step | Job]:
-        """The same of two uploads, a picture and what was made of it; the latter's metadata say how."""
+        """The same of two uploads, a picture and what was made of it; the latter's metadata say
+        how.
+        """
 
         def work(folder: Path, watch: Watched) -> Job:
             source, size = self._taken(folder, small, visitor, TargetSize(scale=1))
@@ -136,7 +146,7 @@ class Service:
 
         return self._run(visitor, work)
 
-    # --- the parts of a job --------------------------------------------------------------------------
+    # --- the parts of a job -----------------------------------------------------------------------
 
     def _taken(
         self, folder: Path, upload: Any, visitor: str, target_size: TargetSize
@@ -186,11 +196,14 @@ class Service:
             )
 
     def _check_own(self, result: Path) -> None:
-        """Patches that overlap more than the model's are many more, and nothing stops their making in between."""
+        """Patches that overlap more than the model's are many more, and nothing stops their making
+        in between.
+        """
         saved = find_saved(None, result)
         if saved and saved.options["groups"].overlap != self.scaler.config.groups.overlap:
             raise PatchScalerError(
-                f"{result}: its patches overlap otherwise than this page's; the command `patchscaler upscale` redoes it"
+                f"{result}: its patches overlap otherwise than this page's; the command "
+                "`patchscaler upscale` redoes it"
             )
 
     def _check_room(self) -> None:
@@ -205,10 +218,13 @@ class Service:
         views = make_views(source, result, report, folder / "views")
         return Job(folder, source, result, read_report(report), views, size, watch.seconds)
 
-    # --- running them --------------------------------------------------------------------------------
+    # --- running them -----------------------------------------------------------------------------
 
     def _run(self, visitor: str, work: Callable[[Path, Watched], Any]) -> Iterator[Any]:
-        """Do it in a thread and tell how far it is. Closed before its end, the work stops at its next step."""
+        """Do it in a thread and tell how far it is.
+
+        Closed before its end, the work stops at its next step.
+        """
         watch, outcome = Watched(self.limits.seconds), list[Any]()
 
         def run() -> None:
@@ -262,7 +278,8 @@ class Service:
         if isinstance(error, TooManyPixelsError):
             name = text.split(f": {error.width}x")[0]
             return (
-                f"{name}: {error.width}x{error.height} pixels are more than the {error.limit / 1e6:g} megapixels "
+                f"{name}: {error.width}x{error.height} pixels are more than the "
+                f"{error.limit / 1e6:g} megapixels "
                 "taken here; make it smaller first"
             )
         return text

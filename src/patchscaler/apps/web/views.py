@@ -1,4 +1,6 @@
-"""What a browser can show of a job: both pictures in 8 bits and bounded size, and the maps of the report."""
+"""What a browser can show of a job: both pictures in 8 bits and bounded size, and the maps of the
+report.
+"""
 
 from pathlib import Path
 

@@ -26,7 +26,9 @@ def _static(name: str) -> str:
 
 
 def viewer() -> gr.HTML:
-    """Before and after, maps, zoom; the event `box` tells of a drawn box, in pixels of the small picture."""
+    """Before and after, maps, zoom; the event `box` tells of a drawn box, in pixels of the small
+    picture.
+    """
     return gr.HTML(
         html_template=_static("viewer.html"),
         css_template=_static("viewer.css"),
@@ -70,7 +72,10 @@ def told(step: Step) -> dict[str, Any]:
         else ""
     )
     if step.left is not None:
-        count += f"{', ' if count else ''}about {duration(step.left)} left{'' if step.whole else ' of this step'}"
+        count += (
+            f"{', ' if count else ''}about {duration(step.left)} "
+            f"left{'' if step.whole else ' of this step'}"
+        )
     share = step.done / step.total if step.total > 1 else None
     return {
         "stage": f"{step.picture}: {stage}" if step.picture else stage,

@@ -1,4 +1,6 @@
-"""ONNX Runtime or OpenVINO in torch's place: the pipeline stays, its networks' methods call compiled graphs."""
+"""ONNX Runtime or OpenVINO in torch's place: the pipeline stays, its networks' methods call
+compiled graphs.
+"""
 
 import os
 from collections.abc import Callable
@@ -28,10 +30,11 @@ def use_engine(
 ) -> "PatchScaler":
     """Let this model's networks run in `engine`, on the processor -> the same model.
 
-    engine: one of ENGINES; or auto, which is the fastest one where it is installed and these weights were exported
-    before, torch elsewhere: nobody waits for an export that was not asked for. folder: of an export of these weights;
-    made there where it is missing, by default in the user's cache. Everything is float32, but that OpenVINO computes
-    in bfloat16 where the model was loaded so. Raises PatchScalerError.
+    engine: one of ENGINES; or auto, which is the fastest one where it is installed and these
+    weights were exported before, torch elsewhere: nobody waits for an export that was not asked
+    for. folder: of an export of these weights; made there where it is missing, by default in the
+    user's cache. Everything is float32, but that OpenVINO computes in bfloat16 where the model was
+    loaded so. Raises PatchScalerError.
     """
     if engine == "auto":
         ready = (
@@ -74,7 +77,9 @@ def cache_folder() -> Path:
 
 
 def _replace_methods(scaler: "PatchScaler", graph: Callable[[str], Graph]) -> None:
-    """What the pipeline calls of each network, as torch's own `Module.compile` does it: on this object alone."""
+    """What the pipeline calls of each network, as torch's own `Module.compile` does it: on this
+    object alone.
+    """
     encoder, decoder, grm, classifier = (
         graph(n) for n in ("encoder", "decoder", "grm", "classifier")
     )

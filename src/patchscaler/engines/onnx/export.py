@@ -1,4 +1,6 @@
-"""A model as ONNX graphs: a file a network, checked against torch as they are written, and onnx.json about them."""
+"""A model as ONNX graphs: a file a network, checked against torch as they are written, and
+onnx.json about them.
+"""
 
 import contextlib
 import io
@@ -31,7 +33,8 @@ TOLERANCE = 1e-3
 
 
 def export_onnx(scaler: "PatchScaler", folder: str | Path) -> dict[str, float]:
-    """Write every network -> name: largest difference to torch, a share of the output's largest number.
+    """Write every network -> name: largest difference to torch, a share of the output's largest
+    number.
 
     Raises PatchScalerError for a missing extra, and where a graph does not compute what torch does.
     """
@@ -75,7 +78,10 @@ def graph_weights(scaler: "PatchScaler") -> str:
 
 
 def read_index(folder: Path, weights: str) -> dict[str, Any]:
-    """onnx.json of an export of these weights. Raises PatchScalerError for another's, and for changed files."""
+    """onnx.json of an export of these weights.
+
+    Raises PatchScalerError for another's, and for changed files.
+    """
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         found, graphs = index["weights"], index["graphs"]
@@ -144,7 +150,9 @@ def _quiet() -> Any:
 
 
 def _slices_for_chunks(program: torch.export.ExportedProgram) -> None:
-    """Chunks of a moving axis become slices: the exporter makes a sequence of the former and then cannot fold it."""
+    """Chunks of a moving axis become slices: the exporter makes a sequence of the former and then
+    cannot fold it.
+    """
     # what stands under an autocast is a graph of its own
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
@@ -182,7 +190,9 @@ def _slices_in(graph: torch.fx.Graph) -> None:
 
 
 def _name_axes(graph: Any, network: Exported) -> None:
-    """The exporter calls moving axes s77 and s53; called `patches` and `height` they say what they are."""
+    """The exporter calls moving axes s77 and s53; called `patches` and `height` they say what they
+    are.
+    """
     names: dict[str, str] = {}
     for value, axes in zip(graph.input, network.axes, strict=True):
         for axis, name in axes.items():
@@ -201,7 +211,9 @@ def _shapes(values: Any) -> dict[str, list[int | str]]:
 
 
 def parity(network: Exported, file: Path, device: torch.device | str = "cpu") -> float:
-    """Largest difference between graph and torch on inputs of other sizes than it was exported with."""
+    """Largest difference between graph and torch on inputs of other sizes than it was exported
+    with.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

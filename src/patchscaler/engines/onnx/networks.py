@@ -1,7 +1,9 @@
-"""Each network as a function of tensors alone, which is what ONNX can say, with example inputs and moving axes.
+"""Each network as a function of tensors alone, which is what ONNX can say, with example inputs and
+moving axes.
 
-The modules are the pipeline's own: what these classes add is only which method is meant, and the prompt as two
-tensors. Letters as in `models.patch_dit`; B pictures, K textures of a prompt, E blocks of Patch-DiT.
+The modules are the pipeline's own: what these classes add is only which method is meant, and the
+prompt as two tensors. Letters as in `models.patch_dit`; B pictures, K textures of a prompt, E
+blocks of Patch-DiT.
 """
 
 from collections.abc import Callable
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph. axes: for each input, its moving axes and their names. example(n): inputs of another size for each n."""
+    """A graph. axes: for each input, its moving axes and their names. example(n): inputs of another
+    size for each n.
+    """
 
     module: nn.Module
     inputs: tuple[str, ...]
@@ -41,7 +45,9 @@ class Method(nn.Module):
 
 
 class TexturePrompt(nn.Module):
-    """Texture encoder, and Patch-DiT's keys and values of what it says: run once a patch, not once a step."""
+    """Texture encoder, and Patch-DiT's keys and values of what it says: run once a patch, not once
+    a step.
+    """
 
     def __init__(self, encoder: nn.Module, patch_dit: PatchDiT):
         super().__init__()
@@ -107,7 +113,8 @@ def exported_networks(scaler: "PatchScaler") -> dict[str, Exported]:
     inner = (config.patch_dit.cross_size or config.patch_dit.hidden_size) // heads
     picture, n = {0: "pictures", 2: "height", 3: "width"}, {0: "patches"}
     unet = isinstance(scaler.grm, UNetGRM)
-    # U-Net: whole squares of its coarsest scale, so that no padding has to be worked out within the graph.
+    # U-Net: whole squares of its coarsest scale, so that no padding has to be worked out within the
+    # graph.
     side = scaler.grm.size_multiple if isinstance(scaler.grm, UNetGRM) else 2
     found = {
         "encoder": Exported(

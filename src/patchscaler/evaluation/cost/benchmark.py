@@ -1,4 +1,6 @@
-"""`patchscaler benchmark`: every method in one process and in turn, then what was asked for besides."""
+"""`patchscaler benchmark`: every method in one process and in turn, then what was asked for
+besides.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -66,7 +68,8 @@ def benchmark(
 ) -> dict[str, Any]:
     """-> everything measured, plain values for JSON.
 
-    load: a dtype, or None for the one of the command line, -> the model. say: told what is being measured.
+    load: a dtype, or None for the one of the command line, -> the model. say: told what is being
+    measured.
     """
     if plan.size < 8 or plan.runs < 1:
         raise PatchScalerError("--size takes 8 or more, --runs 1 or more")
@@ -107,7 +110,9 @@ def _check(model: PatchScaler, plan: Plan) -> None:
 
 
 def _one_picture(model: PatchScaler, picture: np.ndarray, plan: Plan) -> dict[str, Any]:
-    """Ours, ours without groups, and the others; stages, evaluations, FLOPs and share of the peak of ours."""
+    """Ours, ours without groups, and the others; stages, evaluations, FLOPs and share of the peak
+    of ours.
+    """
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     peak = matmul_peak(model.device, model.dtype)

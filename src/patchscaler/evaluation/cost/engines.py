@@ -1,4 +1,6 @@
-"""Engines side by side: one picture, an engine after the other, round after round; a busy machine is busy for all."""
+"""Engines side by side: one picture, an engine after the other, round after round; a busy machine
+is busy for all.
+"""
 
 import statistics
 import time
@@ -14,9 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineTime:
-    """Seconds of one picture, medians over the rounds; difference: to the first engine's picture, in grey levels.
+    """Seconds of one picture, medians over the rounds; difference: to the first engine's picture,
+    in grey levels.
 
-    work: seconds of all processor threads together, which other programs on the machine hardly change.
+    work: seconds of all processor threads together, which other programs on the machine hardly
+    change.
     """
 
     engine: str
@@ -77,7 +81,9 @@ def engine_lines(times: Sequence[EngineTime]) -> list[str]:
         stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in t.stages.items())
         lines.append(
             f"{t.engine:12s} {t.dtype:14s} median {t.median:.3f} s, fastest {t.low:.3f} s, "
-            f"{t.median / times[0].median:.2f} of {times[0].engine} ({stages}), processor time {t.work:.3f} s, "
-            f"{t.work / times[0].work:.2f} of {times[0].engine}, picture differs by {t.difference:.2f}"
+            f"{t.median / times[0].median:.2f} of {times[0].engine} ({stages}), processor time "
+            f"{t.work:.3f} s, "
+            f"{t.work / times[0].work:.2f} of {times[0].engine}, picture differs by "
+            f"{t.difference:.2f}"
         )
     return lines

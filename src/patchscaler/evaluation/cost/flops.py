@@ -1,4 +1,6 @@
-"""Floating-point operations, a multiplication and an addition counted as two, by torch's own counter."""
+"""Floating-point operations, a multiplication and an addition counted as two, by torch's own
+counter.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ from patchscaler.refining import refine_tile
 
 
 def count_flops(function: Callable[[], Any]) -> int:
-    """Of all convolutions, matrix products and attentions that `function` runs; element-wise work is left out."""
+    """Of all convolutions, matrix products and attentions that `function` runs; element-wise work
+    is left out.
+    """
     with (
         torch.inference_mode(),
         FlopCounterMode(display=False, custom_mapping=_PROCESSOR) as counter,
@@ -33,7 +37,8 @@ def _bytes(
     return conv_flop_count(given, weight, out_shape)
 
 
-# torch counts attention on GPUs but leaves out what only processors have, and would call its cost zero.
+# torch counts attention on GPUs but leaves out what only processors have, and would call its cost
+# zero.
 _PROCESSOR: dict[Any, Any] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention
 }

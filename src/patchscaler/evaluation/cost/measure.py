@@ -1,4 +1,6 @@
-"""One picture's figures: seconds in all and by stage, evaluations by group, FLOPs, share of the machine's peak."""
+"""One picture's figures: seconds in all and by stage, evaluations by group, FLOPs, share of the
+machine's peak.
+"""
 
 import statistics
 from collections.abc import Callable
@@ -81,7 +83,10 @@ def megapixels(picture: np.ndarray, scale: int = 4) -> float:
 
 
 def shares_of_peak(flops: NetworkFlops, measured: Measured, peak: float) -> dict[str, float]:
-    """FLOP/s over the matmul peak, by stage and in all. Stages that do no counted work are left out."""
+    """FLOP/s over the matmul peak, by stage and in all.
+
+    Stages that do no counted work are left out.
+    """
     operations = flops.of_picture(measured.cost)
     seconds = measured.stages | {"total": measured.seconds.median}
     return {

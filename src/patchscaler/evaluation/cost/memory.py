@@ -52,7 +52,10 @@ def cuda_peak() -> float:
 
 
 def run_child(code: str, arguments: Sequence[str], threads: int = 0) -> ChildCost:
-    """Python code with `arguments` in a process of its own. Raises PatchScalerError with its words where it fails."""
+    """Python code with `arguments` in a process of its own.
+
+    Raises PatchScalerError with its words where it fails.
+    """
     last = (
         "\nimport json; from patchscaler.evaluation.cost.memory import process_peak, cuda_peak"
         "\nprint(json.dumps([process_peak(), cuda_peak()]))"
@@ -72,7 +75,9 @@ def run_child(code: str, arguments: Sequence[str], threads: int = 0) -> ChildCos
 
 
 def command_cost(picture: np.ndarray, options: Sequence[str], threads: int = 0) -> ChildCost:
-    """`patchscaler upscale` on a picture (h, w, 3) uint8, with further options, from a cold start."""
+    """`patchscaler upscale` on a picture (h, w, 3) uint8, with further options, from a
+    cold start.
+    """
     code = "import sys; from patchscaler.apps.cli import main\nif main(sys.argv[1:]): sys.exit(1)"
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "in.png"
@@ -83,7 +88,8 @@ def command_cost(picture: np.ndarray, options: Sequence[str], threads: int = 0) 
 def method_cost(spec: str, picture: np.ndarray, settings: dict[str, Any]) -> ChildCost:
     """A method of `evaluation.specs` on one picture, in a process of its own: loading included."""
     code = (
-        "import json, sys; from patchscaler.evaluation.specs import Settings, build_method, parse_spec"
+        "import json, sys; from patchscaler.evaluation.specs import Settings, build_method, "
+        "parse_spec"
         "\nfrom patchscaler.evaluation.pairs import read_picture"
         "\nmethod = build_method(parse_spec(sys.argv[1]), Settings(**json.loads(sys.argv[2])))"
         "\nmethod.upscale(read_picture(sys.argv[3]))"

@@ -1,7 +1,8 @@
-"""The networks of the paper's Table 3 at their sizes, with random weights: time does not depend on the values.
+"""The networks of the paper's Table 3 at their sizes, with random weights: time does not depend on
+the values.
 
-PatchScaler's `paper` preset with Stable Diffusion's autoencoder; SwinIR-GAN (x4, "M": arXiv 2108.10257) by
-spandrel; LDM (bsr_sr: U-Net of 113.6 M, VQ-f4) by diffusers.
+PatchScaler's `paper` preset with Stable Diffusion's autoencoder; SwinIR-GAN (x4, "M": arXiv
+2108.10257) by spandrel; LDM (bsr_sr: U-Net of 113.6 M, VQ-f4) by diffusers.
 """
 
 import warnings
@@ -59,14 +60,17 @@ def paper_model(
     config: ModelConfig | None = None,
     autoencoder: Autoencoder | None = None,
 ) -> PatchScaler:
-    """The `paper` preset, or another, with random weights and a random texture memory of its size."""
+    """The `paper` preset, or another, with random weights and a random texture memory
+    of its size.
+    """
     config = config or preset("paper")
     generator = torch.Generator().manual_seed(0)
     c, v = config.autoencoder.channels, config.groups.latent_patch_size
     # Built around a stand-in of as many channels, so that no file is looked for.
     networks = build_networks(replace(config, autoencoder=AutoencoderConfig(channels=c)))
     networks["autoencoder"] = autoencoder or RandomAutoencoder(config.autoencoder)
-    # Fresh heads are zero: every place would be equally sure, and no threshold could part the patches.
+    # Fresh heads are zero: every place would be equally sure, and no threshold could part the
+    # patches.
     nn.init.normal_(networks["grm"].confidence_head.weight, std=0.3, generator=generator)  # type: ignore[union-attr, arg-type]
     entries = config.texture.memory_size
     keys = nn.functional.normalize(
@@ -78,7 +82,9 @@ def paper_model(
 
 
 def autoencoder_flops(config: ModelConfig, size: int) -> tuple[int, int]:
-    """(coarse stage, decoder) for a square LR picture of this size, counted without computing anything."""
+    """(coarse stage, decoder) for a square LR picture of this size, counted without computing
+    anything.
+    """
     with torch.device("meta"):
         networks = build_networks(
             replace(config, autoencoder=AutoencoderConfig(channels=config.autoencoder.channels))
@@ -98,7 +104,9 @@ def autoencoder_flops(config: ModelConfig, size: int) -> tuple[int, int]:
 
 @dataclass
 class Part:
-    """A network that a method runs `calls` times for a picture. inputs: LR size, device -> its arguments."""
+    """A network that a method runs `calls` times for a picture. inputs: LR size, device -> its
+    arguments.
+    """
 
     name: str
     network: nn.Module

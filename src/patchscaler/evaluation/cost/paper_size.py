@@ -1,7 +1,8 @@
 """Table 3: the time of the paper's sizes, 256 -> 1024 and 512 -> 2048, on the device that is here.
 
-No trained weights are needed. What the paper does not give is assumed and said in the output: of the patches
-only "50 % have a confidence of .70 to 1.0" is known (B.1), so they are taken as spread evenly over that range.
+No trained weights are needed. What the paper does not give is assumed and said in the output: of
+the patches only "50 % have a confidence of .70 to 1.0" is known (B.1), so they are taken as spread
+evenly over that range.
 """
 
 from collections.abc import Sequence
@@ -70,8 +71,10 @@ def assumptions(shares: tuple[float, float]) -> list[str]:
     )
     return [
         "random weights: times do not depend on their values, pictures would be noise",
-        f"groups {parts}: .5 of the patches above confidence .70 (the paper's B.1), spread evenly up to 1 (ours)",
-        "autoencoder: Stable Diffusion's KL-f8; Patch-DiT: DiT-B; 8, 14 and 20 steps; overlap 8; K = 4 textures",
+        f"groups {parts}: .5 of the patches above confidence .70 (the paper's B.1), spread "
+        "evenly up to 1 (ours)",
+        "autoencoder: Stable Diffusion's KL-f8; Patch-DiT: DiT-B; 8, 14 and 20 steps; overlap 8; "
+        "K = 4 textures",
     ]
 
 
@@ -79,7 +82,9 @@ def assumptions(shares: tuple[float, float]) -> list[str]:
 def groups_with_shares(
     model: PatchScaler, picture: np.ndarray, shares: tuple[float, float]
 ) -> GroupConfig:
-    """Thresholds on this model's confidence of this picture that part its patches by these shares."""
+    """Thresholds on this model's confidence of this picture that part its patches by
+    these shares.
+    """
     lr = to_planes(picture).rgb[None].to(model.device)  # (1, 3, h, w)
     with model.autocast():
         _, confidence = model.grm(lr, model.autoencoder)
@@ -118,10 +123,12 @@ def paper_rows(
     extrapolate_from: int = 0,
     batch: int = 4,
 ) -> tuple[list[PaperRow], dict[str, str], float]:
-    """-> rows, the methods that are unavailable with reason and hint, FLOP/s of the device's matmul peak.
+    """-> rows, the methods that are unavailable with reason and hint, FLOP/s of the device's matmul
+    peak.
 
-    extrapolate_from: an LR side at which each network is run once per batch, its seconds then multiplied by
-    the ratio of FLOPs and the exact number of calls; 0 measures everything in full. batch: patches of such a run.
+    extrapolate_from: an LR side at which each network is run once per batch, its seconds then
+    multiplied by the ratio of FLOPs and the exact number of calls; 0 measures everything in full.
+    batch: patches of such a run.
     """
     peak = matmul_peak(device, dtype)
     rows: list[PaperRow] = []
@@ -153,7 +160,9 @@ def _paper_seconds(size: int, method: str) -> float | None:
 
 
 def _flops_at(model: PatchScaler, size: int, probe: int) -> NetworkFlops:
-    """Networks on patches are counted on the device, those on pictures without computing, at the full size."""
+    """Networks on patches are counted on the device, those on pictures without computing, at the
+    full size.
+    """
     counted = network_flops(model, probe, probe)
     coarse, decode = autoencoder_flops(model.config, size)
     return replace(counted, coarse=coarse, decode=decode)
@@ -178,7 +187,9 @@ def _measure_ours(model: PatchScaler, size: int, runs: int) -> PaperRow:
 
 
 def _extrapolate_ours(model: PatchScaler, size: int, runs: int, probe: int, batch: int) -> PaperRow:
-    """Each stage once at the probe's size or for one batch of patches, times what the full size has of it."""
+    """Each stage once at the probe's size or for one batch of patches, times what the full size has
+    of it.
+    """
     config, v = model.config.groups, model.config.groups.latent_patch_size
     side = model.config.scale * size // model.autoencoder.factor
     count = len(make_grid(side, side, v, config.overlap))
@@ -198,7 +209,8 @@ def _extrapolate_ours(model: PatchScaler, size: int, runs: int, probe: int, batc
         "decode": stage_seconds["decode"] * full.decode / small.decode,
     }
     how = (
-        f"extrapolated: networks on pictures from {probe}->{4 * probe} by FLOPs, networks on patches from "
+        f"extrapolated: networks on pictures from {probe}->{4 * probe} by FLOPs, networks on "
+        "patches from "
         f"batches of {batch} by their number"
     )
     return PaperRow(
@@ -216,7 +228,9 @@ def _extrapolate_ours(model: PatchScaler, size: int, runs: int, probe: int, batc
 
 @torch.inference_mode()
 def _stage_seconds(model: PatchScaler, runs: int, probe: int, batch: int) -> dict[str, float]:
-    """Medians: coarse and decode of a (probe, probe) picture, prompt and one evaluation of a batch of patches."""
+    """Medians: coarse and decode of a (probe, probe) picture, prompt and one evaluation of a batch
+    of patches.
+    """
     v, device = model.config.groups.latent_patch_size, model.device
     lr = to_planes(synthetic_photo(probe)).rgb[None].to(device)  # (1, 3, h, w)
 

@@ -22,7 +22,10 @@ def synthetic_photo(side: int) -> np.ndarray:
 
 
 def square_of(file: str, side: int) -> np.ndarray:
-    """The middle of a photograph, reduced by bicubic to (side, side, 3) uint8. Raises PatchScalerError."""
+    """The middle of a photograph, reduced by bicubic to (side, side, 3) uint8.
+
+    Raises PatchScalerError.
+    """
     photo = load_image(file, 0).convert("RGB")
     shorter = min(photo.size)
     left, top = (photo.width - shorter) // 2, (photo.height - shorter) // 2
@@ -31,7 +34,9 @@ def square_of(file: str, side: int) -> np.ndarray:
 
 
 def mirrored(picture: np.ndarray, side: int) -> np.ndarray:
-    """(h, w, 3) -> (side, side, 3): repeated by mirroring, so that every size has the same mix of content."""
+    """(h, w, 3) -> (side, side, 3): repeated by mirroring, so that every size has the same mix of
+    content.
+    """
     for axis in (0, 1):
         line = np.arange(side) % (2 * picture.shape[axis])
         picture = picture.take(np.minimum(line, 2 * picture.shape[axis] - 1 - line), axis)

@@ -1,4 +1,6 @@
-"""What was measured, drawn with matplotlib: a panel for the methods, one for the stages, one for each sweep."""
+"""What was measured, drawn with matplotlib: a panel for the methods, one for the stages, one for
+each sweep.
+"""
 
 import importlib.util
 from pathlib import Path

@@ -29,7 +29,8 @@ def terminal(record: Record) -> list[str]:
     """Lines of `patchscaler benchmark`."""
     size, methods = record["size"], record["methods"]
     lines = [
-        f"{size}x{size} -> {4 * size}x{4 * size}, {record['threads']} threads, {record['compute_signature']}, "
+        f"{size}x{size} -> {4 * size}x{4 * size}, {record['threads']} threads, "
+        f"{record['compute_signature']}, "
         f"median of {record['runs']}"
     ]
     for name, m in methods.items():
@@ -54,7 +55,8 @@ def terminal(record: Record) -> list[str]:
     lines.append(
         f"GFLOP: {flops['total'] / 1e9:.4g} a picture ("
         + ", ".join(f"{k} {v / 1e9:.4g}" for k, v in flops.items() if k != "total")
-        + f"), {calls['prompt'] / 1e9:.4g} a prompt, {calls['evaluation'] / 1e9:.4g} an evaluation; "
+        + f"), {calls['prompt'] / 1e9:.4g} a prompt, {calls['evaluation'] / 1e9:.4g} an "
+        "evaluation; "
         f"uniform {record['flops']['uniform_per_picture']['total'] / 1e9:.4g}"
     )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in record["share_of_peak"].items())

@@ -1,4 +1,7 @@
-"""One number varied, everything else as it is. Each sweep is a list of rows for JSON, tables and plots."""
+"""One number varied, everything else as it is.
+
+Each sweep is a list of rows for JSON, tables and plots.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +31,10 @@ def uniform_groups(model: PatchScaler) -> GroupConfig:
 def sweep_sizes(
     model: PatchScaler, picture: np.ndarray, sizes: Sequence[int], runs: int, others: Others
 ) -> tuple[list[Row], dict[str, float]]:
-    """-> rows, and the exponent k of seconds ~ pixels^k of each method. `picture` is mirrored to each size."""
+    """-> rows, and the exponent k of seconds ~ pixels^k of each method.
+
+    `picture` is mirrored to each size.
+    """
     rows: list[Row] = []
     for size in sizes:
         large = mirrored(picture, size)
@@ -80,7 +86,10 @@ def sweep_steps(
 
 
 def groups_with_steps(model: PatchScaler, steps: tuple[int, int, int]) -> GroupConfig:
-    """The model's settings with these steps. A group without a start of its own starts where the next one does."""
+    """The model's settings with these steps.
+
+    A group without a start of its own starts where the next one does.
+    """
     starts = list(model.config.groups.start_times)
     for g in (1, 0):
         starts[g] = starts[g + 1] if steps[g] and not starts[g] else starts[g]

@@ -45,7 +45,9 @@ def _seconds(function: Callable[[], Any], device: torch.device | str) -> float:
 
 
 def growth_exponent(pixels: Sequence[float], seconds: Sequence[float]) -> float:
-    """k of seconds = c pixels^k, least squares of the logarithms: 1 is linear in the area, 2 the square of it."""
+    """k of seconds = c pixels^k, least squares of the logarithms: 1 is linear in the area, 2 the
+    square of it.
+    """
     if len(pixels) != len(seconds) or len(set(pixels)) < 2:
         raise PatchScalerError("a growth exponent needs two sizes or more, and a time for each")
     return float(np.polyfit(np.log(pixels), np.log(seconds), 1)[0])
@@ -55,7 +57,8 @@ def growth_exponent(pixels: Sequence[float], seconds: Sequence[float]) -> float:
 def matmul_peak(
     device: torch.device | str, dtype: torch.dtype, side: int = 0, runs: int = 5
 ) -> float:
-    """FLOP/s of a square matrix product, the best of `runs`: the most that this machine does in this precision.
+    """FLOP/s of a square matrix product, the best of `runs`: the most that this machine does in
+    this precision.
 
     side: by default 2048, and 8192 on a GPU, which a smaller product does not fill.
     """

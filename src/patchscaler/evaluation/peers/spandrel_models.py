@@ -1,8 +1,10 @@
-"""Any architecture that spandrel recognises by its file: BSRGAN, SwinIR, realesr-general-x4v3 and many more.
+"""Any architecture that spandrel recognises by its file: BSRGAN, SwinIR, realesr-general-x4v3 and
+many more.
 
-spandrel imports torchvision for two networks (LaMa, RestoreFormer) that do not enlarge pictures, and torchvision
-is no dependency here. Where it is missing, or does not fit the torch that is installed, three of its names are
-stood in for while spandrel is imported, and only then; they refuse to work.
+spandrel imports torchvision for two networks (LaMa, RestoreFormer) that do not enlarge pictures,
+and torchvision is no dependency here. Where it is missing, or does not fit the torch that is
+installed, three of its names are stood in for while spandrel is imported, and only then; they
+refuse to work.
 """
 
 import hashlib
@@ -75,7 +77,9 @@ def _forget_torchvision() -> None:
 
 
 class SpandrelMethod:
-    """A network out of a local .pth, .pt, .ckpt or .safetensors file that enlarges RGB four times."""
+    """A network out of a local .pth, .pt, .ckpt or .safetensors file that enlarges RGB
+    four times.
+    """
 
     def __init__(
         self,
@@ -103,7 +107,8 @@ class SpandrelMethod:
             raise PatchScalerError(f"{self.file}: spandrel cannot load it ({reason})") from error
         if not isinstance(model, spandrel.ImageModelDescriptor) or model.scale != SCALE:
             raise PatchScalerError(
-                f"{self.file}: a {model.architecture.name} that enlarges {model.scale} times; give one for {SCALE}"
+                f"{self.file}: a {model.architecture.name} that enlarges {model.scale} times; "
+                f"give one for {SCALE}"
             )
         if (model.input_channels, model.output_channels) != (3, 3):
             raise PatchScalerError(

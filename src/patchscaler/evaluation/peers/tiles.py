@@ -1,7 +1,8 @@
 """A large picture through a network in overlapping tiles.
 
-Each tile sees `overlap` pixels of its surroundings on every side, which are cut off its result. So an operation
-that looks no farther than `overlap` gives the same picture as without tiles; others may show a seam.
+Each tile sees `overlap` pixels of its surroundings on every side, which are cut off its result. So
+an operation that looks no farther than `overlap` gives the same picture as without tiles; others
+may show a seam.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,16 @@ SCALE = 4
 def in_tiles(
     enlarge: Callable[[np.ndarray], np.ndarray], lr: np.ndarray, tile: int = 0, overlap: int = 16
 ) -> np.ndarray:
-    """(h, w, C) -> (4h, 4w, C) by `enlarge`, in tiles of at most `tile` pixels a side of the input, 0 for none.
+    """(h, w, C) -> (4h, 4w, C) by `enlarge`, in tiles of at most `tile` pixels a side of the input,
+    0 for none.
 
-    The surroundings count towards `tile`. Raises PatchScalerError where nothing would be left of it, or where
-    `enlarge` gives another size than four times.
+    The surroundings count towards `tile`. Raises PatchScalerError where nothing would be left of
+    it, or where `enlarge` gives another size than four times.
     """
     if tile < 0 or overlap < 0 or (tile and tile <= 2 * overlap):
         raise PatchScalerError(
-            f"tiles of {tile} with an overlap of {overlap}: take 0 for none, or more than {2 * overlap}"
+            f"tiles of {tile} with an overlap of {overlap}: take 0 for none, or more than "
+            f"{2 * overlap}"
         )
     h, w = lr.shape[:2]
     if not tile or max(h, w) <= tile:

@@ -1,8 +1,8 @@
 """Captions of training pictures beside the shards, for the text prompt of the paper's 4.4.
 
-`NNNN_captions.json`: one sentence a tile; `NNNN_text.npy` (n, L, W) float16: the text encoder's tokens of it.
-The caption is of the small picture of a tile's first degradation, as at use, where there is no large one.
-`captions.json` says which models made them.
+`NNNN_captions.json`: one sentence a tile; `NNNN_text.npy` (n, L, W) float16: the text encoder's
+tokens of it. The caption is of the small picture of a tile's first degradation, as at use, where
+there is no large one. `captions.json` says which models made them.
 """
 
 import json
@@ -19,7 +19,10 @@ from patchscaler.models.text_encoders import Captioner, TextEncoder
 def write_captions(
     folder: str | Path, captioner: Captioner, encoder: TextEncoder, batch: int = 8
 ) -> int:
-    """Write what is missing -> number of shards written. Raises PatchScalerError for captions of other models."""
+    """Write what is missing -> number of shards written.
+
+    Raises PatchScalerError for captions of other models.
+    """
     folder = Path(folder)
     shards = sorted(folder.glob("*_lr.npy"))
     if not shards:
@@ -65,7 +68,10 @@ def _write(file: Path, text: str) -> None:
 
 
 def open_tokens(folder: str | Path, shards: int) -> list[np.ndarray]:
-    """The tokens of every shard, (n, L, W) float16 each. Raises PatchScalerError where some are missing."""
+    """The tokens of every shard, (n, L, W) float16 each.
+
+    Raises PatchScalerError where some are missing.
+    """
     files = sorted(Path(folder).glob("*_text.npy"))
     if len(files) != shards:
         raise PatchScalerError(

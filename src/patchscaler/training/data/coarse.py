@@ -1,7 +1,8 @@
 """Coarse pictures beside the shards: what a frozen GRM makes of each degradation, computed once.
 
-`NNNN_coarse.npy` (n, K', T, T, 3) uint8 and `NNNN_confidence.npy` (n, K', T/8, T/8) float16, for the first
-K' degradations of each tile. Kept as pictures, so that crops can still be flipped and transposed.
+`NNNN_coarse.npy` (n, K', T, T, 3) uint8 and `NNNN_confidence.npy` (n, K', T/8, T/8) float16, for
+the first K' degradations of each tile. Kept as pictures, so that crops can still be flipped and
+transposed.
 """
 
 import os
@@ -44,7 +45,8 @@ def write_coarse(
             x = x.to(device, memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 y_0, c = grm(x, autoencoder)
-            # The closed-form inverse gives the coarse latents back; a trained correction would change them.
+            # The closed-form inverse gives the coarse latents back; a trained correction would
+            # change them.
             decode = (
                 autoencoder.decode_linear
                 if isinstance(autoencoder, PCAAutoencoder)
@@ -67,7 +69,8 @@ def write_coarse(
 def write_teacher(
     folder: str | Path, upscale: Callable[[np.ndarray], np.ndarray], variants: int, shards: int
 ) -> int:
-    """`NNNN_teacher.npy` (n, K', T, T, 3): what another method makes of the first degradations, of so many shards.
+    """`NNNN_teacher.npy` (n, K', T, T, 3): what another method makes of the first degradations, of
+    so many shards.
 
     upscale: (h, w, 3) uint8 -> (4h, 4w, 3) uint8. shards: 0 for all. -> number of shards written.
     """
@@ -106,8 +109,8 @@ def _cut(picture: np.ndarray, region: Region, factor: int, side: int) -> np.ndar
 class CoarseShards(PairShards):
     """Random (coarse, HR) regions of shards that have coarse pictures.
 
-    teacher: what another method made of the first degradations, where it was asked (`write_teacher`).
-    text: True if the tokens of captions are wanted too (`captions.py`).
+    teacher: what another method made of the first degradations, where it was asked
+    (`write_teacher`). text: True if the tokens of captions are wanted too (`captions.py`).
     """
 
     def __init__(self, folder: str | Path, text: bool = False):
@@ -133,12 +136,16 @@ class CoarseShards(PairShards):
     def regions(
         self, batch: int, latents: int, factor: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """-> coarse, hr: (B, 3, s, s), small: (B, 3, s / 4, s / 4), in [-1, 1]; s = latents * factor, flipped alike."""
+        """-> coarse, hr: (B, 3, s, s), small: (B, 3, s / 4, s / 4), in [-1, 1]; s = latents *
+        factor, flipped alike.
+        """
         drawn = self.draw(batch, latents, factor, rng)
         return *self.read(drawn, latents, factor), self.small(drawn, latents, factor)
 
     def taught(self, regions: list[Region], latents: int, factor: int) -> Tensor:
-        """The teacher's pictures of these regions, (B, 3, s, s), and the truth where there are none."""
+        """The teacher's pictures of these regions, (B, 3, s, s), and the truth where there are
+        none.
+        """
         side, out = latents * factor, []
         for r in regions:
             teacher = self.teacher[r.shard]
@@ -151,8 +158,10 @@ class CoarseShards(PairShards):
     def draw(
         self, batch: int, latents: int, factor: int, rng: np.random.Generator, evenly: bool = False
     ) -> list[Region]:
-        """Random regions. The easiest quarter is taken a quarter as often, but for `evenly`: simple patches never
-        meet Patch-DiT, while the refiner sees nearly all, and clean pictures have no others."""
+        """Random regions. The easiest quarter is taken a quarter as often, but for `evenly`: simple
+        patches never meet Patch-DiT, while the refiner sees nearly all, and clean pictures have no
+        others.
+        """
         drawn: list[Region] = []
         while len(drawn) < batch:
             s, i = self.index[rng.integers(len(self.index))]
@@ -160,7 +169,8 @@ class CoarseShards(PairShards):
             spare = self.coarse[s].shape[2] // factor - latents
             if spare < 0:
                 raise PatchScalerError(
-                    f"regions of {latents} latents: the tiles of these shards have {spare + latents}"
+                    f"regions of {latents} latents: the tiles of these shards have "
+                    f"{spare + latents}"
                 )
             y, x = (int(v) for v in rng.integers(spare + 1, size=2))
             sure = self.confidence[s][i, k, y : y + latents, x : x + latents].mean()

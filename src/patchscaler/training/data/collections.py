@@ -1,7 +1,9 @@
-"""The public data sets the paper and its field use: found in a folder, counted, measured, named by a hash.
+"""The public data sets the paper and its field use: found in a folder, counted, measured, named by
+a hash.
 
-A collection is recognised by its files' own names, wherever below the folder they lie, so that it does not
-matter which part of a release was unpacked where. Nothing is fetched: the data sets have their own terms.
+A collection is recognised by its files' own names, wherever below the folder they lie, so that it
+does not matter which part of a release was unpacked where. Nothing is fetched: the data sets have
+their own terms.
 """
 
 import hashlib
@@ -29,7 +31,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Release:
-    """A data set as it was published. pairs: parts of small pictures and their originals, by position."""
+    """A data set as it was published. pairs: parts of small pictures and their originals, by
+    position.
+    """
 
     title: str
     source: str
@@ -42,7 +46,8 @@ class Release:
 _PICTURE = r"[^/]+\.(png|jpg|jpeg|webp|bmp|tif|tiff)$"
 _STABLESR = "https://huggingface.co/datasets/Iceclear/StableSR-TestSets"
 COLLECTIONS: dict[str, Release] = {
-    # 84,991 + 1,000 were released; the thousand of the official test are not public (yongliuy/PatchScaler, issue 1).
+    # 84,991 + 1,000 were released; the thousand of the official test are not public
+    # (yongliuy/PatchScaler, issue 1).
     "lsdir": Release(
         "LSDIR",
         "https://data.vision.ee.ethz.ch/yawli/",
@@ -135,7 +140,10 @@ SCALE = 4
 
 @dataclass
 class Collection:
-    """A data set that was found. `parts`: files in the order of their names; `problems`: what is not as published."""
+    """A data set that was found.
+
+    `parts`: files in the order of their names; `problems`: what is not as published.
+    """
 
     name: str
     release: Release
@@ -177,8 +185,9 @@ class Collection:
 def open_collection(name: str, folder: str | Path, *, unchecked: bool = False) -> Collection:
     """Find a data set below a folder and check it.
 
-    unchecked: go on with what is there; the differences are in `problems`. Raises PatchScalerError for an
-    unknown name, a folder without any of its pictures, and, unless unchecked, for the first difference.
+    unchecked: go on with what is there; the differences are in `problems`. Raises PatchScalerError
+    for an unknown name, a folder without any of its pictures, and, unless unchecked, for the first
+    difference.
     """
     if name not in COLLECTIONS:
         raise PatchScalerError(f"unknown data set '{name}': choose from {', '.join(COLLECTIONS)}")
@@ -214,7 +223,8 @@ def open_collection(name: str, folder: str | Path, *, unchecked: bool = False) -
         )
     if problems and not unchecked:
         raise PatchScalerError(
-            f"{release.title} in {root}: {problems[0]}; unpack the release anew ({release.source}), "
+            f"{release.title} in {root}: {problems[0]}; unpack the release anew "
+            f"({release.source}), "
             "or go on with --unchecked"
         )
     return Collection(name, release, root, parts, digest, problems)
@@ -227,7 +237,10 @@ def list_hash(sizes: dict[str, tuple[int, int]]) -> str:
 
 
 def _find(release: Release, root: Path) -> dict[str, list[Path]]:
-    """Files by part. The whole path is looked at, so that a folder inside the release does as well."""
+    """Files by part.
+
+    The whole path is looked at, so that a folder inside the release does as well.
+    """
     parts: dict[str, list[Path]] = {part: [] for part in release.parts}
     patterns = {
         part: re.compile(spec.pattern, re.IGNORECASE) for part, spec in release.parts.items()
@@ -283,13 +296,16 @@ def _wrong_sizes(part: Part, files: list[Path], sizes: dict[Path, tuple[int, int
 def _wrong_pairs(
     release: Release, parts: dict[str, list[Path]], sizes: dict[Path, tuple[int, int]]
 ) -> list[str]:
-    """Small pictures whose original is missing or not four times as large: the first of each kind."""
+    """Small pictures whose original is missing or not four times as large: the first of
+    each kind.
+    """
     for lr, hr in release.pairs:
         if not parts[lr]:
             continue
         if len(parts[lr]) != len(parts[hr]):
             return [
-                f"expected as many pictures of '{lr}' as of '{hr}', found {len(parts[lr])} and {len(parts[hr])}"
+                f"expected as many pictures of '{lr}' as of '{hr}', found {len(parts[lr])} and "
+                f"{len(parts[hr])}"
             ]
         for small, large in zip(parts[lr], parts[hr], strict=True):
             if _stem(small) != _stem(large):

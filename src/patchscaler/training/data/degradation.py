@@ -1,11 +1,13 @@
-"""HR pictures -> LR pictures a quarter the size: Real-ESRGAN's second-order degradation in batches in torch.
+"""HR pictures -> LR pictures a quarter the size: Real-ESRGAN's second-order degradation in batches
+in torch.
 
-Each step is one small function on (B, 3, H, W) in [0, 1]; `degrade` strings them together. Kernels, noise
-and JPEG quality are drawn per picture, resize factors per batch (a resize changes the batch's shape), so
-small batches mix best. All randomness comes from one CPU generator: same seed, same pictures, any device.
+Each step is one small function on (B, 3, H, W) in [0, 1]; `degrade` strings them together. Kernels,
+noise and JPEG quality are drawn per picture, resize factors per batch (a resize changes the batch's
+shape), so small batches mix best. All randomness comes from one CPU generator: same seed, same
+pictures, any device.
 
-Ranges: `real` is Real-ESRGAN's option file, `stable` the milder one StableSR trains with, `mild` the test
-set of ResShift, which the paper's LSDIR-Test follows (4.1), `bicubic` the classical one.
+Ranges: `real` is Real-ESRGAN's option file, `stable` the milder one StableSR trains with, `mild`
+the test set of ResShift, which the paper's LSDIR-Test follows (4.1), `bicubic` the classical one.
 """
 
 import math
@@ -185,7 +187,9 @@ def gaussian_kernel(
 
 
 def sinc_kernel(side: int, cutoff: float) -> Tensor:
-    """(21, 21) circular low-pass with cut-off frequency in radians a pixel: the source of ringing."""
+    """(21, 21) circular low-pass with cut-off frequency in radians a pixel: the source
+    of ringing.
+    """
     r = torch.arange(side, dtype=torch.float64) - side // 2
     y, x = torch.meshgrid(r, r, indexing="ij")
     d = torch.sqrt(x**2 + y**2)
@@ -221,7 +225,9 @@ def random_kernel(stage: Stage, g: Generator) -> Tensor:
 
 
 def blur(images: Tensor, kernels: Tensor) -> Tensor:
-    """Each picture with its own kernel, borders reflected. images: (B, 3, H, W); kernels: (B, k, k)."""
+    """Each picture with its own kernel, borders reflected. images: (B, 3, H, W); kernels: (B, k,
+    k).
+    """
     h, w = images.shape[-2:]
     r = kernels.shape[-1] // 2
     mode = "reflect" if min(h, w) > r else "replicate"
@@ -241,7 +247,9 @@ def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def _random_resize(images: Tensor, base: tuple[int, int], stage: Stage, g: Generator) -> Tensor:
-    """By a random factor of `base`, the HR size in the first stage and the LR size in the second."""
+    """By a random factor of `base`, the HR size in the first stage and the LR size in
+    the second.
+    """
     way = _pick(stage.resize_probabilities, g)
     low, high = ((1.0, stage.resize[1]), (stage.resize[0], 1.0), (1.0, 1.0))[way]
     s = float(_uniform(1, low, high, g))
@@ -291,7 +299,8 @@ def _blur_and_resize(images: Tensor, base: tuple[int, int], stage: Stage, g: Gen
 
 
 def degrade(images: Tensor, kind: str, generator: Generator, scale: int = 4) -> Tensor:
-    """(B, 3, H, W) RGB in [0, 1], sides multiples of `scale` -> (B, 3, H/scale, W/scale), rounded to 8 bit.
+    """(B, 3, H, W) RGB in [0, 1], sides multiples of `scale` -> (B, 3, H/scale, W/scale), rounded
+    to 8 bit.
 
     kind: a name of DEGRADATIONS. generator: a CPU generator; the only source of randomness.
     Raises PatchScalerError for an unknown kind.

@@ -1,6 +1,7 @@
 """JPEG compression as a batched torch function, one quality per picture.
 
-Baseline JPEG (ITU-T T.81): YCbCr of BT.601 in full range, chroma at half resolution (4:2:0), 8x8 DCT,
+Baseline JPEG (ITU-T T.81): YCbCr of BT.601 in full range, chroma at half resolution (4:2:0), 8x8
+DCT,
 the example quantisation tables of Annex K scaled by quality as libjpeg does. Entropy coding loses
 nothing and is left out. `tests/test_degradation.py` holds it against a real encoder.
 """
@@ -46,7 +47,9 @@ def dct_matrix(n: int = 8) -> Tensor:
 
 
 def quantisation_table(table: list[list[int]], quality: Tensor) -> Tensor:
-    """libjpeg's scaling of a base table. quality: (B,) in 1..100 -> (B, 8, 8) integers in 1..255."""
+    """libjpeg's scaling of a base table. quality: (B,) in 1..100 -> (B, 8, 8) integers
+    in 1..255.
+    """
     q = quality.float().clamp(1, 100)
     percent = torch.where(q < 50, 5000 / q, 200 - 2 * q).floor()
     base = torch.tensor(table, dtype=torch.float32, device=quality.device)
@@ -54,7 +57,9 @@ def quantisation_table(table: list[list[int]], quality: Tensor) -> Tensor:
 
 
 def _round(x: Tensor) -> Tensor:
-    """Rounding whose gradient is one (straight-through), so that the whole function is differentiable."""
+    """Rounding whose gradient is one (straight-through), so that the whole function is
+    differentiable.
+    """
     return x + (x.round() - x).detach()
 
 
@@ -68,7 +73,9 @@ def _compress_plane(x: Tensor, table: Tensor, dct: Tensor) -> Tensor:
 
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """Compress and decompress. images: (B, 3, H, W) RGB in [0, 1]; quality: (B,) in 1..100 -> same shape."""
+    """Compress and decompress. images: (B, 3, H, W) RGB in [0, 1]; quality: (B,) in 1..100 -> same
+    shape.
+    """
     h, w = images.shape[-2:]
     x = F.pad(images, (0, -w % 16, 0, -h % 16), mode="replicate").clamp(0, 1) * 255
     to_ycc = x.new_tensor(RGB_TO_YCBCR)

@@ -1,8 +1,9 @@
 """Degraded pairs on disk: made once, read as memory maps, so that the loader costs nothing.
 
-A shard is two files, `NNNN_hr.npy` (n, T, T, 3) and `NNNN_lr.npy` (n, K, T/4, T/4, 3), uint8: n tiles of T
-pixels with K degradations each. `meta.json` beside them says how they were made. A tile's degradations
-depend on seed and shard alone, so that an interrupted run goes on where it stopped.
+A shard is two files, `NNNN_hr.npy` (n, T, T, 3) and `NNNN_lr.npy` (n, K, T/4, T/4, 3), uint8: n
+tiles of T pixels with K degradations each. `meta.json` beside them says how they were made. A
+tile's degradations depend on seed and shard alone, so that an interrupted run goes on where it
+stopped.
 """
 
 import json
@@ -40,7 +41,10 @@ class ShardConfig:
 
 
 def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
-    """'real:.4,mild:.6' -> pairs. Raises PatchScalerError for unknown kinds or numbers that are none."""
+    """'real:.4,mild:.6' -> pairs.
+
+    Raises PatchScalerError for unknown kinds or numbers that are none.
+    """
     mix = []
     for part in text.split(","):
         kind, _, share = part.partition(":")
@@ -58,7 +62,9 @@ def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def _tiles(config: ShardConfig, validation: bool) -> Iterator[np.ndarray]:
-    """(T, T, 3) uint8: a grid over each picture, and a share of the pictures once more at a smaller scale."""
+    """(T, T, 3) uint8: a grid over each picture, and a share of the pictures once more at a smaller
+    scale.
+    """
     rng = np.random.default_rng(config.seed)
     t = config.tile
     for name, image in iterate_images(config.images, config.exclude):
@@ -81,7 +87,9 @@ def _grid(image: np.ndarray, t: int) -> Iterator[np.ndarray]:
 
 
 def _write_shard(job: tuple[Path, int, np.ndarray, ShardConfig, str]) -> int:
-    """Degrade the tiles of one shard in batches of four, on the device asked for; write both files atomically."""
+    """Degrade the tiles of one shard in batches of four, on the device asked for; write both files
+    atomically.
+    """
     folder, index, tiles, config, device = job
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
     kinds = [kind for kind, _ in config.mix]
@@ -108,7 +116,9 @@ def write_shards(
     workers: int = 1,
     device: str = "cpu",
 ) -> int:
-    """Write what is missing of the shards of `config` to `folder` -> number of tiles written now."""
+    """Write what is missing of the shards of `config` to `folder` -> number of tiles
+    written now.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     meta = folder / "meta.json"

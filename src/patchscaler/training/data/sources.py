@@ -17,7 +17,10 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def list_sources(path: str | Path) -> list[Path]:
-    """Pictures below a folder and tar files in it (or one tar file), sorted. Raises PatchScalerError if none."""
+    """Pictures below a folder and tar files in it (or one tar file), sorted.
+
+    Raises PatchScalerError if none.
+    """
     root = Path(path)
     if root.is_file() and root.suffix == ".tar":
         return [root]
@@ -32,7 +35,9 @@ def list_sources(path: str | Path) -> list[Path]:
 
 
 def count_images(path: str | Path, prefixes: tuple[str, ...] = ()) -> int:
-    """How many pictures a folder or tar holds whose names start with one of `prefixes` (any, if there are none)."""
+    """How many pictures a folder or tar holds whose names start with one of `prefixes` (any, if
+    there are none).
+    """
     names: list[str] = []
     for source in list_sources(path):
         if source.suffix == ".tar":
@@ -83,7 +88,9 @@ def _readable(name: str, data: Path | bytes) -> Iterator[tuple[str, np.ndarray]]
 
 
 def is_validation(name: str, share: float = 0.03) -> bool:
-    """Split by *source picture*: SOURCE_HASH_NN keeps its tiles together, whatever else is in the set."""
+    """Split by *source picture*: SOURCE_HASH_NN keeps its tiles together, whatever else is in the
+    set.
+    """
     stem = Path(name).stem
     tile = re.fullmatch(r"(.+_[0-9a-f]{6})_\d+", stem)
     key = tile.group(1) if tile else stem
