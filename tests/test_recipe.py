@@ -25,8 +25,8 @@ train autoencoder --model {model} --preset tiny --shards {data}/train  # and her
 train classifier --model {model} --textures {textures} --steps 2 --batch-size 2 --no-bf16
 train grm --model {model} --shards {data}/train --validation {data}/train --steps 2 \\
     --batch-size 2 --lr-size 32 --no-bf16
-train grm --model {model} --shards {data}/train --validation {data}/train --steps 2 --head-only --eta {eta} \\
-    --batch-size 2 --lr-size 32 --no-bf16
+train grm --model {model} --shards {data}/train --validation {data}/train --steps 2 \\
+    --head-only --eta {eta} --batch-size 2 --lr-size 32 --no-bf16
 """
 
 

@@ -296,7 +296,8 @@ def test_everything_is_reached_by_keyboard_and_has_a_name(opened, file):
         page.keyboard.press("Tab")
         names.add(
             page.evaluate("""() => { const e = document.activeElement;
-            const name = e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText || e.title;
+            const name = e.getAttribute('aria-label') || e.labels?.[0]?.innerText
+              || e.innerText || e.title;
             return (name || '').trim() }""")
         )
     for wanted in (

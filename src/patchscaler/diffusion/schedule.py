@@ -1,9 +1,11 @@
 """The diffusion process: schedule, forward process, conversions. No network, no torch.nn.
 
-Symbols of the paper (3.2) and their names here; t counts from 1, arrays from 0 (`alphas_cumprod[t - 1]`):
+Symbols of the paper (3.2) and their names here:
     beta_t           betas            alpha-bar_t      alphas_cumprod
     x_0, x_t         x_0, x_t         y_0, y_tau       coarse, `start_from_coarse(coarse, ...)`
     epsilon          noise            tau, T_g         start_times of a group
+
+t counts from 1, arrays from 0 (`alphas_cumprod[t - 1]`).
 """
 
 import torch

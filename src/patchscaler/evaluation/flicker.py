@@ -42,7 +42,10 @@ class Flicker:
         )
 
 
-HEAD = f"{'clip':<14}{'method':<28}{'difference':>11}{'over bicubic':>14}{'along movement':>15}{'over bicubic':>14}"
+HEAD = (
+    f"{'clip':<14}{'method':<28}{'difference':>11}{'over bicubic':>14}"
+    f"{'along movement':>15}{'over bicubic':>14}"
+)
 
 
 def clips(

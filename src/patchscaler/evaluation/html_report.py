@@ -192,7 +192,8 @@ def _scores_table(evaluation: Evaluation, names: Sequence[str]) -> str:
         if n in rows
     ]
     head = [evaluation.method, *(f"{m.name} {m.arrow}" for m in evaluation.metrics)]
-    return f"<details><summary>{html.escape(evaluation.method)}</summary>{_table(head, body)}</details>"
+    summary = f"<summary>{html.escape(evaluation.method)}</summary>"
+    return f"<details>{summary}{_table(head, body)}</details>"
 
 
 def _repeat(evaluation: Evaluation) -> str:
@@ -362,23 +363,26 @@ def _figure(label: str, image: Image.Image, kind: str) -> str:
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 <style>
 :root {{ --ink: #1c1c1c; --paper: #fff; --line: #ccc; --soft: #f4f4f4 }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e4e4e4; --paper: #161616; --line: #444; --soft: #222 }} }}
-body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 100rem; padding: 0 1rem }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e4e4e4; --paper: #161616; --line: #444; --soft: #222 }} }}
+body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  margin: 2rem auto; max-width: 100rem; padding: 0 1rem }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 }}
-th, td {{ border: 1px solid var(--line); padding: .2rem .6rem; text-align: right; white-space: nowrap }}
+th, td {{ border: 1px solid var(--line); padding: .2rem .6rem; text-align: right;
+  white-space: nowrap }}
 th:first-child, td:first-child {{ text-align: left }}
 th {{ background: var(--soft) }}
 .wide, .row {{ overflow-x: auto }}
 .row {{ display: flex; gap: .5rem; padding-bottom: .5rem }}
 section {{ border-top: 1px solid var(--line); margin-top: 1.5rem }}
 figure {{ margin: 0; flex: none }}
-figure img {{ width: 256px; height: 256px; object-fit: contain; image-rendering: pixelated; display: block;
-  background: var(--soft) }}
+figure img {{ width: 256px; height: 256px; object-fit: contain; image-rendering: pixelated;
+  display: block; background: var(--soft) }}
 figcaption {{ text-align: center; overflow-wrap: anywhere; width: 256px }}
 ul {{ padding-left: 1.2rem }}
 pre {{ overflow-x: auto; background: var(--soft); padding: .5rem }}

@@ -144,10 +144,7 @@ class RRDBDenoiser(nn.Module):
         m = self.modulation(tau)
         first = self.first_features(y_tau, lr, m)
         h = self.run_blocks(first, m, 0, self.config.exit_depth)
-        if early:
-            features = self.exit_features(first, h)
-        else:
-            features = self.last_features(first, h, m)
+        features = self.exit_features(first, h) if early else self.last_features(first, h, m)
         return self.upsample(features, y_tau, m)
 
     def first_features(self, y_tau: Tensor, lr: Tensor, m: Tensor) -> Tensor:
@@ -196,7 +193,7 @@ class RRDBDenoiser(nn.Module):
         Raises:
             PatchScalerError: The network has another size.
         """
-        own = {}
+        own: dict[str, Tensor] = {}
         try:
             for name in ("conv_first", "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
                 own |= {f"{name}.{part}": weights[f"{name}.{part}"] for part in ("weight", "bias")}

@@ -68,10 +68,10 @@ def read_esrgan(param: str | Path) -> dict[str, Tensor]:
     if position != len(data) or len(names) != len(convs):
         raise PatchScalerError(f"{param}: not an ESRGAN; {len(convs)} convolutions")
     tensors: dict[str, Tensor] = {}
-    for name, (weight, bias) in zip(names, convs, strict=True):
+    for name, (kernels, biases) in zip(names, convs, strict=True):
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = (
-            torch.from_numpy(weight),
-            torch.from_numpy(bias),
+            torch.from_numpy(kernels),
+            torch.from_numpy(biases),
         )
     return tensors
 

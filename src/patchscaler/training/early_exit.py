@@ -7,6 +7,7 @@ upsampled images.
 """
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ class EarlyExitStage:
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """How near the exit's images are to the trunk's: PSNR in dB."""
-        net, out = model.denoiser, []
+        net, out = cast(RRDBDenoiser, model.denoiser), list[float]()
         for exits, whole in self._held_out(net):
             out.append(mean_psnr(exits, whole))
         return {"psnr_to_whole": float(np.mean(out))}
@@ -128,7 +129,8 @@ class EarlyExitStage:
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> list[list[Tensor]]:
         """The early exit beside the whole trunk."""
-        return [[early[0], whole[0]] for early, whole in self._held_out(model.denoiser)]
+        net = cast(RRDBDenoiser, model.denoiser)
+        return [[early[0], whole[0]] for early, whole in self._held_out(net)]
 
     def _held_out(self, net: RRDBDenoiser) -> list[tuple[Tensor, Tensor]]:
         rng, found = np.random.default_rng(0), []
@@ -140,4 +142,5 @@ class EarlyExitStage:
         return found
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_module(folder / "denoiser.safetensors", model.denoiser, {"network": "denoiser"})
+        net = cast(RRDBDenoiser, model.denoiser)
+        save_module(folder / "denoiser.safetensors", net, {"network": "denoiser"})

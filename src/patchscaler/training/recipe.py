@@ -216,7 +216,8 @@ class Done:
     waiting: float | None  # for data, share; None where a stage has no training loop
 
     def text(self) -> str:
-        return f"{self.minutes:.2f}\t{'-' if self.waiting is None else f'{self.waiting:.4f}'}\t{self.key}\n"
+        waiting = "-" if self.waiting is None else f"{self.waiting:.4f}"
+        return f"{self.minutes:.2f}\t{waiting}\t{self.key}\n"
 
 
 class Log:

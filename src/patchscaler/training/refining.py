@@ -220,9 +220,9 @@ class RefiningStage(_RefinerStage):
         for _ in range(8):
             coarse, hr, small = self._held_out(8, rng)
             for name, picture in (
-                ("refined", model.refiner(_as_input(coarse), small).float()),
+                ("refined", model.refiner(_as_input(coarse), small).float()),  # type: ignore[operator]
                 ("coarse", coarse),
-            ):  # type: ignore[operator]
+            ):
                 out.setdefault(f"psnr_{name}", []).append(mean_psnr(picture, hr))
                 for measure, network in (("lpips", self.loss.lpips), ("vgg", self.loss.vgg)):
                     if network:

@@ -32,9 +32,11 @@ QUEUED = "() => ({stage: 'In the queue', count: '', share: null})"
 STOPPED = (
     "() => { window.stopped = Date.now(); return {stage: 'Stopped', count: '', share: null}; }"
 )
-FAILED = """() => Date.now() - (window.stopped || 0) < 5000 ? {stage: 'Stopped', count: '', share: null} : {stage:
-'Not done: too many pictures are waiting, or the server is gone. Try again in a moment.', count: '', share: null,
-failed: true}"""
+FAILED = """() => Date.now() - (window.stopped || 0) < 5000
+? {stage: 'Stopped', count: '', share: null}
+: {stage:
+'Not done: too many pictures are waiting, or the server is gone. Try again in a moment.',
+count: '', share: null, failed: true}"""
 AS_IT_WAS = "as it was"
 BUDGETS = [
     ("the model's own", ""),
@@ -54,19 +56,19 @@ footer .divider { display: none; }
 .ps-table th:first-child { text-align: left; }
 """
 ABOUT = """
-Sky is passed on, foliage gets diffusion steps: the work follows the picture. The networks enlarge four times; other
-scales are reached by further passes and reduction.
+Sky is passed on, foliage gets diffusion steps: the work follows the picture. The networks enlarge
+four times; other scales are reached by further passes and reduction.
 
-**Dials.** *Fidelity* goes from 0, all that the diffusion invents, to 1, the restored picture and nothing invented.
-*Budget* bounds the work: a share of full sampling (`40%`), seconds (`20s`) or a name. Another *seed* invents other fine
-texture; the same one gives the same picture.
+**Dials.** *Fidelity* goes from 0, all that the diffusion invents, to 1, the restored picture and
+nothing invented. *Budget* bounds the work: a share of full sampling (`40%`), seconds (`20s`) or a
+name. Another *seed* invents other fine texture; the same one gives the same picture.
 
-**What it does not do well.** Fine texture stays soft, and blurred pictures stay softer than other upscalers leave them.
-Faces and text are not treated specially: small letters stay unreadable. What looks like detail may be made up; the maps
-of invention show where.
+**What it does not do well.** Fine texture stays soft, and blurred pictures stay softer than other
+upscalers leave them. Faces and text are not treated specially: small letters stay unreadable. What
+looks like detail may be made up; the maps of invention show where.
 
-**Your pictures** are kept in a private folder of this server, removed when you leave the page and after {keep} at the
-latest. Nothing is sent elsewhere. Taken here: {limits}.
+**Your pictures** are kept in a private folder of this server, removed when you leave the page and
+after {keep} at the latest. Nothing is sent elsewhere. Taken here: {limits}.
 """
 
 
@@ -240,9 +242,9 @@ def shown(steps: Iterator[Step | Job]) -> Iterator[tuple[Any, ...]]:
         else:
             width, height = step.record["output"]["width"], step.record["output"]["height"]
             text = (
-                f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} in "
-                f"{step.seconds:.1f} s"
-            )  # noqa: RUF001
+                f"Done: {step.size[0]}×{step.size[1]} became {width}×{height} "  # noqa: RUF001
+                f"in {step.seconds:.1f} s"
+            )
             yield (
                 said(text),
                 viewed(step),

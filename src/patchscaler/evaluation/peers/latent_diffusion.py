@@ -61,15 +61,15 @@ class LatentDiffusionMethod:
             warnings.simplefilter("ignore")
             # By its own module: the package hides it where transformers is missing, which it does
             # not use.
-            from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution import (
-                LDMSuperResolutionPipeline,
+            module = importlib.import_module(
+                "diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution"
             )
             from diffusers.utils import logging
 
         self.device = torch.device(choose_device(device))
         logging.disable_progress_bar()
         try:
-            pipeline = LDMSuperResolutionPipeline.from_pretrained(
+            pipeline = module.LDMSuperResolutionPipeline.from_pretrained(
                 self.folder, local_files_only=True
             )
         except Exception as error:  # file and format errors have no common base class
