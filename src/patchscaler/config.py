@@ -18,18 +18,16 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """`pca` is ours, in closed form; `kl` and `tiny` are diffusers' AutoencoderKL and
-    AutoencoderTiny.
-    """
+    """`pixel_unshuffle` rearranges pixels, `pca` is linear and in closed form, `kl` is diffusers'."""
 
     kind: str = "pca"
     channels: int = 64
     factor: int = 8
     scale_power: float = 1.0  # pca: latents are divided by std ** scale_power; 1 is unit variance
     correction_channels: int = 0  # pca: width of the decoder's learned correction, 0 for none
-    model_id: str = ""  # kl, tiny: hub id or local folder
-    revision: str = ""  # kl, tiny: pinned commit of the hub id
-    scaling_factor: float = 1.0  # kl, tiny
+    model_id: str = ""  # kl: hub id or local folder
+    revision: str = ""  # kl: pinned commit of the hub id
+    scaling_factor: float = 1.0  # kl
 
 
 @dataclass(frozen=True)
@@ -72,17 +70,6 @@ class PatchDiTConfig:
 
 
 @dataclass(frozen=True)
-class RefinerConfig:
-    """The convolutions on pixels after Patch-DiT; ours, not the paper's."""
-
-    width: int = 0  # channels; 0: none
-    depth: int = 0  # residual blocks of three dense blocks each
-    bits: int = 16  # a weight on disk: 16, or 8 with factors beside them (weights.py)
-    # of its channels known (`train ranges`), so that it may draw in bytes (models/quantized.py)?
-    ranges: bool = False
-
-
-@dataclass(frozen=True)
 class DenoiserConfig:
     """The RRDB denoiser of `compact` (`models/denoiser.py`): Real-ESRGAN's trunk, modulated by the
     timestep.
@@ -112,23 +99,21 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """Patch-adaptive Group Sampling (3.2): the numbers of the groups simple, medium, hard, in this
-    order.
-    """
+    """Patch-adaptive Group Sampling (3.2): numbers of the groups simple, medium, hard, in this order."""
 
     latent_patch_size: int = 16  # V
     overlap: int = 8
     thresholds: tuple[float, float] = (0.95, 0.75)  # gamma_1, gamma_2 of Eq. 2
-    # shares of simple and of simple + medium behind thresholds
+    # Shares of simple and of simple + medium patches that the thresholds were calibrated for.
     quantiles: tuple[float, float] = (0.0, 0.0)
-    # mean confidences of held-out patches at even quantiles, 0 to 100 %
+    # Mean confidences of held-out patches at even quantiles, 0 to 100 %.
     calibration: tuple[float, ...] = ()
-    # a patch with a place less sure than this counts as no surer itself; 0: Eq. 2
+    # A patch with a place less confident than this counts as no more confident itself; 0: Eq. 2.
     least_confidence: float = 0.0
-    # T_1, T_2, T_3; 0 with 0 steps: coarse as it is
-    start_times: tuple[int, int, int] = (400, 700, 1000)
-    num_inference_steps: tuple[int, int, int] = (8, 14, 20)  # N_1, N_2, N_3
+    start_times: tuple[int, int, int] = (400, 700, 1000)  # T_1, T_2, T_3
+    num_inference_steps: tuple[int, int, int] = (8, 14, 20)  # N_1, N_2, N_3; 0: stays coarse
     sampler: str = "ddim"  # ddim, dpm++
+    fidelity: float = 0.0  # default of the dial
 
 
 @dataclass(frozen=True)
@@ -137,13 +122,13 @@ class ModelConfig:
 
     name: str
     scale: int = 4
-    # of a text encoder's tokens: the text prompt of 4.4; 0 is the texture prompt
-    text_width: int = 0
+    text_width: int = (
+        0  # of a text encoder's tokens: the text prompt of 4.4; 0 is the texture prompt
+    )
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     grm: GRMConfig = field(default_factory=GRMConfig)
     texture: TextureConfig = field(default_factory=TextureConfig)
     patch_dit: PatchDiTConfig = field(default_factory=PatchDiTConfig)
-    refiner: RefinerConfig = field(default_factory=RefinerConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
@@ -158,8 +143,9 @@ class ModelConfig:
             config = _build(ModelConfig, json.loads(text))
             if config.scale != 4:
                 raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
-            # others see a whole tile at once
-            if config.refiner.width and config.autoencoder.kind != "pca":
+            if (
+                config.refiner.width and config.autoencoder.kind != "pca"
+            ):  # others see a whole tile at once
                 raise PatchScalerError("refiner: it needs the closed-form autoencoder (kind pca)")
             if config.refiner.bits not in (8, 16):
                 raise PatchScalerError(
@@ -213,16 +199,6 @@ PATCH_DIT_SIZES = {
     "B": PatchDiTConfig(hidden_size=768, depth=12, num_heads=12),
     "L": PatchDiTConfig(hidden_size=1024, depth=24, num_heads=16),
     "XL": PatchDiTConfig(hidden_size=1152, depth=28, num_heads=16),
-    "compact": PatchDiTConfig(
-        hidden_size=256,
-        depth=1,
-        num_heads=4,
-        context_patch_size=4,
-        mlp_ratio=2.0,
-        cross_size=96,
-        shared_modulation=True,
-        depthwise_mlp=True,
-    ),  # `train graft` puts the refiner after it
     "tiny": PatchDiTConfig(
         hidden_size=32,
         depth=2,
@@ -250,15 +226,14 @@ PRESETS = {
         patch_dit=PATCH_DIT_SIZES["B"],
         diffusion=DiffusionConfig(clip_sample=4.0),
     ),
-    # What ships: closed-form autoencoder, a GRM on LR pixels, few steps (docs/training.md).
+    # What ships: a GRM on LR pixels, and an RRDB denoiser in place of Patch-DiT (docs/training.md).
     "compact": ModelConfig(
         name="compact",
-        autoencoder=AutoencoderConfig(),
+        autoencoder=AutoencoderConfig(kind="pixel_unshuffle", channels=192),
         grm=GRMConfig(kind="pixels", width=64, num_plain_convs=16, num_res_blocks=6),
-        texture=TextureConfig(widths=(48, 64, 96), candidates=20_000, memory_size=2_000),
-        patch_dit=PATCH_DIT_SIZES["compact"],
-        diffusion=DiffusionConfig(prediction_type="residual"),
-        groups=GroupConfig(overlap=4, start_times=(0, 400, 400), num_inference_steps=(0, 1, 1)),
+        texture=TextureConfig(widths=(48, 64, 96), candidates=0, memory_size=0),
+        denoiser=DenoiserConfig(width=64, exit_depth=4, exit_blocks=6),
+        groups=GroupConfig(overlap=4, start_times=(0, 0, 0), num_inference_steps=(0, 1, 1)),
     ),
     # For tests: everything of `compact` at a size that runs in milliseconds.
     "tiny": ModelConfig(
@@ -271,6 +246,15 @@ PRESETS = {
         patch_dit=PATCH_DIT_SIZES["tiny"],
         diffusion=DiffusionConfig(prediction_type="residual"),
         groups=GroupConfig(start_times=(0, 400, 800), num_inference_steps=(0, 1, 2)),
+    ),
+    # For tests: the RRDB denoiser.
+    "tiny-rrdb": ModelConfig(
+        name="tiny-rrdb",
+        autoencoder=AutoencoderConfig(kind="pixel_unshuffle", channels=192),
+        grm=GRMConfig(kind="pixels", width=8, num_res_blocks=1),
+        texture=TextureConfig(widths=(8, 8), candidates=0, memory_size=0),
+        denoiser=DenoiserConfig(width=8, growth=4, depth=3, exit_depth=1, exit_blocks=1),
+        groups=GroupConfig(overlap=4, start_times=(0, 0, 100), num_inference_steps=(0, 1, 1)),
     ),
 }
 

@@ -41,7 +41,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     return torch.float16
 
 
-def synchronise(device: torch.device | str) -> None:
+def synchronize(device: torch.device | str) -> None:
     """Wait until everything given to a GPU is done; nothing to wait for on a processor."""
     kind = torch.device(device).type
     if kind == "cuda":

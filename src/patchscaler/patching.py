@@ -1,8 +1,8 @@
-"""Latents -> overlapping patches -> latents: an inverse pair, and the windows that fuse
-overlaps.
-"""
+"""All geometry: patches and how they are blended, tiles of large images and what they read around them."""
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,19 @@ class PatchGrid:
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
+
+    def blend_window(self) -> Tensor:
+        """(V, V) weights of a patch where patches are blended."""
+        return blend_window(self.size, self.overlap)
+
+    def meeting(
+        self, top: int, bottom: int, left: int, right: int
+    ) -> Iterator[tuple[int, slice, slice, slice, slice]]:
+        """Patches that meet a window: number, rows and columns in the window, and in the patch."""
+        across = meeting(self.columns, self.size, left, right)
+        for i, y, own_y in meeting(self.rows, self.size, top, bottom):
+            for j, x, own_x in across:
+                yield i * len(self.columns) + j, y, x, own_y, own_x
 
     def corners(self) -> list[tuple[int, int]]:
         """(row, column) of each patch, row by row."""
@@ -72,9 +85,7 @@ def partition(x: Tensor, grid: PatchGrid) -> Tensor:
 
 
 class Canvas:
-    """Where patches are fused once, at the end: weighted sums that need not wait for
-    all of them.
-    """
+    """Where patches are fused once, at the end: weighted sums that need not wait for all of them."""
 
     def __init__(self, channels: int, grid: PatchGrid, device: torch.device | str = "cpu"):
         self.size = grid.size
@@ -129,3 +140,75 @@ def blended(values: np.ndarray, grid: PatchGrid) -> np.ndarray:
         total[place] += window_of_each * value
         weight[place] += window
     return total / weight.reshape(*weight.shape, *(1,) * (values.ndim - 1))
+
+
+# --- tiles ----------------------------------------------------------------------------------------
+
+FADE = 8  # latents over which tiles are faded where their networks see a whole tile at once
+
+
+@dataclass(frozen=True)
+class Span:
+    """One side of a window: the core [start, stop), read as [low, high)."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+    def extended(self, by: int) -> "Span":
+        """A core that reaches `by` further into what was read, to be faded into the next one."""
+        return replace(self, stop=min(self.stop + by, self.high))
+
+    @property
+    def core(self) -> slice:
+        """The core within what was read."""
+        return slice(self.start - self.low, self.stop - self.low)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows and columns."""
+
+    rows: Span
+    columns: Span
+
+
+def spans(length: int, core: int, reach: int, multiple: int = 1) -> list[Span]:
+    """Cut 0..length into equal cores of at most `core`, each read with `reach` more on both sides.
+
+    All edges but the last are multiples of `multiple`.
+
+    Raises:
+        PatchScalerError: Cores of nothing.
+    """
+    if core < multiple:
+        raise PatchScalerError(f"tiles of {core}: take {multiple} or more")
+    count = -(-length // (core // multiple * multiple))
+    size = -(-length // (count * multiple)) * multiple
+    reach = -(-reach // multiple) * multiple
+    starts = range(0, length, size)
+    return [
+        Span(s, min(s + size, length), max(0, s - reach), min(s + size + reach, length))
+        for s in starts
+    ]
+
+
+def cut_windows(
+    height: int, width: int, core: int, reach: int, multiple: int = 1
+) -> list[Window]:
+    """Cut into square cores of at most `core`, row by row."""
+    sides = (spans(side, core, reach, multiple) for side in (height, width))
+    return [Window(rows, columns) for rows, columns in itertools.product(*sides)]
+
+
+def faded(stored: Tensor, own: Tensor, above: int, left: int) -> Tensor:
+    """Fade `own` in from `stored` over its first `above` rows and `left` columns: (c, n, m) both.
+
+    For networks that see a whole tile at once, whose tiles never quite agree.
+    """
+    weight = own.new_ones(own.shape[1:])
+    for axis, length in ((0, min(above, own.shape[1])), (1, min(left, own.shape[2]))):
+        ramp = (torch.arange(length) + 0.5) / max(1, length)
+        weight.narrow(axis, 0, length).mul_(ramp[:, None] if axis == 0 else ramp)
+    return stored + weight * (own - stored)

@@ -1,85 +1,120 @@
-"""The whole of PatchScaler, from a picture to a picture four times as large. Read this file first.
+"""The whole of PatchScaler, from an LR image to an HR image. Read this file first.
 
-LR picture -> GRM: coarse latents and confidence -> patches -> groups by confidence -> texture
-prompt
--> Patch-DiT from each group's start -> fused latents -> refiner (compact) -> decoder -> picture
+LR image -> GRM: coarse latents and confidence -> patches -> groups -> start states -> denoiser with a texture prompt
+-> blended latents -> decoder -> HR image. The steps themselves are in `tiling.py` and `denoising.py`, the networks in
+`model.py`. Section and equation numbers are those of arXiv 2405.17158.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from patchscaler.assignment import assign
-from patchscaler.batches import Batches, patches_within
-from patchscaler.config import GroupConfig, ModelConfig
-from patchscaler.devices import choose_device, choose_dtype, is_out_of_memory
-from patchscaler.dials.boxes import Change
-from patchscaler.dials.budget import Budget, parse_budget
-from patchscaler.dials.fidelity import check_fidelity, colors_of_coarse, start_later, towards_coarse
-from patchscaler.dials.invention import cell_moments
-from patchscaler.diffusion.group_sampling import sample_groups
-from patchscaler.diffusion.groups import check_groups, patch_confidence
-from patchscaler.diffusion.noise import noise_field
-from patchscaler.diffusion.schedule import Diffusion
+from patchscaler.config import GroupConfig
+from patchscaler.devices import is_out_of_memory, synchronize
+from patchscaler.denoising import denoise
+from patchscaler.diffusion.budget import check_budget
+from patchscaler.diffusion.fidelity import check_fidelity, coarse_weight, with_fidelity
+from patchscaler.diffusion.groups import check_groups
+from patchscaler.diffusion.noise import NoiseField
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.color import DEFAULT, match_color
-from patchscaler.images.planes import Planes, finish, reflect_pad, to_pil, to_planes
-from patchscaler.images.read import MAX_PIXELS, check_pixels
-from patchscaler.jobs import Clock, Counter, Job, Latents, Options, Picture, Progress, Result
-from patchscaler.models.autoencoder import Autoencoder
-from patchscaler.models.checksums import check_sums
-from patchscaler.models.folder import (
-    AUTOENCODER,
-    autoencoder_files,
-    build_networks,
-    find_model,
-    read_config,
-    write_model,
-)
-from patchscaler.models.grm import GRM
-from patchscaler.models.patch_dit import PatchDiT, Prompt, TextureEncoder
-from patchscaler.models.quantized import Int8Refiner, int8_available
-from patchscaler.models.refiner import Refiner
-from patchscaler.models.texture import TextureClassifier
-from patchscaler.models.weights import file_hash, load_module
-from patchscaler.patching import Canvas, PatchGrid, make_grid
-from patchscaler.refining import refined, refining_steps
-from patchscaler.texture_memory import TextureMemory
 
-__all__ = ["PatchScaler", "Picture", "Progress", "Result"]
+from patchscaler.images.color import KINDS
+from patchscaler.images.mask import mask_weights
+from patchscaler.images.planes import Planes, array_planes, to_pil, to_planes
+from patchscaler.images.read import MAX_PIXELS, check_pixels
+from patchscaler.images.sizes import TargetSize, passes, resized
+from patchscaler.images.source import Source
+from patchscaler.images.tileable import SEAM, resized_tile, unwrap_array, wrap_planes
+from patchscaler.model import Model
+from patchscaler.patching import PatchGrid
+from patchscaler.progress import UNITS, Callback, Progress, Reporter
+from patchscaler.regions import CONTEXT
+from patchscaler.resources import batch_size_within, check_memory, in_memory_bytes, tile_sizes
+from patchscaler.storage import MemoryStorage, Storage
+from patchscaler.tiling import Executor, Finishing, Job, LocalExecutor, decode, grid_of, restore, score_patches
+from patchscaler.work import assign_groups, image_work
+
+ImageInput = Image.Image | np.ndarray | Tensor | Planes | str | Path
+
+
+@dataclass
+class Output:
+    """One upscaled image and how it came about. M patches, row by row over `grid`; maps are those of the last pass."""
+
+    array: np.ndarray  # (h, w, 1..4) uint8, or uint16 where the input had more than 8 bits
+    confidence: np.ndarray  # (H, W) of latents, in (0, 1]
+    groups: np.ndarray  # (M,) 0 simple, 1 medium, 2 hard
+    scores: np.ndarray  # (M,) mean confidence of each patch
+    grid: PatchGrid
+    nfe: int  # network evaluations of patches
+    gmac: float  # multiply-adds of all networks, in 10^9
+    gmac_uniform: float  # the same, were every patch hard
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    warnings: list[str] = field(default_factory=list)
+    icc_profile: bytes | None = None  # of the array's colors
+    coarse: np.ndarray | None = None  # (h, w, 3) uint8 at x4, with maps=True
+    deviation: np.ndarray | None = None  # (H, W) levels between result and coarse image, with maps=True
+    textures: np.ndarray | None = None  # (M, K) memory entries of each patch's prompt
+
+    @property
+    def image(self) -> Image.Image:
+        """The array as a Pillow image of 8 bits."""
+        return to_pil(self.array, self.icc_profile)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.array.shape[1], self.array.shape[0]
+
+    def patches_by_group(self) -> dict[str, int]:
+        """Number of patches of simple, medium and hard."""
+        return {name: int((self.groups == g).sum()) for g, name in enumerate(("simple", "medium", "hard"))}
+
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{n} {name}" for name, n in self.patches_by_group().items())
+        return f"Output({self.size[0]}x{self.size[1]}, {groups}, {sum(self.timings.values()):.2f} s)"
+
+    def _repr_png_(self) -> bytes:
+        return self.image._repr_png_()  # type: ignore[no-any-return, attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of `PatchScaler.__call__`, checked."""
+
+    groups: GroupConfig  # thresholds, start timesteps and steps, with the fidelity in them
+    target: TargetSize
+    seed: int
+    fidelity: float
+    mask: Planes | None
+    budget: float | None
+    prompt: bool
+    color: str
+    tileable: bool
+    origin: tuple[int, int]
+    batch_size: int
+    tile: int | None
+    memory_limit: float
+    max_pixels: int
+    maps: bool
 
 
 class PatchScaler:
-    """The networks, a texture memory and the numbers that tie them together."""
+    """Upscale images: `PatchScaler.from_pretrained()(image)`.
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        networks: dict[str, torch.nn.Module],
-        memory: TextureMemory | None,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ):
-        self.config = config
-        self.device, self.dtype = torch.device(device), dtype
-        # `torch int8` where the refiner computes in bytes, or `onnx.engine.use_engine`'s
-        self.engine = "torch"
-        for network in networks.values():
-            network.to(self.device).eval().requires_grad_(False)
-        for name in ("grm", "refiner"):
-            if name in networks:
-                networks[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.networks = networks
-        self.memory = memory.to(self.device) if memory else None
-        self.diffusion = Diffusion(config.diffusion)
-        self.files: dict[str, Path] = {}  # where the networks and the memory were loaded from
+    Attributes:
+        model: Networks, texture memory, device and precision.
+    """
 
-    # --- loading and saving -----------------------------------------------------------------------
+    def __init__(self, model: Model):
+        self.model = model
 
     @classmethod
     def from_pretrained(
@@ -88,460 +123,350 @@ class PatchScaler:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        engine: str = "auto",
         memory: str | Path | None = None,
         autoencoder: str | Path | None = None,
         offline: bool = False,
-        engine: str = "torch",
-        onnx: str | Path | None = None,
     ) -> "PatchScaler":
-        """A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra;
-        @revision may follow).
+        """Load a model.
 
-        device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, of the large
-        networks; auto also draws in bytes (`models/quantized.py`) where weights and processor allow
-        it.
-        memory: another texture memory; autoencoder: another local copy of the `paper` autoencoder.
-        offline: fetch nothing, as HF_HUB_OFFLINE=1. engine, onnx: see `onnx.engine.use_engine`.
-        Raises PatchScalerError for anything missing, corrupt, changed or not fitting.
+        Args:
+            source: A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may
+                follow).
+            device: auto, cpu, cuda or mps.
+            dtype: auto, float32, bfloat16 or float16, of the large networks.
+            engine: What runs the networks: auto or a name of `engines.ENGINES`.
+            memory: Another texture memory.
+            autoencoder: Another local copy of the `paper` autoencoder.
+            offline: Fetch nothing, as HF_HUB_OFFLINE=1.
+
+        Raises:
+            PatchScalerError: Something is missing, corrupt or does not fit.
         """
-        folder = find_model(source, offline)
-        check_sums(folder, ["config.json"])
-        config = read_config(folder, autoencoder)
-        where = choose_device(device)
-        copy = [] if autoencoder or config.autoencoder.kind == "pca" else autoencoder_files(folder)
-        check_sums(folder, copy)
-        networks = build_networks(config, folder / AUTOENCODER if copy else None, offline)
-        for name, network in networks.items():
-            if name != "autoencoder" or config.autoencoder.kind == "pca":
-                check_sums(folder, [f"{name}.safetensors"])
-                load_module(folder / f"{name}.safetensors", network)
-        networks["autoencoder"].to(where)  # it encodes the memory
-        textures, memory_file = None, Path(memory) if memory else folder / "memory.safetensors"
-        if memory or config.texture.memory_size:
-            check_sums(folder, [] if memory else [memory_file.name])
-            key_model = file_hash(folder / "classifier.safetensors")
-            textures = TextureMemory.load(memory_file, _autoencoder(networks), key_model)
-        scaler = cls(config, networks, textures, where, choose_dtype(dtype, where))
-        scaler.files = {
-            path.stem: path for path in folder.glob("*.safetensors") if path.stem in networks
-        }
-        scaler.files |= {"memory": memory_file} if textures else {}
-        refiner, choice = (
-            scaler.refiner,
-            dtype == "auto" and where == "cpu" and engine in ("auto", "torch"),
-        )
-        # faster than any engine
-        if refiner and choice and config.refiner.ranges and int8_available():
-            object.__setattr__(refiner, "refine", Int8Refiner(refiner).refine)
-            scaler.engine = "torch int8"
-            return scaler
-        if engine == "torch":
-            return scaler
-        from patchscaler.engines.onnx.engine import use_engine
+        from patchscaler.engines import use_engine
 
-        return use_engine(scaler, engine, onnx)
+        model = Model.from_pretrained(
+            source, device=device, dtype=dtype, memory=memory, autoencoder=autoencoder, offline=offline
+        )
+        use_engine(model, engine)
+        return cls(model)
 
     def save_pretrained(
         self,
         folder: str | Path,
-        half: bool = True,
         *,
-        licence: str = "unknown",
+        half: bool = True,
+        license: str = "unknown",
         copy_autoencoder: bool = True,
     ) -> None:
-        """A folder that `from_pretrained` and a hub take: see `model_folder`.
+        """Write a folder that `from_pretrained` and a hub take.
 
-        half: floats in half precision. licence: of the weights, for the model card.
-        copy_autoencoder: False only names a diffusers autoencoder, which then has to be had when
-        the model is loaded.
+        Args:
+            folder: Where to.
+            half: Keep floats in half precision.
+            license: Of the weights, for the model card.
+            copy_autoencoder: False only names a diffusers autoencoder.
         """
-        write_model(
-            Path(folder), self.config, self.networks, self.memory, half, licence, copy_autoencoder
+        self.model.save_pretrained(
+            folder, half=half, license=license, copy_autoencoder=copy_autoencoder
         )
 
-    # --- the main path ----------------------------------------------------------------------------
+    @overload
+    def __call__(self, image: ImageInput, **options: Any) -> Output: ...
 
-    def upscale(self, image: Picture, **options: Any) -> Result:
-        """PIL image, (H, W[, 3|4]) array or (3, H, W) tensor in [0, 1] -> Result. options: see
-        `options`.
+    @overload
+    def __call__(self, image: Sequence[ImageInput], **options: Any) -> list[Output]: ...
+
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        *,
+        scale: float | None = None,
+        size: TargetSize | str | None = None,
+        seed: int = 0,
+        fidelity: float | None = None,
+        fidelity_mask: ImageInput | None = None,
+        budget: float | None = None,
+        prompt: bool = True,
+        groups: GroupConfig | None = None,
+        color: str = "wavelet",
+        tileable: bool = False,
+        origin: tuple[int, int] = (0, 0),
+        batch_size: int | None = None,
+        tile: int | None = None,
+        memory_limit: float = 512.0,
+        max_pixels: int = MAX_PIXELS,
+        maps: bool = False,
+        callback: Callback | None = None,
+        executor: Executor | None = None,
+    ) -> Output | list[Output]:
+        """Upscale an image, or several whose patches share batches.
+
+        Args:
+            image: Pillow image; (H, W[, 1..4]) array of uint8, uint16 or floats in 0..1; (3, H, W) tensor of floats
+                in 0..1; the path of a file. Or a list of these.
+            scale: How many times as large, 4 by default; beyond 4 in several passes.
+            size: In place of scale: "3000x" (width), "x2000" (height), "3000x2000" (to fit into), "12mp".
+            seed: Of the noise. The same seed gives the same image.
+            fidelity: From 0 (vivid) to 1 (the coarse image, the most probable one); None for the model's default.
+            fidelity_mask: Grey image of any size: white keeps the coarse image there, black follows `fidelity`.
+            budget: Share of the work of every patch hard, 0 to 1; None for the groups' own.
+            prompt: False leaves the texture prompt out.
+            groups: Thresholds, start timesteps and steps in place of the model's.
+            color: "wavelet" keeps the input's colors, "none" the network's.
+            tileable: Make opposite borders meet.
+            origin: (row, column) of the image in a larger one whose noise it shares, in multiples of 2 pixels.
+            batch_size: Patches of a batch; None for what memory_limit holds.
+            tile: Side of a tile in LR pixels; 0 for the whole image, None for what memory_limit holds.
+            memory_limit: MiB that the networks may take.
+            max_pixels: Limit of the input, 0 for none.
+            maps: Give the coarse image and the deviation from it, too.
+            callback: Called with a `Progress`.
+            executor: Where the networks run; this process by default.
+
+        Returns:
+            An `Output` for an image, a list of them for a list.
+
+        Raises:
+            PatchScalerError: An argument is out of its range, or memory is too small.
         """
-        return self.upscale_many([image], **options)[0]
-
-    def upscale_many(self, images: Sequence[Picture], **options: Any) -> list[Result]:
-        """Several pictures whose patches share batches -> their Results, in order. options: see
-        `options`.
-
-        Pictures too large for memory: `streaming.files.upscale_file`.
-        """
-        checked = self.options(**options)
+        # 1. Check the arguments
+        options = self.options(
+            scale=scale, size=size, seed=seed, fidelity=fidelity, fidelity_mask=fidelity_mask, budget=budget,
+            prompt=prompt, groups=groups, color=color, tileable=tileable, origin=origin, batch_size=batch_size,
+            tile=tile, memory_limit=memory_limit, max_pixels=max_pixels, maps=maps,
+        )
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        images = [to_planes(x) for x in (image if several else [image])]
+        for planes in images:
+            width, height = planes.size
+            check_pixels(width, height, options.max_pixels, "the image")
+            check_memory(in_memory_bytes(self.model, height, width), f"an image of {width}x{height}")
+        executor = executor or LocalExecutor(self.model)
         try:
-            return self._upscale(images, checked)
+            outputs = self._upscale(images, options, executor, callback)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            hint = "make it in windows (--window, `upscale_file`), or free some"
-            raise PatchScalerError(f"not enough memory for this picture; {hint}") from error
+            raise PatchScalerError(
+                "not enough memory for this image. Hint: give a smaller `tile`, or use `upscale_file`"
+            ) from error
+        return outputs if several else outputs[0]
+
+    upscale = __call__
+
+    def _upscale(
+        self, images: list[Planes], options: Options, executor: Executor, callback: Callback | None
+    ) -> list[Output]:
+        """Passes of x4 over all images; each pass is the way of `run_pass`."""
+        targets = [
+            passes(planes.size, options.target.size(*planes.size), self.model.scale) for planes in images
+        ]
+        outputs: dict[int, Output] = {}
+        todo = list(range(len(images)))
+        number = 0
+        while todo:
+            sources = [images[i] for i in todo]
+            if options.tileable:
+                sources = [wrap_planes(x, margin_of(self.model)) for x in sources]
+            report = pass_reporter(callback, number, max(len(targets[i]) for i in todo))
+            storages: list[Storage] = [MemoryStorage() for _ in todo]
+            found = [Source.from_planes(x) for x in sources]
+            made = run_pass(self.model, executor, found, storages, options, report)
+            for i, output in zip(todo, made, strict=True):
+                finish_pass(self.model, images[i], output, targets[i][number], options)
+                if i in outputs:
+                    output.warnings = outputs[i].warnings
+                outputs[i] = output
+            number += 1
+            todo = [i for i in todo if number < len(targets[i])]
+            for i in todo:
+                images[i] = array_planes(outputs[i].array, images[i].icc_profile)
+        return [outputs[i] for i in range(len(images))]
 
     def options(
         self,
         *,
+        scale: float | None = None,
+        size: TargetSize | str | None = None,
         seed: int = 0,
-        groups: GroupConfig | None = None,
-        origin: tuple[int, int] = (0, 0),
+        fidelity: float | None = None,
+        fidelity_mask: ImageInput | None = None,
+        budget: float | None = None,
         prompt: bool = True,
-        max_patches: int | None = None,
-        memory_limit: float = 512,
+        groups: GroupConfig | None = None,
+        color: str = "wavelet",
+        tileable: bool = False,
+        origin: tuple[int, int] = (0, 0),
+        batch_size: int | None = None,
+        tile: int | None = None,
+        memory_limit: float = 512.0,
         max_pixels: int = MAX_PIXELS,
-        progress: Progress | None = None,
-        coarse: bool = False,
-        color: str = DEFAULT,
-        period: tuple[int, int] | None = None,
-        budget: str | float | Budget | None = None,
-        fidelity: float = 0,
-        changes: Sequence[Change] = (),
-        invention: bool = False,
-        assigned: np.ndarray | None = None,
+        maps: bool = False,
     ) -> Options:
-        """What a picture is to be made with.
-
-        groups: thresholds, start times, steps and overlap in place of the checkpoint's. origin:
-        (row, column) of the picture in a larger one, so that a crop sees the noise of the whole
-        (multiples of two pixels). prompt: False leaves the texture prompt out. max_patches: of one
-        batch, by default as many as memory_limit (MiB) holds; halved when memory runs out.
-        max_pixels: of each picture, 0 for no limit. coarse: True decodes the coarse picture too.
-        color: wavelet, adain or none, against shifts of colour. period: (height, width) in pixels
-        after which the noise repeats, for tileable textures. The dials (docs/dials.md): budget, a
-        share of full sampling, seconds ('20s') or a name; fidelity, 0 to 1; changes, boxes with
-        another group or seed; invention: True measures what was invented; assigned: (M,) groups of
-        an earlier run, to repeat it. Raises PatchScalerError for what cannot be.
-        """
-        config = check_groups(groups or self.config.groups)
-        if config.latent_patch_size != self.config.groups.latent_patch_size:
-            size = self.config.groups.latent_patch_size
+        """Check the arguments of `__call__`. Raises PatchScalerError that names the argument and its range."""
+        own = self.model.config.groups
+        config = check_groups(groups or own)
+        if config.latent_patch_size != own.latent_patch_size:
             raise PatchScalerError(
-                f"patches of {config.latent_patch_size} latents: this model was trained for {size}"
+                f"groups: patches of {config.latent_patch_size} latents. "
+                f"Hint: this model was trained for {own.latent_patch_size}"
             )
-        if max_patches is None:
-            max_patches = patches_within(self, memory_limit)
-        if max_patches < 1:
-            raise PatchScalerError(f"max_patches {max_patches}: take 1 or more")
+        dial = config.fidelity if fidelity is None else check_fidelity(fidelity)
+        if color not in KINDS:
+            raise PatchScalerError(f"color {color!r}: choose {' or '.join(KINDS)}")
+        whole = {"seed": seed, "max_pixels": max_pixels, "batch_size": 1 if batch_size is None else batch_size}
+        whole |= {"tile": 0 if tile is None else tile}
+        least = {"seed": None, "batch_size": 1}
+        for name, value in whole.items():
+            low = least.get(name, 0)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or (low is not None and value < low):
+                allowed = "a whole number" if low is None else f"a whole number of {low} or more"
+                raise PatchScalerError(f"{name} {value!r}: take {allowed}")
         return Options(
-            start_later(config, check_fidelity(fidelity)),
-            seed,
-            origin,
-            prompt,
-            max_patches,
-            max_pixels,
-            progress,
-            coarse,
-            color,
-            period,
-            None if budget is None else parse_budget(budget),
-            fidelity,
-            tuple(changes),
-            invention,
-            assigned,
-            config,
+            groups=with_fidelity(config, dial),
+            target=TargetSize.of(scale, size),
+            seed=int(seed),
+            fidelity=coarse_weight(config, dial),
+            mask=None if fidelity_mask is None else to_planes(fidelity_mask),
+            budget=None if budget is None else check_budget(budget),
+            prompt=prompt,
+            color=color,
+            tileable=tileable,
+            origin=origin,
+            batch_size=batch_size or batch_size_within(self.model, memory_limit),
+            tile=tile,
+            memory_limit=memory_limit,
+            max_pixels=int(max_pixels),
+            maps=maps,
         )
 
-    @torch.inference_mode()
-    def _upscale(self, pictures: Sequence[Picture], options: Options) -> list[Result]:
-        clock = Clock(self.device)
-        jobs = [self.restored(picture, options) for picture in pictures]
-        clock.lap("coarse")
-        for job in jobs:
-            assign(self, job, options, spent=clock.seconds["coarse"] / len(jobs))
-        count = Counter(
-            jobs, options.progress, refining_steps(self, jobs) if options.progress else 0
+
+@torch.inference_mode()
+def run_pass(
+    model: Model,
+    executor: Executor,
+    sources: list[Source],
+    storages: list[Storage],
+    options: Options,
+    report: Reporter,
+) -> list[Output]:
+    """Upscale images of any size four times: the main path, step by step.
+
+    The arrays of each image, its result among them, lie in its storage: in memory, or on disk for a large one.
+    """
+    timer = Timer(model)
+    jobs: list[Job] = []
+    for source, storage in zip(sources, storages, strict=True):
+        # 2. Cut the image into tiles: one, or as many as the memory limit asks for
+        sizes = tile_sizes(model, source.size, options.tile, options.memory_limit)
+        grid = grid_of(model, source, options.groups)
+        # 3. Restore: coarse latents y_0 and confidence C (3.1, Eq. 1)
+        coarse, confidence = restore(model, executor, source, storage, sizes, report.advance)
+        # 4. Score patches, and assign them to groups by confidence (3.2, Eq. 2) or as the budget allows
+        scores = score_patches(confidence, grid, options.groups.least_confidence)
+        groups = assign_groups(model, scores, grid, options.groups, options.budget)
+        # 5. Noise of the whole image, keyed by seed and place; start states are made of it (Eq. 3 to 7)
+        noise = NoiseField(options.seed, model.autoencoder.channels, *places(model, options, source))
+        textures = storage.array("textures", (len(grid), max(1, model.top_k)), np.int32)
+        jobs.append(
+            Job(source, storage, sizes, grid, coarse, confidence, scores, noise, options.groups, groups, textures)
         )
-        self.sample(jobs, options, clock, count)
-        fused = [refined(self, job, count) for job in jobs]
-        if self.refiner:
-            clock.lap("refining")
-        results = [
-            self._result(job, latents, options) for job, latents in zip(jobs, fused, strict=True)
-        ]
-        clock.lap("decode")
-        for result in results:
-            result.cost["seconds"] = dict(clock.seconds)
-        return results
-
-    def restored(self, picture: Picture, options: Options) -> Job:
-        """Coarse latents, confidence, patches and noise of one picture."""
-        planes = to_planes(picture)
-        height, width = planes.rgb.shape[-2:]
-        check_pixels(width, height, options.max_pixels, "the picture")
-        padded = self.padded_size(height, width)
-        coarse, confidence = self.restore(reflect_pad(planes.rgb, *padded)[None].to(self.device))
-        grid = make_grid(
-            coarse.shape[1],
-            coarse.shape[2],
-            options.groups.latent_patch_size,
-            options.groups.overlap,
-        )
-        noise = self.noise(options, 0, 0, grid.height, grid.width).to(self.device)
-        scores = patch_confidence(confidence, grid, options.groups.least_confidence).cpu()
-        return self.new_job(
-            planes,
-            (height, width),
-            coarse,
-            noise,
-            confidence,
-            grid,
-            scores,
-            options.groups,
-            Canvas(len(coarse), grid, self.device),
-        )
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """LR (height, width) with at least one patch, and whole latents."""
-        least = self.config.groups.latent_patch_size * self.step
-        return max(least, -(-height // self.step) * self.step), max(
-            least, -(-width // self.step) * self.step
-        )
-
-    def restore(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, 3, h, w) in [-1, 1] -> coarse latents (C, H, W), confidence (1, H, W)."""
-        with self.autocast():
-            coarse, confidence = self.grm(lr, self.autoencoder)
-        return coarse[0].float(), confidence[0].float()
-
-    def noise(
-        self,
-        options: Options,
-        row: int,
-        column: int,
-        height: int,
-        width: int,
-        seed: int | None = None,
-    ) -> Tensor:
-        """(C, height, width) of the noise field, from latent (row, column) of the picture on."""
-        top, left = (side // self.step for side in options.origin)
-        period = None
-        if options.period:
-            period = (
-                max(1, options.period[0] // self.step),
-                max(1, options.period[1] // self.step),
-            )
-        seed = options.seed if seed is None else seed
-        return noise_field(
-            seed, self.autoencoder.channels, top + row, left + column, height, width, period
-        )
-
-    @torch.inference_mode()
-    def groups_of(self, image: Picture, **options: Any) -> tuple[np.ndarray, GroupConfig]:
-        """Which group each patch falls into, (M,), and the groups' numbers, without
-        sampling any.
-        """
-        checked = self.options(**options)
-        job = self.restored(image, checked)
-        assign(self, job, checked)
-        return job.groups.numpy(), job.config
-
-    def sample(self, jobs: list[Job], options: Options, clock: Clock, count: Counter) -> None:
-        """Fill the canvases; the patches of all pictures of one configuration share batches."""
-        for config in dict.fromkeys(job.config for job in jobs):
-            self._sample(
-                [job for job in jobs if job.config == config], config, options, clock, count
-            )
-
-    def _sample(
-        self, jobs: list[Job], config: GroupConfig, options: Options, clock: Clock, count: Counter
-    ) -> None:
-        batches = Batches(jobs, config.latent_patch_size, options.max_patches)
-        while len(batches):
-            batch, before = batches.next_batch(), count.done
-            sampled = batches.sampled(batch)
-            y_0, noise = batches.coarse(batch), batches.noise(batch) if sampled else None
-            try:
-                patches, entries = self.sample_batch(
-                    y_0, noise, batches.groups[batch], config, options, clock, count
-                )
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(batch) == 1:
-                    raise
-                batches.requeue(batch)
-                count.done = before
-                continue
-            batches.put(batch, patches, entries)
-
-    def sample_batch(
-        self,
-        y_0: Tensor,
-        noise: Tensor | None,
-        groups: Tensor,
-        config: GroupConfig,
-        options: Options,
-        clock: Clock,
-        count: Callable[[int], None],
-    ) -> tuple[Tensor, Tensor]:
-        """y_0, noise: (n, C, V, V); groups: (n,) -> patches (n, C, V, V), memory entries (n, K); no
-        noise, no steps.
-        """
-        k = self.top_k if options.prompt else 0
-        y_0, entries, prompt = y_0.to(self.device), torch.full((len(y_0), max(1, k)), -1), None
-        if noise is not None and k:
-            prompt, entries = self.texture_prompt(y_0)
-        clock.lap("prompt")
-        if noise is not None:
-            denoise = self.denoiser(y_0, prompt)
-            y_0 = sample_groups(
-                denoise, y_0, noise.to(self.device), groups, config, self.diffusion, count
-            )
-        clock.lap("sampling")
-        return y_0, entries
-
-    def _result(self, job: Job, latents: Tensor, options: Options) -> Result:
-        """Fused latents (C, H, W) -> picture."""
-        assert isinstance(job.coarse, Tensor)
-        image, coarse = self.picture(latents, job.coarse, job.confidence, job.planes.rgb, options)
-        moments = (
-            cell_moments(image, coarse, self.autoencoder.factor) if options.invention else None
-        )
-        profile = job.planes.icc_profile
-        return Result(
-            finish(image, job.planes),
-            to_pil(finish(coarse, job.planes), profile) if options.coarse else None,
-            job.confidence[0].cpu().numpy(),
-            job.groups.numpy(),
-            job.scores.numpy(),
-            job.textures,
-            job.grid,
-            job.cost(),
-            profile,
-            job.config,
-            None if moments is None else moments.cpu().numpy(),
-            options,
-        )
-
-    def picture(
-        self, latents: Tensor, coarse: Tensor, confidence: Tensor, lr: Tensor, options: Options
-    ) -> tuple[Tensor, Tensor]:
-        """Latents (C, H, W) twice, (1, H, W), input (3, h, w) -> result and, if wanted, coarse, (3,
-        4h, 4w) both.
-        """
-        if options.fidelity:
-            calibration = self.config.groups.calibration
-            latents = towards_coarse(latents, coarse, confidence, calibration, options.fidelity)
-        size = (lr.shape[1], lr.shape[2])
-        image = plain = self.decode(latents, size)
-        if options.coarse or options.fidelity or options.invention:
-            plain = self.decode(coarse, size)
-        if options.fidelity:
-            image = colors_of_coarse(image, plain, options.fidelity)
-        # or what colours are matched by would count as invented
-        if options.coarse or options.invention:
-            plain = match_color(plain, lr, options.color)
-        return match_color(image, lr, options.color), plain
-
-    def new_job(
-        self,
-        planes: Planes,
-        size: tuple[int, int],
-        coarse: Latents,
-        noise: Latents,
-        confidence: Tensor,
-        grid: PatchGrid,
-        scores: Tensor,
-        config: GroupConfig,
-        canvas: Any,
-    ) -> Job:
-        """A job whose patches are all still to be sampled; see `Job` for the shapes."""
-        textures = np.full((len(grid), max(1, self.top_k)), -1, np.int64)
-        groups, todo = (
-            torch.zeros(len(grid), dtype=torch.long),
-            torch.ones(len(grid), dtype=torch.bool),
-        )
-        return Job(
-            planes,
-            size,
-            coarse,
-            noise,
-            confidence,
-            grid,
-            scores,
-            groups,
-            config,
-            canvas,
-            textures,
-            todo,
-            refines=self.refiner is not None,
-        )
-
-    def texture_prompt(self, y_0: Tensor) -> tuple[Prompt, Tensor]:
-        """Texture Feature Wrapping (3.3). y_0: (N, C, V, V) -> prompt, entries (N, K)."""
-        assert self.memory is not None
-        query = self.classifier.keys(y_0)  # (N, D)
-        values, scores, entries = self.memory.lookup(query, self.top_k)  # (N, K, C, V, V), (N, K)
-        with self.autocast():
-            context = self.texture_encoder(values, scores)  # (N, M, D)
-            return self.patch_dit.prepare(context), entries.cpu()
-
-    def denoiser(
-        self, y_0: Tensor, prompt: Prompt | None
-    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """Patch-DiT as `sample_groups` calls it: (x_t, t, rows of y_0) -> x_0."""
-
-        def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
-            rows = index.to(y_0.device)
-            everything = len(rows) == len(y_0)
-            y = y_0 if everything else y_0[rows]
-            p = prompt if everything or prompt is None else prompt.select(rows)
-            with self.autocast():
-                output = self.patch_dit(x_t, t, y, p)  # (n, C, V, V)
-            return self.diffusion.to_x_0(output.float(), x_t, t, y)
-
-        return denoise
-
-    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        """(C, H, W) -> (3, scale h, scale w) for the LR size (h, w): padding cut off."""
-        h, w = (side * self.config.scale for side in size)
-        return self.autoencoder.decode(latents[None])[0, :, :h, :w]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    @property
-    def compute_signature(self) -> str:
-        """What computes, and how exactly: the last bits of a picture depend on it."""
-        return (
-            f"{self.device.type} {self.dtype} {self.engine.removeprefix('torch').strip()}".rstrip()
-        )
-
-    @property
-    def step(self) -> int:
-        """LR pixels a latent."""
-        return max(1, self.autoencoder.factor // self.config.scale)
-
-    @property
-    def top_k(self) -> int:
-        """Textures that a prompt is made of."""
-        return min(self.config.texture.top_k, len(self.memory)) if self.memory else 0
-
-    @property
-    def autoencoder(self) -> Autoencoder:
-        return _autoencoder(self.networks)
-
-    @property
-    def grm(self) -> GRM:
-        return self.networks["grm"]  # type: ignore[return-value]
-
-    @property
-    def classifier(self) -> TextureClassifier:
-        return self.networks["classifier"]  # type: ignore[return-value]
-
-    @property
-    def texture_encoder(self) -> TextureEncoder:
-        return self.networks["texture_encoder"]  # type: ignore[return-value]
-
-    @property
-    def patch_dit(self) -> PatchDiT:
-        return self.networks["patch_dit"]  # type: ignore[return-value]
-
-    @property
-    def refiner(self) -> Refiner | None:
-        return self.networks.get("refiner")  # type: ignore[return-value]
+    timer.lap("restore")
+    report.work["denoise"] = sum(image_work(model, job).denoise for job in jobs)
+    # 6. Denoise the patches of all images, each group from its own start timestep (3.2), with texture prompts (3.3)
+    latents = denoise(model, executor, jobs, options.batch_size, options.prompt, report.advance)
+    timer.lap("denoise")
+    outputs = []
+    for job, denoised in zip(jobs, latents, strict=True):
+        # 7. Blend patches, move towards the coarse image, decode, match colors
+        mask = None if options.mask is None else mask_weights(options.mask, job.source.size)
+        finishing = Finishing(options.fidelity, mask, options.color, options.maps)
+        array = decode(model, executor, job, denoised, finishing, report.advance)
+        # 8. Collect what is known of the image
+        outputs.append(output_of(model, job, array))
+    timer.lap("decode")
+    for output in outputs:
+        output.timings = {name: seconds / len(outputs) for name, seconds in timer.seconds.items()}
+    return outputs
 
 
-def _autoencoder(networks: dict[str, torch.nn.Module]) -> Autoencoder:
-    return networks["autoencoder"]  # type: ignore[return-value]
+def output_of(model: Model, job: Job, array: Any) -> Output:
+    """The `Output` of one pass over one image."""
+    work = image_work(model, job)
+    steps = job.steps
+    coarse, deviation = job.storage.get("coarse_image"), job.storage.get("deviation")
+    return Output(
+        array=array,
+        confidence=np.asarray(job.confidence[:]),
+        groups=job.groups.numpy(),
+        scores=job.scores.numpy(),
+        grid=job.grid,
+        nfe=int(steps.sum()),
+        gmac=work.total,
+        gmac_uniform=work.uniform,
+        icc_profile=job.source.icc_profile,
+        coarse=None if coarse is None else np.asarray(coarse[:]),
+        deviation=None if deviation is None else np.asarray(deviation[:]),
+        textures=None if job.textures is None else np.asarray(job.textures[:]),
+    )
+
+
+def margin_of(model: Model) -> int:
+    """LR pixels around a tileable texture that its result depends on, a multiple of the patches' stride."""
+    groups, step = model.config.groups, model.step
+    stride = (groups.latent_patch_size - groups.overlap) * step
+    reach = model.grm.reach + (model.autoencoder.reach + groups.latent_patch_size + CONTEXT) * step + SEAM
+    return -(-reach // stride) * stride
+
+
+def places(model: Model, options: Options, source: Source) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Where an image lies in the noise field, and after how many latents the field repeats."""
+    top, left = (side // model.step for side in options.origin)
+    if not options.tileable:
+        return (top, left), None
+    margin = margin_of(model)
+    period = tuple(max(1, (side - 2 * margin) // model.step) for side in source.size)
+    return (top - margin // model.step, left - margin // model.step), (period[0], period[1])
+
+
+def finish_pass(
+    model: Model, planes: Planes, output: Output, target: tuple[int, int], options: Options
+) -> None:
+    """Cut off what surrounds a tileable texture, and resize to this pass's target (width, height)."""
+    size = (target[1], target[0])
+    if options.tileable:
+        h, w = (side * model.scale for side in planes.rgb.shape[-2:])
+        margin = margin_of(model) * model.scale
+        output.array = unwrap_array(output.array, margin, (h, w), SEAM * model.scale)
+    if output.array.shape[:2] != size:
+        output.array = (resized_tile if options.tileable else resized)(output.array, size)
+
+
+class Timer:
+    """Seconds by stage. A GPU's work counts where it was given, not where its result is read."""
+
+    def __init__(self, model: Model):
+        self.device, self.seconds, self.last = model.device, dict[str, float](), time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+
+def pass_reporter(callback: Callback | None, number: int, count: int) -> Reporter:
+    """Progress of one pass of several; later ones are larger, so an earlier one counts a sixteenth of the next."""
+    shares = [16.0**n for n in range(count)]
+    before, own, whole = sum(shares[:number]), shares[number], sum(shares)
+
+    def scaled(progress: Progress) -> None:
+        if callback:
+            part = progress.done / progress.total
+            done = int(UNITS * (before + own * part) / whole)
+            last = number == count - 1 and progress.done == progress.total
+            eta = progress.eta
+            callback(Progress(progress.stage, UNITS if last else min(done, UNITS - 1), UNITS, eta))
+
+    return Reporter(scaled if callback else None, {"restore": 1.0, "denoise": 8.0, "decode": 0.5})

@@ -23,9 +23,9 @@ def check_groups(config: GroupConfig) -> GroupConfig:
     for time, steps in zip(config.start_times, config.num_inference_steps, strict=True):
         if not 0 <= time <= 1000:
             raise PatchScalerError(f"start time {time}: it must lie in 0..1000")
-        if not 0 <= steps <= time:
+        if not 0 <= steps <= max(1, time):
             raise PatchScalerError(
-                f"{steps} steps from time {time}: take 0 (the coarse patch as it is) to {time}"
+                f"{steps} steps from time {time}: take 0 (stays coarse) to {max(1, time)}"
             )
     if config.sampler not in SAMPLERS:
         raise PatchScalerError(

@@ -53,3 +53,45 @@ def noise_field(
     u = ((bits >> np.uint64(32)).astype(np.float64) + 0.5) * 2.0**-32
     v = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
     return torch.from_numpy((np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)).astype(np.float32))
+
+
+class NoiseField:
+    """The field of one image, made where it is read; tiles are kept as long as neighbors are likely to read them.
+
+    Args:
+        seed: Of the field.
+        channels: Of the latents.
+        origin: (row, column) of the image in the field, in latents.
+        period: (rows, columns) after which the field repeats, for tileable textures.
+    """
+
+    SIDE, KEPT = 64, 48
+
+    def __init__(
+        self,
+        seed: int,
+        channels: int,
+        origin: tuple[int, int] = (0, 0),
+        period: tuple[int, int] | None = None,
+    ):
+        self.seed, self.channels, self.origin, self.period = seed, channels, origin, period
+        self.tiles: dict[tuple[int, int], Tensor] = {}
+
+    def _tile(self, y: int, x: int) -> Tensor:
+        tile = self.tiles.pop((y, x), None)
+        if tile is None:
+            s, (top, left) = self.SIDE, self.origin
+            tile = noise_field(self.seed, self.channels, top + y * s, left + x * s, s, s, self.period)
+            if len(self.tiles) >= self.KEPT:
+                self.tiles.pop(next(iter(self.tiles)))  # the one that was not read for the longest time
+        self.tiles[y, x] = tile
+        return tile
+
+    def window(self, row: int, column: int, height: int, width: int) -> Tensor:
+        """(channels, height, width) from latent (row, column) of the image on."""
+        s = self.SIDE
+        ys = range(row // s, (row + height - 1) // s + 1)
+        xs = range(column // s, (column + width - 1) // s + 1)
+        block = torch.cat([torch.cat([self._tile(y, x) for x in xs], -1) for y in ys], -2)
+        top, left = row - ys[0] * s, column - xs[0] * s
+        return block[:, top : top + height, left : left + width]

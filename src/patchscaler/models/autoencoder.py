@@ -134,8 +134,28 @@ class DecoderCorrection(nn.Module):
         return images + F.pixel_shuffle(self.conv_out(h), 2)  # (B, 3, H, W)
 
 
+class PixelUnshuffleAutoencoder(Autoencoder):
+    """Blocks of f x f pixels as channels: exact, and noise in latents is noise in pixels."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.channels, self.factor = config.channels, config.factor
+        self.reach, self.exact = 0, True
+        if self.channels != 3 * self.factor**2:
+            raise PatchScalerError(
+                f"autoencoder: {self.channels} channels for blocks of {self.factor}x{self.factor}: "
+                f"take {3 * self.factor**2}"
+            )
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images.float(), self.factor)  # (B, 3ff, h, w)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.pixel_shuffle(latents.float(), self.factor)  # (B, 3, H, W)
+
+
 class DiffusersAutoencoder(Autoencoder):
-    """Stable Diffusion's AutoencoderKL, or AutoencoderTiny, from a hub id at a pinned commit or a
+    """Stable Diffusion's AutoencoderKL, from a hub id at a pinned commit or a
     folder.
 
     source: a folder in place of what the configuration names. offline: read the hub's local cache
@@ -152,14 +172,13 @@ class DiffusersAutoencoder(Autoencoder):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                from diffusers import AutoencoderKL, AutoencoderTiny
+                from diffusers import AutoencoderKL
         except ImportError as error:
             raise PatchScalerError(
                 f"the '{config.kind}' autoencoder needs diffusers: pip install 'patchscaler[paper]'"
             ) from error
-        cls = {"kl": AutoencoderKL, "tiny": AutoencoderTiny}[config.kind]
         try:
-            self.model = cls.from_pretrained(
+            self.model = AutoencoderKL.from_pretrained(
                 name, revision=revision, local_files_only=offline or is_offline()
             )
         except Exception as error:  # hub, network, file and format errors have no common base class
@@ -177,7 +196,7 @@ class DiffusersAutoencoder(Autoencoder):
 
     def encode(self, images: Tensor) -> Tensor:
         out = self.model.encode(images)
-        latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
+        latents = out.latent_dist.mode()
         return latents * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -193,6 +212,8 @@ def build_autoencoder(
     """
     if config.kind == "pca":
         return PCAAutoencoder(config)
-    if config.kind in ("kl", "tiny"):
+    if config.kind == "pixel_unshuffle":
+        return PixelUnshuffleAutoencoder(config)
+    if config.kind == "kl":
         return DiffusersAutoencoder(config, source, offline)
-    raise PatchScalerError(f"unknown autoencoder '{config.kind}': choose pca, kl or tiny")
+    raise PatchScalerError(f"unknown autoencoder '{config.kind}': choose pixel_unshuffle, pca or kl")

@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.checksums import NAME as SUMS
 
-FILES = ["*.json", "*.safetensors", "README.md", SUMS]  # `*` takes sub-folders in
+FILES = ["*.json", "*.safetensors", "README.md"]  # `*` takes sub-folders in
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 

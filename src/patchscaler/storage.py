@@ -1,9 +1,4 @@
-"""What does not fit in memory, and what a killed run had done: a folder of arrays beside the
-output.
-
-Its name holds a hash of everything that decides about the pixels, so that the same command finds it
-again and another one does not. Work is recorded as done only after it was written.
-"""
+"""Where the arrays of an image on its way lie: in memory, or in a folder beside the output that survives a kill."""
 
 import contextlib
 import errno
@@ -12,7 +7,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -26,9 +21,57 @@ except ImportError:  # Windows: two runs of one command are not told apart there
 TRIES = 100  # to lock a folder
 
 
+class Array(Protocol):
+    """A numpy array, or what reads and writes like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> np.ndarray: ...
+
+    def __setitem__(self, key: Any, value: Any, /) -> None: ...
+
+
+class Storage(Protocol):
+    """Named arrays and what is done of them."""
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """The array of this name: as a killed run left it, or new and zero."""
+
+    def progress(self, name: str, count: int) -> np.ndarray:
+        """(count,) bool: which of `count` pieces of work are done. Set it, then call `record`."""
+
+    def record(self, now: bool = False) -> None:
+        """Keep what is done so far."""
+
+    def get(self, name: str) -> Array | None:
+        """An array that was made before."""
+
+
+class MemoryStorage:
+    """All in memory; nothing survives."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        self.arrays[name] = np.zeros(shape, dtype)
+        return self.arrays[name]
+
+    def progress(self, name: str, count: int) -> np.ndarray:
+        return np.zeros(count, bool)
+
+    def record(self, now: bool = False) -> None:
+        pass
+
+    def get(self, name: str) -> np.ndarray | None:
+        return self.arrays.get(name)
+
+
 class DiskArray:
-    """An array in a file, read and written by parts. It is mapped for the time of one access only,
-    so that none of its pages count as the process's memory.
+    """An array in a file, read and written by parts.
+
+    It is mapped for the time of one access only, so that none of its pages count as the process's memory.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any):
@@ -39,9 +82,7 @@ class DiskArray:
             self._reserve()
 
     def _reserve(self) -> None:
-        """All of it at once: a map of a file that the disk cannot hold would kill the process
-        half-way.
-        """
+        """All of it at once: a map of a file that the disk cannot hold would kill the process half-way."""
         try:
             with open(self.path, "wb") as file:
                 file.truncate(self.nbytes)
@@ -50,9 +91,8 @@ class DiskArray:
         except OSError as error:
             self.path.unlink(missing_ok=True)
             raise PatchScalerError(
-                f"{self.path.parent.parent}: no room for {self.nbytes / 1e9:.2f} GB of "
-                "intermediate data "
-                f"({error.strerror}); free some, or write the output to another disk with -o"
+                f"{self.path.parent.parent}: no room for {self.nbytes / 1e9:.2f} GB of intermediate data "
+                f"({error.strerror}). Hint: free some, or write the output to another disk with -o"
             ) from error
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -73,37 +113,42 @@ class DiskArray:
             os.fsync(file.fileno())
 
 
-class JobFolder:
-    """`.NAME.patchscaler-KEY` beside the output NAME, locked while a run works in it."""
+class DiskStorage:
+    """The folder `.NAME.patchscaler-KEY` beside the output NAME, locked while a run works in it.
+
+    KEY is a hash of everything that decides about the pixels, so that the same command finds the folder again and
+    another one does not. Work is recorded as done only after it was written.
+
+    Args:
+        target: The output file.
+        key: Of all that decides about the pixels.
+        about: For people who find the folder.
+        every: Seconds between records of what is done.
+    """
 
     def __init__(self, target: Path, key: str, about: dict[str, Any], every: float = 10.0):
-        """every: seconds between records of what is done. about: for people who find the folder."""
         self.path = target.parent / f".{target.name}.patchscaler-{key[:16]}"
         self.every, self.last = every, time.monotonic()
         self.arrays: dict[str, DiskArray] = {}
         self.done: dict[str, np.ndarray] = {}
         self.prefix, self.passed = "", 0  # of the pass at hand; passes that are done
-        # the innermost first
-        self._made = [folder for folder in self.path.parents if not folder.exists()]
+        self._made = [folder for folder in self.path.parents if not folder.exists()]  # innermost first
         try:
             self._lock = self._locked()
         except BlockingIOError as error:
             raise PatchScalerError(
-                f"{target}: another run is making this picture; wait for it, or stop it"
+                f"{target}: another run is making this image. Hint: wait for it, or stop it"
             ) from error
         except OSError as error:
             raise PatchScalerError(
-                f"{target}: cannot write there ({error.strerror}); choose another -o"
+                f"{target}: cannot write there ({error.strerror}). Hint: choose another -o"
             ) from error
         self.resumed = (self.path / "job.json").exists()
         if not self.resumed:
             self.write("job.json", json.dumps(about, indent=1).encode())
 
     def _locked(self) -> IO[str]:
-        """The folder's lock, held until it is closed.
-
-        Again where a run that ended took the folder away meanwhile.
-        """
+        """The folder's lock, held until it is closed; again where a run that ended removed the folder meanwhile."""
         for _ in range(TRIES):
             with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -116,21 +161,20 @@ class JobFolder:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> DiskArray:
-        """The array of this name: as it was left, or new and zero."""
         self.arrays[name] = DiskArray(self.path / (self.prefix + name), shape, dtype)
         return self.arrays[name]
 
+    def get(self, name: str) -> DiskArray | None:
+        return self.arrays.get(name)
+
     def progress(self, name: str, count: int) -> np.ndarray:
-        """(count,) bool: which of `count` pieces of work are done. Set it, then call `record`."""
         file = self.path / f"{self.prefix}{name}.done"
-        stored = (
-            np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
-        )
+        stored = np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
         self.done[name] = stored if len(stored) == count else np.zeros(count, bool)
         return self.done[name]
 
     def record(self, now: bool = False) -> None:
-        """Keep what is done so far: arrays first. At most every `every` seconds, unless `now`."""
+        """Keep what is done so far, arrays first; at most every `every` seconds, unless `now`."""
         if not now and time.monotonic() - self.last < self.every:
             return
         for array in self.arrays.values():
@@ -146,14 +190,10 @@ class JobFolder:
         os.replace(temporary, self.path / name)
 
     def finished(self) -> tuple[int, DiskArray | None]:
-        """Of several passes: the first that is to be made, and what the one before it gave in a
-        killed run.
-        """
+        """Of several passes: the first that is left, and the result of the one before it in a killed run."""
         kept = (file.with_suffix("") for file in self.path.glob("result*.json"))
         last = max(
-            (file for file in kept if file.exists()),
-            key=lambda file: int(file.name[6:]),
-            default=None,
+            (file for file in kept if file.exists()), key=lambda file: int(file.name[6:]), default=None
         )
         if last is None:
             return 0, None
@@ -170,7 +210,7 @@ class JobFolder:
         result.flush()
         about = {"pass": n, "shape": result.shape, "dtype": result.dtype.str}
         kept = self.path / f"result{n}"
-        # What tells of it comes first: moved away and not known, it would be made anew, and empty.
+        # The description comes first: a result that was moved without it would be made again, and be empty.
         self.write(f"result{n}.json", json.dumps(about).encode())
         os.replace(result.path, kept)
         for file in self.path.iterdir():
@@ -179,17 +219,18 @@ class JobFolder:
         return DiskArray(kept, result.shape, result.dtype)
 
     def bytes_taken(self) -> int:
-        with contextlib.suppress(OSError):  # somebody cleans up under our feet
+        with contextlib.suppress(OSError):  # another program may remove files meanwhile
             return sum(file.stat().st_size for file in self.path.glob("*"))
         return 0
 
     def close(self) -> None:
-        """Let others in; what is recorded stays for the next run."""
+        """Release the lock; what is recorded stays for the next run."""
         self._lock.close()
 
     def remove(self) -> None:
-        """The lock goes last and is held until then: nobody works in a folder that is being
-        deleted. Folders that were made for this one go too, where nothing else lies in them.
+        """Delete the folder, and parents that were made for it and hold nothing else.
+
+        The lock goes last and is held until then: no run works in a folder that is being deleted.
         """
         if not fcntl:  # Windows deletes no open file
             self.close()

@@ -1,8 +1,7 @@
 """Where a model lies and what is in its folder, on disk as on a hub:
 
-config.json, one safetensors file a network, memory.safetensors, README.md (the model card),
-SHA256SUMS, and, where the autoencoder is a diffusers one, a copy of it in autoencoder/, so that the
-folder needs nobody else's.
+config.json, one safetensors file a network, memory.safetensors, README.md (the model card), and,
+where the autoencoder is a diffusers one, a copy of it in autoencoder/, so that the folder is whole.
 """
 
 import json
@@ -11,23 +10,22 @@ from pathlib import Path
 
 from torch import nn
 
-from patchscaler.config import AutoencoderConfig, ModelConfig
+from patchscaler.config import ModelConfig
 from patchscaler.errors import PatchScalerError
+from patchscaler.model_card import MARK, model_card
 from patchscaler.models.autoencoder import build_autoencoder
-from patchscaler.models.card import MARK, model_card
-from patchscaler.models.checksums import write_sums, write_text
+from patchscaler.models.denoiser import RRDBDenoiser
 from patchscaler.models.grm import build_grm
 from patchscaler.models.hub import fetch, is_hub_id
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
-from patchscaler.models.refiner import Refiner
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.models.texture import TextureClassifier
-from patchscaler.models.weights import file_hash, save_module
+from patchscaler.models.weights import file_hash, save_module, write_text
 from patchscaler.texture_memory import TextureMemory
 
-SHIPPED = Path(__file__).parents[1] / "weights"
+SHIPPED = Path(__file__).parent / "weights"
 AUTOENCODER = "autoencoder"  # folder of the copy of a diffusers autoencoder
-AUTOENCODER_CLASSES = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
+OWN_AUTOENCODERS = ("pca", "pixel_unshuffle")
 
 
 def find_model(source: str | Path, offline: bool = False) -> Path:
@@ -64,28 +62,24 @@ def read_config(folder: Path, autoencoder: str | Path | None = None) -> ModelCon
     return config if autoencoder is None else with_autoencoder(config, Path(autoencoder))
 
 
+def has_own_autoencoder(config: ModelConfig) -> bool:
+    """Whether the autoencoder is ours, in a file of the model's folder."""
+    return config.autoencoder.kind in OWN_AUTOENCODERS
+
+
 def with_autoencoder(config: ModelConfig, folder: Path) -> ModelConfig:
-    """The same model with a local copy of its AutoencoderKL, or an AutoencoderTiny of the same
-    latents.
-    """
-    if config.autoencoder.kind == "pca":
+    """The same model with a local copy of its AutoencoderKL."""
+    if has_own_autoencoder(config):
         raise PatchScalerError(
-            f"model '{config.name}' has its own autoencoder: leave --autoencoder out"
+            f"model '{config.name}' has its own autoencoder. Hint: leave --autoencoder out"
         )
     try:
         name = json.loads((folder / "config.json").read_text("utf-8"))["_class_name"]
-        kind = AUTOENCODER_CLASSES[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PatchScalerError(
-            f"{folder}: no AutoencoderKL or AutoencoderTiny in diffusers' format"
-        ) from error
-    # A distilled autoencoder takes and gives scaled latents.
-    factor = (
-        AutoencoderConfig.scaling_factor if kind == "tiny" else config.autoencoder.scaling_factor
-    )
-    changed = replace(
-        config.autoencoder, kind=kind, model_id=str(folder), revision="", scaling_factor=factor
-    )
+    except (OSError, ValueError, KeyError, TypeError):
+        name = None
+    if name != "AutoencoderKL":
+        raise PatchScalerError(f"{folder}: no AutoencoderKL in diffusers' format")
+    changed = replace(config.autoencoder, model_id=str(folder), revision="")
     return replace(config, autoencoder=changed)
 
 
@@ -110,11 +104,10 @@ def build_networks(
     """
     first = build_autoencoder(config.autoencoder, autoencoder, offline)
     c, v = first.channels, config.groups.latent_patch_size
-    networks: dict[str, nn.Module] = {
-        "autoencoder": first,
-        "grm": build_grm(config.grm, c),
-        "classifier": TextureClassifier(config.texture, c),
-    }
+    networks: dict[str, nn.Module] = {"autoencoder": first, "grm": build_grm(config.grm, c)}
+    if config.denoiser.width:
+        return networks | {"denoiser": RRDBDenoiser(config.denoiser)}
+    networks["classifier"] = TextureClassifier(config.texture, c)
     if config.text_width:
         networks["text_projection"] = TextProjection(
             config.text_width, config.patch_dit.hidden_size
@@ -122,7 +115,7 @@ def build_networks(
     else:
         networks["texture_encoder"] = TextureEncoder(config.patch_dit, c, v)
     networks["patch_dit"] = PatchDiT(config.patch_dit, c, v)
-    return networks | ({"refiner": Refiner(config.refiner)} if config.refiner.width else {})
+    return networks
 
 
 def write_model(
@@ -131,29 +124,22 @@ def write_model(
     networks: dict[str, nn.Module],
     memory: TextureMemory | None,
     half: bool = True,
-    licence: str = "unknown",
+    license: str = "unknown",
     copy_autoencoder: bool = True,
 ) -> None:
-    """The whole folder, its sums last: one that was not written to the end does not load as if it
-    had been.
-    """
+    """Write the whole folder, its configuration last: half of one does not load."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = []
     for name, network in networks.items():
         if name != "autoencoder" or config.autoencoder.kind == "pca":
-            names.append(f"{name}.safetensors")
-            save_module(folder / names[-1], network, {"network": name}, half)
-        elif copy_autoencoder:
+            save_module(folder / f"{name}.safetensors", network, {"network": name}, half)
+        elif not has_own_autoencoder(config) and copy_autoencoder:
             network.model.save_pretrained(folder / AUTOENCODER)  # type: ignore[operator, union-attr]
-            names += autoencoder_files(folder)
     if memory:
         memory.key_model = file_hash(folder / "classifier.safetensors")
         memory.save(folder / "memory.safetensors")
-        names.append("memory.safetensors")
     else:
         config = replace(config, texture=replace(config.texture, memory_size=0))
-    write_text(folder / "config.json", config.to_json() + "\n")
     card = folder / "README.md"
     if not card.is_file() or MARK in card.read_text(encoding="utf-8", errors="replace"):
-        write_text(card, model_card(config, networks, memory, licence))
-    write_sums(folder, [*names, "config.json"])
+        write_text(card, model_card(config, networks, memory, license))
+    write_text(folder / "config.json", config.to_json() + "\n")

@@ -17,7 +17,7 @@ WHAT = {
     "texture_encoder": "similarity-aware texture encoder",
     "text_projection": "text prompt in place of textures",
     "patch_dit": "Patch-DiT, the diffusion transformer",
-    "refiner": "convolutions on pixels that draw the fused picture anew",
+    "denoiser": "RRDB denoiser on pixels, in place of Patch-DiT",
 }
 
 
@@ -25,9 +25,9 @@ def model_card(
     config: ModelConfig,
     networks: dict[str, nn.Module],
     memory: TextureMemory | None,
-    licence: str = "unknown",
+    license: str = "unknown",
 ) -> str:
-    """Markdown with the hub's header. licence: of the weights, as the hub calls it (apache-2.0,
+    """Markdown with the hub's header. license: of the weights, as the hub calls it (apache-2.0,
     mit, other).
     """
     groups = zip(
@@ -36,7 +36,7 @@ def model_card(
     steps = "; ".join(f"{name} patches {n} from t = {t}" for name, n, t in groups)
     lines = [
         "---",
-        f"license: {licence}",
+        f"license: {license}",
         "library_name: patchscaler",
         "pipeline_tag: image-to-image",
         "tags:",
@@ -72,11 +72,9 @@ def model_card(
         lines += [f"| `memory.safetensors` | texture memory, {len(memory):,} crops |  |"]
     lines += [
         "",
-        "Every file's hash is in SHA256SUMS and is checked when the model is loaded.",
-        "",
         f"Steps: {steps} (predicts {config.diffusion.prediction_type}).",
     ]
-    if config.autoencoder.kind != "pca":
+    if config.autoencoder.kind == "kl":
         revision = (
             f" at commit {config.autoencoder.revision}" if config.autoencoder.revision else ""
         )
@@ -108,7 +106,7 @@ def model_card(
 def _file(name: str, config: ModelConfig) -> str:
     return (
         "autoencoder/"
-        if name == "autoencoder" and config.autoencoder.kind != "pca"
+        if name == "autoencoder" and config.autoencoder.kind == "kl"
         else f"{name}.safetensors"
     )
 

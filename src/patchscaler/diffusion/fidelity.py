@@ -1,0 +1,46 @@
+"""`fidelity`: from 0, all that the diffusion invents, to 1, the coarse image, the most probable one.
+
+Below `TURN` the start timesteps fall to 0: less and less is invented, until nothing random is left. Above it the result
+moves to the coarse image. A model whose groups start at 0 has the second half alone, over the whole dial.
+"""
+
+from dataclasses import replace
+
+from patchscaler.config import GroupConfig
+from patchscaler.errors import PatchScalerError
+
+TURN = 0.5
+
+
+def check_fidelity(fidelity: float) -> float:
+    """Raises PatchScalerError for what is no number in 0..1."""
+    number = isinstance(fidelity, int | float) and not isinstance(fidelity, bool)
+    if not number or not 0 <= fidelity <= 1:
+        raise PatchScalerError(f"fidelity {fidelity!r}: take a number from 0 (vivid) to 1 (faithful)")
+    return float(fidelity)
+
+
+def turn_of(config: GroupConfig) -> float:
+    """Where on the dial the start timesteps have come to 0."""
+    return TURN if any(config.start_times) else 0.0
+
+
+def with_fidelity(config: GroupConfig, fidelity: float) -> GroupConfig:
+    """Earlier start timesteps, in the same numbers of steps where these fit."""
+    turn = turn_of(config)
+    if not turn or fidelity == 0:
+        return config
+    kept = max(0.0, 1 - fidelity / turn)
+    starts = tuple(round(t * kept) for t in config.start_times)
+    steps = tuple(
+        min(n, max(1, t)) if n else 0
+        for n, t in zip(config.num_inference_steps, starts, strict=True)
+    )
+    return replace(config, start_times=starts, num_inference_steps=steps)
+
+
+def coarse_weight(config: GroupConfig, fidelity: float) -> float:
+    """Weight of the coarse image in the result, 0 to 1."""
+    turn = turn_of(config)
+    return max(0.0, (fidelity - turn) / (1 - turn))
+
