@@ -86,7 +86,8 @@ class Canvas:
         if self.opaque is None:
             self.opaque = not image.has_transparency_data
         over = image.info.get("blend", 0) == 1
-        box = tuple(int(v) for v in image.info.get("bbox", (0, 0, *image.size)))
+        left, top, right, bottom = image.info.get("bbox", (0, 0, *image.size))
+        box = (int(left), int(top), int(right), int(bottom))
         image.blend_op = 0  # type: ignore[attr-defined]  # Pillow shall only decode
         image.load()
         part = image.crop(box).convert("RGBA")

@@ -103,7 +103,7 @@ def _pixels(png: bytes) -> int:
 
 
 def _tables(jpeg: bytes) -> int:
-    """Where the first segment lies that is neither application's nor comment; -1 beyond these bytes."""
+    """Where the first segment lies that holds no metadata; -1 beyond these bytes."""
     place = 2
     while place + 4 <= len(jpeg):
         if jpeg[place + 1] not in (*range(0xE0, 0xF0), 0xFE):

@@ -143,7 +143,7 @@ def description(head: bytes) -> str:
 
 
 def reason_of(head: bytes, image: Image.Image | None = None) -> str | None:
-    """Why a file of a format that can be read otherwise cannot: a 12-bit JPEG, JPEG 2000 in a TIFF."""
+    """Why a file of a known format cannot be read: a 12-bit JPEG, JPEG 2000 in a TIFF."""
     tags = getattr(image, "tag_v2", {})
     if head[:2] == b"\xff\xd8":
         return _jpeg_kind(head)

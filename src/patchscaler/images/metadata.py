@@ -53,7 +53,7 @@ class Metadata:
         return replace(self, size=(width, height), dpi=dpi, exif=exif, xmp=xmp)
 
     def with_provenance(self, facts: dict[str, str]) -> "Metadata":
-        """`facts` (program, model, seed...) as properties of an XMP packet, beside what is there."""
+        """`facts` (program, model, seed...) as properties of the XMP, beside what is there."""
         names = " ".join(f"ps:{name}={quoteattr(value)}" for name, value in facts.items())
         entry = f'<rdf:Description rdf:about="" xmlns:ps="{NAMESPACE}" {names}/>'.encode()
         end = b"</rdf:RDF>"

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.icc import profile_kind
 
-# Floats a hair outside of 0..1 (sharpening and resizing overshoot) are clipped; beyond, the range is another.
+# Floats a hair outside of 0..1 (sharpening overshoots) are clipped; beyond, the range is another.
 LOWEST, HIGHEST = -0.25, 1.5
 BRIGHT = 16  # from here on, floats of Pillow's mode F are taken for 0..255, its own convention
 TRANSPOSES = {
@@ -91,8 +91,8 @@ def float_levels(image: Image.Image) -> np.ndarray:
 def full_range(image: Image.Image, name: str) -> Image.Image:
     """Pillow's whole numbers (modes I, I;16, I;16B) -> 16 bits, black 0 and white 65535.
 
-    Pillow leaves 12 bits in the lower ones, and grey whose zero is white as it is: a TIFF's tags tell, as long as
-    `image` is what was opened.
+    Pillow leaves 12 bits in the lower ones, and grey whose zero is white as it is: a TIFF's tags
+    tell, as long as `image` is what was opened.
 
     Raises:
         PatchScalerError: Nothing tells what is white.
@@ -132,11 +132,12 @@ def has_alpha(image: Image.Image) -> bool:
 def fit_transparency(image: Image.Image) -> None:
     """Bring a PNG's transparent level to the range of the pixels as Pillow decodes them.
 
-    Pillow widens grey of 2 and 4 bits, and narrows colors of 16, but not the level. To be called before `load`, for
-    only the decoder's name tells the bits.
+    Pillow widens grey of 2 and 4 bits, and narrows colors of 16, but not the level. To be called
+    before `load`, for only the decoder's name tells the bits.
     """
     level = image.info.get("transparency")
-    raw = str(image.tile[0][3]) if getattr(image, "tile", None) and image.format == "PNG" else ""
+    tiles = getattr(image, "tile", None)
+    raw = str(tiles[0][3]) if tiles and image.format == "PNG" else ""
     if isinstance(level, int) and image.mode == "L" and ";2" in raw:
         image.info["transparency"] = (level & 3) * 85
     elif isinstance(level, int) and image.mode == "L" and ";4" in raw:
@@ -165,7 +166,7 @@ def _grey_palette(image: Image.Image) -> bool:
 
 
 def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
-    """The profile, if it describes these pixels. pixels: an image, or shaped (h, w, 1..4)."""
+    """The profile, if it describes these pixels: an image, or shaped (h, w, 1..4)."""
     if not profile or (isinstance(pixels, Image.Image) and pixels.mode in ("CMYK", "LAB", "HSV")):
         return None
     grey = is_grey(pixels, profile) if isinstance(pixels, Image.Image) else pixels.shape[2] < 3
@@ -180,7 +181,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     method = TRANSPOSES.get(orientation)
     turned = image.copy() if method is None else image.transpose(method)
     turned.info = {name: image.info[name] for name in KEPT if name in image.info}
-    turned._exif = None  # type: ignore[attr-defined]  # Pillow would find the orientation in it once more
+    turned._exif = None  # Pillow looks there again
     return turned
 
 
@@ -200,7 +201,7 @@ def device_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def by_littlecms(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """In the profile's colors -> RGB in sRGB of 8 bits; None for a profile that LittleCMS refuses."""
+    """In the profile's colors -> RGB in sRGB of 8 bits; None where LittleCMS refuses it."""
     with suppress(ImageCms.PyCMSError, OSError, ValueError):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         srgb = ImageCms.createProfile("sRGB")

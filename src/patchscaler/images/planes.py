@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from patchscaler.images.sizes import resample
 
 @dataclass
 class Planes:
-    """An image as the networks take it, and what it takes to give the result back as the image was."""
+    """An image as the networks take it, and what it takes to give the result back as it was."""
 
     rgb: Tensor  # (3, H, W) sRGB in [-1, 1]; of grey images three times the same
     alpha: Tensor | None = None  # (H, W) in [0, 1]
@@ -63,8 +62,9 @@ def to_planes(image: Source) -> Planes:
     """Convert whatever holds an image.
 
     Args:
-        image: A PIL image of any mode; (H, W[, 1..4]) uint8, uint16 or float 0..1; a float tensor (3, H, W) in 0..1;
-            a file's path; `Planes` are passed on. Files and PIL images come out upright.
+        image: A PIL image of any mode; (H, W[, 1..4]) uint8, uint16 or float 0..1; a float tensor
+            (3, H, W) in 0..1; a file's path; `Planes` are passed on. Files and PIL images come out
+            upright.
 
     Raises:
         PatchScalerError: Anything else, and numbers of another range.
@@ -82,7 +82,8 @@ def to_planes(image: Source) -> Planes:
     if isinstance(image, Image.Image):
         return _pil_planes(image)
     raise PatchScalerError(
-        f"{type(image).__name__} is not an image. Hint: give a PIL image, an array, a tensor or a path"
+        f"{type(image).__name__} is not an image. "
+        "Hint: give a PIL image, an array, a tensor or a path"
     )
 
 
@@ -136,7 +137,7 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
 
 
 def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
-    """(H, W[, 1..4]) uint8, uint16 or float 0..1, in the colors of `icc_profile` (sRGB without one).
+    """(H, W[, 1..4]) uint8, uint16 or float 0..1, in the profile's colors (sRGB without one).
 
     Raises:
         PatchScalerError: Another shape, type or range.
@@ -157,8 +158,8 @@ def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
 def _into_srgb(x: np.ndarray, space: ColorSpace) -> tuple[np.ndarray, Tensor | None]:
     """(c, H, W) in [0, 1] -> the same in sRGB, and what that lacks of colors outside of it.
 
-    The lack is taken, and later given back, in the profile's own numbers: there a slight error of a saturated color
-    stays slight, whereas numbers of sRGB below zero would multiply it.
+    The lack is taken, and later given back, in the profile's own numbers: there a slight error of a
+    saturated color stays slight, whereas numbers of sRGB below zero would multiply it.
     """
     wide = space.to_srgb(x)
     clipped = wide.clip(0, 1)

@@ -197,7 +197,7 @@ def opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
 
 
 def _identified(file: Any, path: Path, head: bytes) -> Image.Image:
-    """As `Image.open`, but without its limit of pixels, which is the process's; ours is checked instead."""
+    """As `Image.open`, but without its limit of pixels, which is the whole process's."""
     Image.init()
     failures = []
     for name in READABLE:

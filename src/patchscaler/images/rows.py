@@ -1,4 +1,4 @@
-"""Large files decoded from top to bottom by libvips, so that the LR image is never whole in memory."""
+"""Large files decoded from top to bottom by libvips, never whole in memory."""
 
 import io
 import zlib
@@ -46,8 +46,8 @@ class Rows:
 def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None:
     """Open a large file's pixels, or None.
 
-    None for small files, for what only a whole image can be converted from (turned ones, palettes, CMYK,
-    transparency by color), and without pyvips.
+    None for small files, for what only a whole image can be converted from (turned ones, palettes,
+    CMYK, transparency by color), and without pyvips.
 
     Args:
         image: Opened, or what `png_without_pixels` gave.

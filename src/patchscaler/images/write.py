@@ -1,4 +1,4 @@
-"""Images -> files: what a format can hold is checked before any work, and nothing half-written is left."""
+"""Images -> files: what a format holds is checked before any work; nothing half-written is left."""
 
 import os
 import re
@@ -71,7 +71,7 @@ def check_writable(path: Path) -> Path:
 
 
 def check_alpha(path: str | Path, image: Image.Image | bool) -> None:
-    """Raises PatchScalerError where the format has no transparency, and the image (or `True`) has."""
+    """Raises PatchScalerError where the image (or `True`) is transparent and the format is not."""
     transparent = image if isinstance(image, bool) else has_alpha(image)
     if transparent and not FORMATS[format_of(path)].alpha:
         raise PatchScalerError(
@@ -132,7 +132,7 @@ def check_quality(path: str | Path, quality: int | None, lossless: bool) -> None
 
 
 def fit_image(image: LoadedImage, kind: str) -> None:
-    """Bring what is to be upscaled to what the output's format holds: bits, and sRGB without a profile."""
+    """Bring what is to be upscaled to what the output's format holds: bits and profile."""
     if image.bits > FORMATS[kind].bits:
         image.notes.append(
             f"{kind} holds {FORMATS[kind].bits} bits a channel; {image.bits} came in"
@@ -168,9 +168,10 @@ def save_image(
     """Write a file in the format of `path`'s suffix, all or nothing.
 
     Args:
-        image: (h, w[, 1..4]) uint8 or uint16, in memory or a file of its own (`DiskArray`); or a PIL image, written
-            with 8 bits.
-        metadata: Of an image of any size; it is brought to this one. By default a PIL image's profile.
+        image: (h, w[, 1..4]) uint8 or uint16, in memory or a file of its own (`DiskArray`); or a
+            PIL image, written with 8 bits.
+        metadata: Of an image of any size; it is brought to this one. By default a PIL image's
+            profile.
         quality: 1 to 100; the format's own by default.
         pyramid: A tiled TIFF that holds smaller copies of itself.
 
@@ -240,7 +241,7 @@ def _vips_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, else is removed."""
+    """A temporary file beside `path`: takes its place when the block ends well, else is removed."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""XMP of the upscaled image: what described the old pixels is brought to the new ones or removed."""
+"""XMP of the upscaled image: what described the old pixels follows the new ones or is removed."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 TIFF, EXIF = "http://ns.adobe.com/tiff/1.0/", "http://ns.adobe.com/exif/1.0/"
 PANORAMA = "http://ns.google.com/photos/1.0/panorama/"
 DIMENSIONS = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
-# Pointers to blocks that are not copied, and maps of the old pixels: namespace -> what is lost, for a note.
+# Pointers to blocks that are not copied, and maps of the old pixels: namespace -> what is lost.
 STALE = {
     "http://ns.google.com/photos/1.0/camera/": "motion photo",
     "http://ns.google.com/photos/1.0/container/": "motion photo or gain map",
@@ -72,15 +72,14 @@ def upscaled(
             _remove(node)
         else:
             _resize(node, size, ratios)
-    notes = [f"its {what} is not kept" for what in sorted(lost - {""})]
+    notes = [f"not kept: {what}" for what in sorted(lost - {""})]
     text = "".join(child.toxml() for child in document.childNodes)
     return text.encode(), notes
 
 
 def _properties(element: Any) -> Iterator[Any]:
     """Attributes and elements, depth first, of what may itself be removed meanwhile."""
-    for attribute in list((element.attributes or {}).values()):
-        yield attribute
+    yield from list((element.attributes or {}).values())
     for child in list(element.childNodes):
         if child.nodeType == child.ELEMENT_NODE:
             yield child
@@ -146,8 +145,10 @@ def merged(xmp: bytes, extension: bytes) -> bytes | None:
         )
         target = document.getElementsByTagNameNS(RDF, "RDF")[0]
         for source in more.getElementsByTagNameNS(RDF, "Description"):
-            if source.parentNode.localName == "RDF":
-                for prefix, uri in more.documentElement.attributes.items():
+            parent: Any = source.parentNode
+            if parent.localName == "RDF":
+                root: Any = more.documentElement
+                for prefix, uri in root.attributes.items():
                     if prefix.startswith("xmlns:") and not source.hasAttribute(prefix):
                         source.setAttribute(prefix, uri)
                 target.appendChild(document.importNode(source, True))
@@ -161,7 +162,7 @@ LIMIT = 60_000  # bytes of a packet that still fits into one segment of a JPEG
 
 
 def with_extension(xmp: bytes, segments: list[bytes]) -> tuple[bytes, str | None]:
-    """A JPEG's packet with what its further segments hold, where that stays short; and a note where not."""
+    """A JPEG's packet with what its further segments hold; where that is long, only a note."""
     wanted = re.search(rb"HasExtendedXMP[^0-9A-Fa-f]{1,4}([0-9A-Fa-f]{32})", xmp)
     if wanted is None:
         return xmp, None
