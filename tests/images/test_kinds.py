@@ -144,15 +144,17 @@ def test_made_profiles_agree_with_littlecms():
 
 
 def test_cicp_of_a_png_becomes_a_profile(png):
-    image = load(png((4, 4), 8, 2, GREEN, [(b"cICP", bytes([12, 13, 0, 1]))]))
+    path = png((4, 4), 8, 2, GREEN, [(b"cICP", bytes([12, 13, 0, 1]))])
+    image = load(path)
     assert image.metadata.icc_profile == DISPLAY_P3 and to_planes(image).wide
+    assert to_planes(Image.open(path)).icc_profile == DISPLAY_P3
     assert (
         load(png((4, 4), 8, 2, GREEN, [(b"cICP", bytes([1, 13, 0, 1]))])).metadata.icc_profile
         is None
     )
     for transfer, name in ((16, "PQ"), (18, "HLG")):
         with pytest.raises(PatchScalerError, match=rf"made.png: is HDR \({name}\)"):
-            load(png((4, 4), 8, 2, GREEN, [(b"cICP", bytes([9, transfer, 0, 1]))]))
+            to_planes(png((4, 4), 8, 2, GREEN, [(b"cICP", bytes([9, transfer, 0, 1]))]))
 
 
 @pytest.mark.parametrize(

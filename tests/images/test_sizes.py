@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.images import sizes
-from patchscaler.images.animation import open_animation
+from patchscaler.images.animation import open_animation, save_animation
 from patchscaler.images.planes import array_planes, finish, to_planes
 from patchscaler.images.sizes import LANCZOS, TargetSize, passes, resample, resized
 
@@ -142,6 +142,26 @@ def write_moving(path, clear=True, **options):
         path, save_all=True, append_images=others, duration=DURATIONS, **({"loop": 2} | options)
     )
     return path
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif"])
+@pytest.mark.parametrize("clear", [True, False])
+def test_frames_times_and_loops(tmp_path, suffix, clear):
+    options = {"disposal": 2} if suffix == ".gif" else {}
+    moving = open_animation(write_moving(tmp_path / f"a{suffix}", clear, **options))
+    made = [finish(p.rgb, p).repeat(2, 0).repeat(2, 1) for p in moving.frames()]
+    assert moving.count == len(made) == 4 and moving.durations == DURATIONS
+    assert all(array.shape == (48, 80, 4 if clear else 3) for array in made)
+    save_animation(made, tmp_path / f"b{suffix}", moving)
+    again = open_animation(tmp_path / f"b{suffix}")
+    seen = list(again.frames())
+    assert again.durations == DURATIONS and again.metadata.size == (80, 48)
+    assert again.loop == moving.loop
+    for i, planes in enumerate(seen):  # each frame shows its own disc and no one before it
+        solid = planes.alpha > 0.5 if clear else (planes.rgb[2] < 0.2)
+        columns = solid.any(0).nonzero()
+        assert abs(int(columns.min()) - 2 * (2 + 7 * i)) <= 3
+        assert abs(int(columns.max()) - 2 * (16 + 7 * i)) <= 4
 
 
 def test_bombs_of_frames(tmp_path, monkeypatch):

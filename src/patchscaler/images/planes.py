@@ -1,5 +1,6 @@
 """Images of any kind <-> planes in [-1, 1]: alpha, grey, depth and color spaces survive."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
+from patchscaler.images.formats import head_of
 from patchscaler.images.icc import ColorSpace, color_space, is_srgb
-from patchscaler.images.labels import label_of
+from patchscaler.images.labels import check_profile, label_of
 from patchscaler.images.metadata import orientation
 from patchscaler.images.pixels import (
     by_littlecms,
@@ -27,7 +29,7 @@ from patchscaler.images.pixels import (
     unit_floats,
     upright,
 )
-from patchscaler.images.read import LoadedImage, load
+from patchscaler.images.read import LoadedImage, find_cicp, load
 from patchscaler.images.sizes import resample
 
 
@@ -108,9 +110,17 @@ def _tensor_planes(image: Tensor) -> Planes:
 
 def _pil_planes(image: Image.Image) -> Planes:
     fit_transparency(image)
+    path = Path(getattr(image, "filename", "") or ".")
+    if image.format in ("PNG", "AVIF") and path.is_file():
+        with suppress(OSError):
+            find_cicp(image, path, head_of(path))
     turn = orientation(image)
     grey_levels = image.mode == "F" or image.mode.startswith("I")
-    label = image.info.get("icc_profile") or label_of(image)
+    try:
+        label = image.info.get("icc_profile") or label_of(image)
+        check_profile(label)
+    except PatchScalerError as error:
+        raise PatchScalerError(f"image: {error}") from error
     image.load()
     if image.mode.startswith("I"):
         image = full_range(image, "image")  # before it is turned: a copy has no tags

@@ -85,7 +85,10 @@ def load(
     path = checked(path)
     with opened(path, max_pixels) as image:
         kind, notes = image.format or "", _main_image(image)
+        check_pixels(image.width, image.height, max_pixels, str(path))  # of this page
         large = png_without_pixels(path, image) if by_rows else None
+        if large:
+            large.info["cicp"] = image.info.get("cicp")
         turn, stored = orientation(large or image), stored_orientation(large or image)
         size = (image.height, image.width) if turn >= 5 else image.size
         depth = bit_depth(image, head_of(path))
@@ -170,8 +173,7 @@ def opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
             fit_transparency(image)
             if (reason := reason_of(head, image)) is not None:
                 raise PatchScalerError(f"{path}: {reason}. Hint: {READ}")
-            if (cicp := _cicp(path, head, image)) is not None:
-                image.info["cicp"] = cicp
+            find_cicp(image, path, head)
             try:
                 yield image
             finally:
@@ -238,19 +240,19 @@ def _plugins(path: Path, head: bytes, max_pixels: int) -> None:
         import_heif(f"{path}: a HEIC image")
 
 
-def _cicp(path: Path, head: bytes, image: Image.Image) -> tuple[int, ...] | None:
-    """(primaries, transfer), where a file says so in its own way."""
+def find_cicp(image: Image.Image, path: Path, head: bytes) -> None:
+    """Add to an opened image's info what its file says by CICP, for Pillow does not tell."""
     if image.format == "PNG":
         with path.open("rb") as file:
             for kind, data in png_chunks(file):
                 if kind == CICP and len(data) == 4:
-                    return tuple(data)
+                    image.info["cicp"] = tuple(data)
                 if kind == b"IDAT":
                     break
     if image.format == "AVIF" and (place := head.find(NCLX)) >= 0:
         numbers = head[place + len(NCLX) :][:4]
-        return int.from_bytes(numbers[:2], "big"), int.from_bytes(numbers[2:], "big")
-    return None
+        pair = int.from_bytes(numbers[:2], "big"), int.from_bytes(numbers[2:], "big")
+        image.info["cicp"] = pair
 
 
 def _main_image(image: Image.Image) -> list[str]:
