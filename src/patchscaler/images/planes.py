@@ -24,10 +24,12 @@ from patchscaler.images.pixels import (
     full_range,
     has_alpha,
     is_grey,
-    to_pil,
     unit_array,
     unit_floats,
     upright,
+)
+from patchscaler.images.pixels import (
+    to_pil as to_pil,
 )
 from patchscaler.images.read import LoadedImage, find_cicp, load
 from patchscaler.images.sizes import resample
