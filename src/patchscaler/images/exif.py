@@ -1,8 +1,7 @@
-"""EXIF after enlarging: a few numbers are changed in place, every other byte stays, makers' notes
-included.
+"""EXIF after upscaling: a few numbers are changed in place, every other byte stays.
 
-Rewriting the whole block, as libraries do, moves what makers' notes point at. The layout is TIFF's
-(EXIF 2.32, 4.5).
+Own code, for libraries (Pillow, libexif in libvips) write the block anew and so move what makers'
+notes point at. The layout is TIFF's (EXIF 2.32, 4.5).
 """
 
 import math
@@ -10,15 +9,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = (
-    274,
-    256,
-    257,
-    282,
-    283,
-    296,
-)
-EXIF_IFD, PIXEL_X, PIXEL_Y = 34665, 40962, 40963
+IMAGE_WIDTH, IMAGE_LENGTH, ORIENTATION = 256, 257, 274
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+EXIF_IFD, INTEROP_IFD = 34665, 40965
+PIXEL_X, PIXEL_Y, COLOR_SPACE = 40962, 40963, 40961
+RELATED_WIDTH, RELATED_LENGTH = 4097, 4098
+REMOVED = (0x9214, 0xA214)  # SubjectArea, SubjectLocation: places in the old image
 SHORT, LONG, RATIONAL = 3, 4, 5
 
 
@@ -93,42 +89,61 @@ class Block:
                     denominator = 1000 if value * 1000 < 2**32 else 1
                     self._put("II", entry.value, round(value * denominator), denominator)
 
+    def directories(self) -> list[int]:
+        """The first, that of the camera's numbers, and that of interoperability."""
+        found = [self.first]
+        for tag in (EXIF_IFD, INTEROP_IFD):
+            found += [e.value for e in self.entries(found[-1]) if e.tag == tag][:1]
+        return found
+
+    def remove(self, directory: int, tag: int) -> None:
+        """The entries behind it move up, what they point at stays."""
+        for entry in list(self.entries(directory)):
+            if entry.tag == tag:
+                (count,) = self._get("H", directory)
+                end = directory + 2 + 12 * count + 4
+                self.data[entry.place : end] = self.data[entry.place + 12 : end] + bytes(12)
+                self._put("H", directory, count - 1)
+                return
+
     def drop_thumbnail(self) -> None:
         (count,) = self._get("H", self.first)
         self._put("I", self.first + 2 + 12 * count, 0)
 
 
-def enlarged(exif: bytes, size: tuple[int, int], ratios: tuple[float, float]) -> bytes:
-    """EXIF of the upright picture of `size` (width, height), its density times `ratios`, without a
-    thumbnail.
+def upscaled(
+    exif: bytes, size: tuple[int, int], ratios: tuple[float, float], srgb: bool = False
+) -> bytes:
+    """EXIF of the upright image of `size` (width, height), without thumbnail and subject area.
 
-    Raises ValueError or struct.error where the block is damaged.
+    Args:
+        ratios: By which the density grows.
+        srgb: Whether the colors became sRGB's.
+
+    Raises:
+        ValueError, struct.error: The block is damaged.
     """
     block = Block(exif)
-    for directory in (
-        block.first,
-        *(e.value for e in block.entries(block.first) if e.tag == EXIF_IFD),
-    ):
+    numbers = {
+        ORIENTATION: 1,
+        **dict.fromkeys((IMAGE_WIDTH, PIXEL_X, RELATED_WIDTH), size[0]),
+        **dict.fromkeys((IMAGE_LENGTH, PIXEL_Y, RELATED_LENGTH), size[1]),
+    }
+    if srgb:
+        numbers[COLOR_SPACE] = 1
+    for directory in block.directories():
+        for tag in REMOVED:
+            block.remove(directory, tag)
         for entry in block.entries(directory):
-            if entry.tag == ORIENTATION:
-                block.set_integer(entry, 1)
-            elif entry.tag in (IMAGE_WIDTH, PIXEL_X):
-                block.set_integer(entry, size[0])
-            elif entry.tag in (IMAGE_LENGTH, PIXEL_Y):
-                block.set_integer(entry, size[1])
+            if entry.tag in numbers:
+                block.set_integer(entry, numbers[entry.tag])
     block.scale_density(ratios)
     block.drop_thumbnail()
     return bytes(block.data)
 
 
 def without_orientation(exif: bytes) -> bytes:
-    """The same without that tag: the entries behind it move up, what they point at stays."""
+    """The same without that tag."""
     block = Block(exif)
-    for entry in block.entries(block.first):
-        if entry.tag == ORIENTATION:
-            (count,) = block._get("H", block.first)
-            end = block.first + 2 + 12 * count + 4
-            block.data[entry.place : end] = block.data[entry.place + 12 : end] + bytes(12)
-            block._put("H", block.first, count - 1)
-            break
+    block.remove(block.first, ORIENTATION)
     return bytes(block.data)

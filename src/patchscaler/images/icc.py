@@ -35,8 +35,16 @@ class ColorSpace:
     curves: tuple[np.ndarray, ...]
     matrix: np.ndarray | None
 
+    @property
+    def wide(self) -> bool:
+        """Whether it holds colors outside of sRGB."""
+        if self.matrix is None:
+            return False
+        low, high = self.matrix.clip(max=0).sum(1), self.matrix.clip(min=0).sum(1)
+        return bool(low.min() < -1e-3 or high.max() > 1 + 1e-3)
+
     def to_srgb(self, x: np.ndarray) -> np.ndarray:
-        """(c, h, w) encoded in [0, 1] -> (c, h, w) sRGB; colours that sRGB lacks lie outside of [0,
+        """(c, h, w) encoded in [0, 1] -> (c, h, w) sRGB; colors that sRGB lacks lie outside of [0,
         1].
         """
         steps = np.linspace(0, 1, STEPS)
@@ -57,7 +65,7 @@ class ColorSpace:
 
 
 def srgb_decode(x: np.ndarray) -> np.ndarray:
-    """Encoded -> linear light (IEC 61966-2-1), odd about zero so that colours outside of sRGB keep
+    """Encoded -> linear light (IEC 61966-2-1), odd about zero so that colors outside of sRGB keep
     their sign.
     """
     a = np.abs(x)

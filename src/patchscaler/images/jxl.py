@@ -1,6 +1,4 @@
-"""JPEG XL: the plugin, and the size from a file's first bytes, for the plugin decodes a file as
-soon as it opens it.
-"""
+"""The size of a JPEG XL image from its first bytes: the plugin decodes what it opens."""
 
 import struct
 from pathlib import Path
@@ -9,16 +7,6 @@ from patchscaler.errors import PatchScalerError
 
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
-
-
-def import_jxl(what: str) -> None:
-    """Raises PatchScalerError, saying what needs the plugin, where it is not installed."""
-    try:
-        import pillow_jxl  # noqa: F401  it registers itself
-    except ImportError as error:
-        raise PatchScalerError(
-            f"{what} needs pillow-jxl-plugin: pip install 'patchscaler[formats]'"
-        ) from error
 
 
 def jxl_size(path: Path, head: bytes) -> tuple[int, int] | None:
@@ -34,7 +22,7 @@ def jxl_size(path: Path, head: bytes) -> tuple[int, int] | None:
     else:
         return None
     if len(stream) < 12 or not stream.startswith(CODESTREAM):
-        raise PatchScalerError(f"{path}: damaged or cut off (a JPEG XL file without a picture)")
+        raise PatchScalerError(f"{path}: damaged or cut off (a JPEG XL file without an image)")
     return _size(int.from_bytes(stream[2:12], "little"))
 
 

@@ -1,5 +1,5 @@
-"""What a picture file says besides its pixels, and how the enlarged one says it: EXIF, XMP, ICC,
-IPTC, dpi, texts.
+"""What an image file says besides its pixels, and how the upscaled one says it: EXIF, XMP, ICC,
+IPTC, density, texts.
 """
 
 import math
@@ -13,31 +13,21 @@ from xml.sax.saxutils import quoteattr
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from patchscaler.images import exif as exif_block
+from patchscaler.images import xmp as xmp_packet
 
 MAX_BLOCK = 16_000_000  # bytes of one kind of metadata; no camera writes a tenth of it
+MAX_XMP = 2_000_000  # bytes: a tree of them takes twenty times as much
 IPTC = 0x0404  # of Photoshop's image resources
-# Of a TIFF's own directory, what is about the picture and not about how it is stored.
-DESCRIPTIVE = {
-    269,
-    270,
-    271,
-    272,
-    285,
-    305,
-    306,
-    315,
-    316,
-    18246,
-    18249,
-    33432,
-    *range(40091, 40096),
-}
+# Of a TIFF's own directory, what is about the image and not about how it is stored.
+DESCRIPTIVE = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432}
+DESCRIPTIVE |= set(range(40091, 40096))
 NAMESPACE = "urn:patchscaler:provenance:"
+SCREEN = 72.0  # dpi that stand for none where only the pixels' aspect is known
 
 
 @dataclass
 class Metadata:
-    """As it stands for an upright picture of `size` (width, height)."""
+    """As it stands for an upright image of `size` (width, height)."""
 
     size: tuple[int, int]
     exif: bytes | None = None  # without the prefix 'Exif\0\0'
@@ -47,81 +37,114 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None  # of JPEG and GIF
     texts: dict[str, str] = field(default_factory=dict)  # PNG's text chunks
-    # nothing in `xmp` came with the picture: formats without it may go without a word
+    # nothing in `xmp` came with the image: formats without it may go without a word
     own_xmp: bool = False
 
-    def enlarged(self, width: int, height: int) -> "Metadata":
-        """The same of a picture of another size: dimensions and dpi follow, so that it prints as
-        large as before.
+    def upscaled(self, width: int, height: int, srgb: bool = False) -> "Metadata":
+        """The same of an image of another size, which prints as large as before.
+
+        Args:
+            srgb: Whether the colors became sRGB's on the way.
         """
         ratios = (width / self.size[0], height / self.size[1])
         dpi = self.dpi and (self.dpi[0] * ratios[0], self.dpi[1] * ratios[1])
-        exif = self.exif and exif_block.enlarged(self.exif, (width, height), ratios)
-        xmp = self.xmp and _xmp_enlarged(self.xmp, width, height)
+        exif = self.exif and exif_block.upscaled(self.exif, (width, height), ratios, srgb)
+        xmp = self.xmp and xmp_packet.upscaled(self.xmp, (width, height), ratios)[0]
         return replace(self, size=(width, height), dpi=dpi, exif=exif, xmp=xmp)
 
     def with_provenance(self, facts: dict[str, str]) -> "Metadata":
-        """`facts` (program, model, seed...) as properties of an XMP packet, beside those that are
-        there.
-        """
+        """`facts` (program, model, seed...) as properties of the XMP, beside what is there."""
         names = " ".join(f"ps:{name}={quoteattr(value)}" for name, value in facts.items())
         entry = f'<rdf:Description rdf:about="" xmlns:ps="{NAMESPACE}" {names}/>'.encode()
         end = b"</rdf:RDF>"
         if self.xmp and end in self.xmp:
             head, tail = self.xmp.rsplit(end, 1)
             return replace(self, xmp=head + entry + end + tail)
-        if self.xmp:  # in UTF-16, or with another prefix: better kept as it is
+        if self.xmp:  # with another prefix, or empty: better kept as it is
             return self
         packet = (
             b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta '
             b'xmlns:x="adobe:ns:meta/">'
             b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         )
-        return replace(
-            self, xmp=packet + entry + end + b'</x:xmpmeta><?xpacket end="w"?>', own_xmp=True
-        )
+        xmp = packet + entry + end + b'</x:xmpmeta><?xpacket end="w"?>'
+        return replace(self, xmp=xmp, own_xmp=True)
+
+    def with_density_in_exif(self) -> "Metadata":
+        """For formats that have no other place for it."""
+        if self.exif or not self.dpi:
+            return self
+        block = Image.Exif()
+        block[ExifTags.Base.XResolution], block[ExifTags.Base.YResolution] = self.dpi
+        block[ExifTags.Base.ResolutionUnit] = 2
+        return replace(self, exif=block.tobytes().removeprefix(b"Exif\0\0"))
 
 
 def read_metadata(image: Image.Image, size: tuple[int, int]) -> tuple[Metadata, list[str]]:
-    """-> what an opened file says, for its upright `size`; a line for each part that is damaged and
-    left out.
+    """What a file says, wherever it says it, for its upright `size`.
+
+    Args:
+        image: Opened; of a PNG decoded too, for it may speak of itself behind its pixels.
+
+    Returns:
+        The metadata, and a line for each part that is damaged or not kept.
     """
     notes: list[str] = []
     info = image.info
-    data = Metadata(
-        size,
-        dpi=_dpi(info),
-        icc_profile=_bytes(info.get("icc_profile")),
-        xmp=_bytes(info.get("xmp")),
-    )
+    turned = stored_orientation(image) > 1
+    quarter = stored_orientation(image) >= 5  # across and down change places
+    data = Metadata(size, dpi=_dpi(image), icc_profile=_bytes(info.get("icc_profile")))
     data.iptc, data.comment = _iptc(image), _bytes(info.get("comment"))
-    texts = getattr(image, "text", None) if image.format == "PNG" else None
-    for name, text in (texts or {}).items():
-        if (
-            name != "XML:com.adobe.xmp"
-            and not name.startswith("Raw profile type")
-            and isinstance(text, str)
-        ):
-            data.texts[name] = str(text)
+    data.texts = _texts(image)
     try:
         data.exif = _exif(image)
         if data.exif:
-            data.exif = exif_block.enlarged(data.exif, size, (1, 1))
-            data.dpi = data.dpi or _finite(exif_block.Block(data.exif).density())
+            data.exif = exif_block.upscaled(data.exif, size, (1, 1))
+            if density := _finite(exif_block.Block(data.exif).density()):
+                x, y = density
+                if quarter and x != y:
+                    data.exif = exif_block.upscaled(data.exif, size, (y / x, x / y))
+                data.dpi = data.dpi or density
     except Exception:  # Pillow's reader raises anything on damaged blocks
         data.exif = None
         notes.append("its EXIF data is damaged and was left out")
-    if data.xmp:
-        data.xmp = _xmp_enlarged(data.xmp, *size)
-    for name in ("exif", "xmp", "icc_profile", "iptc", "comment"):
+    data.dpi = data.dpi or _aspect(info)
+    if quarter and data.dpi:
+        data.dpi = data.dpi[::-1]
+    for name in ("exif", "icc_profile", "iptc", "comment"):
         if len(getattr(data, name) or b"") > MAX_BLOCK:
             setattr(data, name, None)
             notes.append(f"its {name} is larger than {MAX_BLOCK // 10**6} MB and was left out")
+    if xmp := _bytes(info.get("xmp") or info.get("XML:com.adobe.xmp")):
+        data.xmp, more = _xmp(image, xmp, size, turned)
+        notes += more
     return data, notes
 
 
+def _xmp(
+    image: Image.Image, xmp: bytes, size: tuple[int, int], turned: bool
+) -> tuple[bytes | None, list[str]]:
+    if len(xmp) > MAX_XMP:
+        return None, [f"its XMP is larger than {MAX_XMP // 10**6} MB and was left out"]
+    segments = [data for name, data in getattr(image, "applist", []) if name == "APP1"]
+    xmp, note = xmp_packet.with_extension(xmp, segments)
+    packet, notes = xmp_packet.upscaled(xmp, size, (1, 1), turned)
+    return packet, [note, *notes] if note else notes
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    texts = getattr(image, "text", None) if image.format == "PNG" else None
+    return {
+        name: str(text)
+        for name, text in (texts or {}).items()
+        if name != "XML:com.adobe.xmp"
+        and not name.startswith("Raw profile type")
+        and isinstance(text, str)
+    }
+
+
 def orientation(image: Image.Image) -> int:
-    """How the loaded picture is to be turned (EXIF's 1 to 8); 1 where nothing or
+    """How the loaded image is to be turned (EXIF's 1 to 8); 1 where nothing or
     nonsense is said.
     """
     # Pillow turns TIFFs, and their size, itself
@@ -142,8 +165,22 @@ def _bytes(value: Any) -> bytes | None:
     return bytes(value) or None if isinstance(value, bytes | bytearray) else None
 
 
-def _dpi(info: dict[Any, Any]) -> tuple[float, float] | None:
-    return _finite(info.get("dpi"))
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    # of a JPEG without its own, Pillow reads EXIF's, or makes one up
+    made_up = image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2)
+    return None if made_up else _finite(image.info.get("dpi"))
+
+
+def _aspect(info: dict[Any, Any]) -> tuple[float, float] | None:
+    """Where only the pixels' aspect is told: a density of that ratio."""
+    unitless = info.get("jfif_density") if info.get("jfif_unit") == 0 else info.get("aspect")
+    try:
+        across, down = unitless or (1, 1)
+        if across == down or min(across, down) <= 0:
+            return None
+        return _finite((SCREEN * across / min(across, down), SCREEN * down / min(across, down)))
+    except (TypeError, ValueError):
+        return None
 
 
 def _finite(dpi: Any) -> tuple[float, float] | None:
@@ -254,16 +291,3 @@ def iptc_segment(iptc: bytes) -> bytes:
         if len(payload) <= 65533
         else b""
     )
-
-
-def _xmp_enlarged(xmp: bytes, width: int, height: int) -> bytes:
-    """Orientation and dimensions in an XMP packet, where it names them as attributes or
-    elements.
-    """
-    new = {b"tiff:Orientation": 1, b"tiff:ImageWidth": width, b"tiff:ImageLength": height}
-    new |= {b"exif:PixelXDimension": width, b"exif:PixelYDimension": height}
-    for name, number in new.items():
-        value = str(number).encode()
-        xmp = re.sub(name + rb"(\s*=\s*[\"'])\d+([\"'])", name + rb"\g<1>" + value + rb"\g<2>", xmp)
-        xmp = re.sub(name + rb">\s*\d+\s*<", name + b">" + value + b"<", xmp)
-    return xmp

@@ -1,18 +1,29 @@
-"""Difficulty as a picture: which patches were simple, medium, hard (the paper's Figure 7)."""
+"""Difficulty as an image: which patches were simple, medium, hard (the paper's Figure 7)."""
+
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from patchscaler.patching import blended
-from patchscaler.pipeline import Result
+from patchscaler.patching import PatchGrid, blended
 
-SCALE = 4  # of one enlargement
 # Simple dark blue, medium orange, hard light yellow: each lighter than the one before, so that
 # brightness alone tells them apart.
 COLORS = np.array([[20, 40, 110], [225, 110, 40], [255, 240, 130]], np.float32)
 
 
-def difficulty_overlay(result: Result, strength: float = 0.5) -> Image.Image:
+class Grouped(Protocol):
+    """What of an `Output` is read here."""
+
+    array: np.ndarray
+    groups: np.ndarray
+    grid: PatchGrid
+
+    @property
+    def image(self) -> Image.Image: ...
+
+
+def difficulty_overlay(result: Grouped, strength: float = 0.5) -> Image.Image:
     """The upscaled picture in grey under the groups' colours; overlapping patches are blended as
     latents are.
     """
@@ -20,7 +31,7 @@ def difficulty_overlay(result: Result, strength: float = 0.5) -> Image.Image:
     return Image.blend(result.image.convert("L").convert("RGB"), tint, strength)
 
 
-def difficulty_mask(result: Result, size: tuple[int, int] | None = None) -> np.ndarray:
+def difficulty_mask(result: Grouped, size: tuple[int, int] | None = None) -> np.ndarray:
     """Where the work went: (H, W) floats, 0 simple, .5 medium, 1 hard, overlapping patches blended.
 
     size: (height, width), by default of the result's array.
@@ -31,14 +42,11 @@ def difficulty_mask(result: Result, size: tuple[int, int] | None = None) -> np.n
     return mask.clip(0, 1)
 
 
-def _placed(values: np.ndarray, result: Result) -> np.ndarray:
+def _placed(values: np.ndarray, result: Grouped) -> np.ndarray:
     """(M,) or (M, 3) numbers of the patches -> (H, W) or (H, W, 3) over the result's array."""
     grid, (height, width) = result.grid, result.array.shape[:2]
     # (h, w, ...) of all that was made: with padding, or with what lies around a tile
     cells = blended(values, grid)
-    top, left = 0, 0
-    if result.options and result.options.period:
-        top, left = (-SCALE * start for start in result.options.origin)
     planes = [
         np.asarray(
             Image.fromarray(plane).resize(
@@ -48,4 +56,4 @@ def _placed(values: np.ndarray, result: Result) -> np.ndarray:
         for plane in np.moveaxis(np.atleast_3d(cells).astype(np.float32), -1, 0)
     ]
     whole = np.stack(planes, -1) if values.ndim > 1 else planes[0]
-    return whole[top : top + height, left : left + width]
+    return whole[:height, :width]

@@ -1,168 +1,161 @@
-"""Pillow, arrays and tensors <-> planes in [-1, 1]; alpha, grey, palettes and colour spaces come
-out right.
-"""
+"""Images of any kind <-> planes in [-1, 1]: alpha, grey, depth and color spaces survive."""
 
-import io
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms
+from PIL import Image
 from torch import Tensor
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.deep import full_range
-from patchscaler.images.icc import ColorSpace, color_space, is_srgb, profile_kind
+from patchscaler.images.formats import head_of
+from patchscaler.images.icc import ColorSpace, color_space, is_srgb
+from patchscaler.images.labels import check_profile, label_of
+from patchscaler.images.metadata import orientation
+from patchscaler.images.pixels import (
+    by_littlecms,
+    device_to_srgb,
+    fit_transparency,
+    fitting_profile,
+    float_levels,
+    full_range,
+    has_alpha,
+    is_grey,
+    unit_array,
+    unit_floats,
+    upright,
+)
+from patchscaler.images.pixels import (
+    to_pil as to_pil,
+)
+from patchscaler.images.read import LoadedImage, find_cicp, load
 from patchscaler.images.sizes import resample
 
 
 @dataclass
 class Planes:
-    """A picture as the pipeline wants it, and what it takes to give the result back as the picture
-    was.
-    """
+    """An image as the networks take it, and what it takes to give the result back as it was."""
 
-    rgb: Tensor  # (3, H, W) sRGB in [-1, 1]; of grey pictures three times the same
+    rgb: Tensor  # (3, H, W) sRGB in [-1, 1]; of grey images three times the same
     alpha: Tensor | None = None  # (H, W) in [0, 1]
     grey: bool = False
     bits: int = 8  # 8 or 16, of the result
-    icc_profile: bytes | None = None  # of the colours as they were, and will be again
-    # (3, H, W), in the profile's colours: what is lost on their way to sRGB and back
+    icc_profile: bytes | None = None  # of the colors as they were, and will be again
+    # (3, H, W), in the profile's colors: what is lost on their way to sRGB and back
     excess: Tensor | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.rgb.shape[-1], self.rgb.shape[-2]
 
-def has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    @property
+    def wide(self) -> bool:
+        """Whether the profile holds colors outside of sRGB, so that there can be an `excess`."""
+        space = color_space(self.icc_profile or b"")
+        return space is not None and space.wide
 
 
-def to_planes(image: Image.Image | np.ndarray | Tensor | Planes) -> Planes:
-    """PIL image of any mode; array (H, W), (H, W, 1..4) uint8, uint16 or float 0..1; tensor (3, H,
-    W) in [0, 1].
+Source = Image.Image | np.ndarray | Tensor | Planes | LoadedImage | str | Path
 
-    Planes are passed on. Raises PatchScalerError for anything else.
+
+def to_planes(image: Source) -> Planes:
+    """Convert whatever holds an image.
+
+    Args:
+        image: A PIL image of any mode; (H, W[, 1..4]) uint8, uint16 or float 0..1; a float tensor
+            (3, H, W) in 0..1; a file's path; `Planes` are passed on. Files and PIL images come out
+            upright.
+
+    Raises:
+        PatchScalerError: Anything else, and numbers of another range.
     """
     if isinstance(image, Planes):
         return image
+    if isinstance(image, str | Path):
+        image = load(image)
+    if isinstance(image, LoadedImage):
+        return _loaded_planes(image)
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise PatchScalerError(
-                f"tensor of shape {tuple(image.shape)}: give (3, H, W) in [0, 1]"
-            )
-        if not image.is_floating_point():
-            raise PatchScalerError(f"tensor of {image.dtype}: give floats in [0, 1]")
-        if image.isnan().any():
-            raise PatchScalerError("the tensor holds numbers that are none (NaN)")
-        return Planes(image.float().clamp(0, 1) * 2 - 1)
+        return _tensor_planes(image)
     if isinstance(image, np.ndarray):
         return array_planes(image)
-    if not isinstance(image, Image.Image):
+    if isinstance(image, Image.Image):
+        return _pil_planes(image)
+    raise PatchScalerError(
+        f"{type(image).__name__} is not an image. "
+        "Hint: give a PIL image, an array, a tensor or a path"
+    )
+
+
+def _loaded_planes(image: LoadedImage) -> Planes:
+    if isinstance(image.pixels, Image.Image):
+        planes = _pil_planes(image.pixels)
+    else:
+        planes = array_planes(image.pixels[:], image.metadata.icc_profile)
+    return replace(planes, bits=image.bits)
+
+
+def _tensor_planes(image: Tensor) -> Planes:
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise PatchScalerError(
-            f"{type(image).__name__} is not a picture: give a PIL image, an array or a tensor"
+            f"tensor of shape {tuple(image.shape)}. Hint: give (3, H, W) in 0..1"
         )
-    return _pil_planes(image)
+    if not image.is_floating_point():
+        raise PatchScalerError(f"tensor of {image.dtype}. Hint: give floats in 0..1")
+    values = unit_floats(image.detach().float().cpu().numpy(), "tensor")
+    return Planes(torch.from_numpy(values) * 2 - 1)
 
 
 def _pil_planes(image: Image.Image) -> Planes:
-    profile = fitting_profile(image, image.info.get("icc_profile"))
+    fit_transparency(image)
+    path = Path(getattr(image, "filename", "") or ".")
+    if image.format in ("PNG", "AVIF") and path.is_file():
+        with suppress(OSError):
+            find_cicp(image, path, head_of(path))
+    turn = orientation(image)
+    grey_levels = image.mode == "F" or image.mode.startswith("I")
+    try:
+        label = image.info.get("icc_profile") or label_of(image)
+        check_profile(label)
+    except PatchScalerError as error:
+        raise PatchScalerError(f"image: {error}") from error
+    image.load()
     if image.mode.startswith("I"):
-        return array_planes(_grey_levels(image), profile)
-    if image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        # floats say nothing of their range: 0..1, 0..255 or 0..65535
-        top = next((t for t in (1.0, 255.0) if float(values.max(initial=0)) <= t), 65535.0)
-        return replace(array_planes((values / top).clip(0, 1).astype(np.float32), profile), bits=16)
+        image = full_range(image, "image")  # before it is turned: a copy has no tags
+    if turn > 1:
+        image = upright(image, turn)
+    profile = fitting_profile(image, label)
+    if grey_levels:
+        array = float_levels(image) if image.mode == "F" else _grey_levels(image)
+        return replace(array_planes(array, profile), bits=16)
     if image.mode in ("CMYK", "LAB"):
         image = device_to_srgb(image, image.info.get("icc_profile"))
-    grey = _is_grey(image, profile)
+    grey = is_grey(image, profile)
     mode = ("LA" if grey else "RGBA") if has_alpha(image) else ("L" if grey else "RGB")
     return array_planes(np.asarray(image.convert(mode)), profile)
 
 
 def _grey_levels(image: Image.Image) -> np.ndarray:
-    """Modes I, I;16, I;16B -> (h, w, 1) uint16, or (h, w, 2) where a level is told to be
-    transparent.
-    """
-    levels = np.asarray(full_range(image, "the picture")).astype(np.uint16)[..., None]
+    """16 bits -> (h, w, 1) uint16, or (h, w, 2) with a transparent level."""
+    levels = np.asarray(image).astype(np.uint16)[..., None]
     clear = image.info.get("transparency")
     if not isinstance(clear, int):
         return levels
     return np.concatenate([levels, np.where(levels == clear, 0, 65535).astype(np.uint16)], -1)
 
 
-def _is_grey(image: Image.Image, profile: bytes | None) -> bool:
-    return (
-        image.mode in ("1", "L", "LA", "La", "F")
-        or image.mode[0] == "I"
-        or (not profile and _grey_palette(image))
-    )
-
-
-def fitting_profile(pixels: Any, profile: bytes | None) -> bytes | None:
-    """The profile, where it is one of these pixels' colors: grey or RGB. pixels: an image, or
-    shaped (h, w, 1..4).
-    """
-    if not profile or (isinstance(pixels, Image.Image) and pixels.mode in ("CMYK", "LAB", "HSV")):
-        return None
-    grey = _is_grey(pixels, profile) if isinstance(pixels, Image.Image) else pixels.shape[2] < 3
-    return profile if profile_kind(profile) == ("GRAY" if grey else "RGB") else None
-
-
-def device_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """CMYK or Lab -> RGB in sRGB of 8 bits, by its profile, or by Pillow's rule of thumb where that
-    is of no use.
-    """
-    converted = _by_littlecms(image, profile or b"") or image.convert("RGB")
-    converted.info.pop("icc_profile", None)
-    return converted
-
-
-def _by_littlecms(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """In the profile's colours -> RGB in sRGB of 8 bits, by LittleCMS; None where the profile is of
-    no use.
-    """
-    with suppress(ImageCms.PyCMSError, OSError, ValueError):
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    return None
-
-
-def _grey_palette(image: Image.Image) -> bool:
-    """Is this a palette picture without a colour in use?"""
-    if image.mode != "P":
-        return False
-    used = [i for i, count in enumerate(image.histogram()) if count]
-    palette = image.getpalette("RGB") or []
-    return all(
-        palette[3 * i] == palette[3 * i + 1] == palette[3 * i + 2]
-        for i in used
-        if 3 * i + 2 < len(palette)
-    )
-
-
 def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
-    """(H, W[, 1..4]) uint8, uint16 or floats in 0..1, in the colours of `icc_profile` (sRGB without
-    one).
+    """(H, W[, 1..4]) uint8, uint16 or float 0..1, in the profile's colors (sRGB without one).
+
+    Raises:
+        PatchScalerError: Another shape, type or range.
     """
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or 0 in array.shape:
-        raise PatchScalerError(f"array of shape {array.shape}: give (H, W), (H, W, 3) or (H, W, 4)")
-    bits = 16 if array.dtype == np.uint16 else 8
-    if array.dtype in (np.uint8, np.uint16):
-        array = array.astype(np.float32) / np.iinfo(array.dtype).max
-    elif not np.issubdtype(array.dtype, np.floating):
-        raise PatchScalerError(
-            f"array of {array.dtype}: give uint8 in 0..255, uint16 in 0..65535 or floats in 0..1"
-        )
-    elif np.isnan(array).any():
-        raise PatchScalerError("the array holds numbers that are none (NaN)")
-    # (1..4, H, W)
-    x = np.ascontiguousarray(np.moveaxis(np.asarray(array, np.float32), -1, 0)).clip(0, 1)
+    values, bits = unit_array(array)
+    x = np.ascontiguousarray(np.moveaxis(values, -1, 0))  # (1..4, H, W)
     grey = len(x) < 3
     alpha = torch.from_numpy(x[-1]) if len(x) in (2, 4) else None
     colors, excess = x[: 1 if grey else 3], None
@@ -175,21 +168,20 @@ def array_planes(array: np.ndarray, icc_profile: bytes | None = None) -> Planes:
 
 
 def _into_srgb(x: np.ndarray, space: ColorSpace) -> tuple[np.ndarray, Tensor | None]:
-    """(c, H, W) in [0, 1] -> the same in sRGB; and what that lacks of colours outside of sRGB,
-    where there are any.
+    """(c, H, W) in [0, 1] -> the same in sRGB, and what that lacks of colors outside of it.
 
     The lack is taken, and later given back, in the profile's own numbers: there a slight error of a
-    saturated colour stays slight, whereas numbers of sRGB below zero would multiply it.
+    saturated color stays slight, whereas numbers of sRGB below zero would multiply it.
     """
     wide = space.to_srgb(x)
     clipped = wide.clip(0, 1)
-    if np.abs(wide - clipped).max() <= 1e-4:
+    if not space.wide or np.abs(wide - clipped).max() <= 1e-4:
         return clipped, None
     return clipped, torch.from_numpy(x - space.from_srgb(clipped))
 
 
 def bleed(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Give invisible pixels the colour of the visible ones around them, so that no fringe is made
+    """Give invisible pixels the color of the visible ones around them, so that no fringe is made
     from them.
 
     rgb: (3, H, W); alpha: (H, W) in [0, 1]. From coarse to fine: means over ever smaller squares.
@@ -217,11 +209,11 @@ def finish(
     rows: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """(3, n, W) sRGB in [-1, 1], rows [top, bottom) of the enlarged picture -> (n, W, 1..4) uint8
+    """(3, n, W) sRGB in [-1, 1], rows [top, bottom) of the upscaled image -> (n, W, 1..4) uint8
     or uint16.
 
-    size: (H, W) of the whole enlarged picture, where `rgb` is a strip of another height than its
-    scale tells. Grey, transparency, depth and colours as `planes` had them; strips put together are
+    size: (H, W) of the whole upscaled image, where `rgb` is a strip of another height than its
+    scale tells. Grey, transparency, depth and colors as `planes` had them; strips put together are
     the whole.
     """
     n, width = rgb.shape[-2:]
@@ -253,40 +245,13 @@ def without_profile(planes: Planes) -> np.ndarray | None:
         return array
     # the numbers as they came: tables are not taken apart on the way to planes
     colors = 1 if planes.grey else 3
-    converted = _by_littlecms(to_pil(array[..., :colors]), profile)
+    converted = by_littlecms(to_pil(array[..., :colors]), profile)
     if converted is None:
         return None
     levels = np.asarray(converted).astype(array.dtype)[..., :colors] * (
         257 if array.dtype == np.uint16 else 1
     )
     return np.concatenate([levels, array[..., colors:]], -1)
-
-
-def to_pil(array: np.ndarray, icc_profile: bytes | None = None) -> Image.Image:
-    """(h, w, 1..4) uint8 or uint16 -> L, LA, RGB or RGBA of 8 bits."""
-    if array.dtype == np.uint16:
-        array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    if icc_profile:
-        image.info["icc_profile"] = icc_profile
-    return image
-
-
-def to_palette(image: Image.Image) -> Image.Image:
-    """L, LA, RGB or RGBA -> 255 colours chosen for this picture, and one for what is clear, as GIF
-    has it.
-    """
-    colors = image.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT)
-    if image.mode not in ("LA", "RGBA"):
-        return colors
-    indices = np.where(np.asarray(image.getchannel("A")) < 128, 255, np.asarray(colors)).astype(
-        np.uint8
-    )
-    out = Image.fromarray(indices).copy()
-    palette = (colors.getpalette() or [])[:765]
-    out.putpalette(palette + [0] * (768 - len(palette)))
-    out.info["transparency"] = 255
-    return out
 
 
 def reflect_pad(x: Tensor, height: int, width: int) -> Tensor:

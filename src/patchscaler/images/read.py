@@ -1,57 +1,57 @@
-"""Files -> pictures, with one clear line for each that cannot be read."""
+"""Image files -> pixels and metadata, upright, with one clear line for each that cannot be read."""
 
-import os
-import sys
-import warnings
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from patchscaler.errors import PatchScalerError, TooManyPixelsError
-from patchscaler.images.deep import depth, full_range, import_heif, read_deep
-from patchscaler.images.jxl import import_jxl, jxl_size
-from patchscaler.images.metadata import Metadata, orientation, read_metadata, stored_orientation
-from patchscaler.images.planes import (
-    Planes,
-    array_planes,
-    device_to_srgb,
-    fitting_profile,
-    has_alpha,
-    to_pil,
-    to_planes,
+from patchscaler.images.deep import bit_depth, read_deep
+from patchscaler.images.formats import (
+    READ,
+    READABLE,
+    description,
+    head_of,
+    import_heif,
+    import_jxl,
+    is_heic,
+    reason_of,
 )
-from patchscaler.images.rows import Rows, rows_of, told_of
+from patchscaler.images.jxl import jxl_size
+from patchscaler.images.labels import check_profile, label_of
+from patchscaler.images.metadata import Metadata, orientation, read_metadata, stored_orientation
+from patchscaler.images.pixels import (
+    device_to_srgb,
+    fit_transparency,
+    fitting_profile,
+    full_range,
+    has_alpha,
+    tiff_tag,
+    to_pil,
+    turn_array,
+    upright,
+)
+from patchscaler.images.rows import Rows, png_chunks, png_without_pixels, rows_of
 
-# of the input; sixteen times as many come out, and take about 6 GB on the way
-MAX_PIXELS = 4_000_000
-# Pillow's names
-READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF", "JXL")
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+MAX_PIXELS = 500_000_000  # of the input; 0: no limit
+CICP, NCLX = b"cICP", b"colrnclx"
 
 
 @dataclass
-class Picture:
-    """One picture, upright, and all that its file says of it."""
+class LoadedImage:
+    """An image file's pixels, upright, and all that it says of them."""
 
-    # (h, w, 1..4) uint16 where there are more than 8 bits of colour
+    # (h, w, 1..4) uint16 where there are more than 8 bits of color
     pixels: Image.Image | np.ndarray | Rows
     bits: int  # 8 or 16, of the result
     metadata: Metadata
-    format: str  # one of READABLE
-    frames: int = 1  # of an animation or pages; this is the first
-    notes: list[str] = field(default_factory=list)  # what could not be kept, a line each
+    format: str  # one of formats.FORMATS
+    notes: list[str] = field(default_factory=list)  # what is not kept, a line each
 
     @property
     def width(self) -> int:
@@ -63,104 +63,127 @@ class Picture:
 
     @property
     def has_alpha(self) -> bool:
-        if not isinstance(self.pixels, Image.Image):
-            return self.pixels.shape[2] in (2, 4)
-        return has_alpha(self.pixels)
-
-    @property
-    def planes(self) -> Planes:
-        """As the pipeline wants it; computed anew at each call."""
-        if not isinstance(self.pixels, Image.Image):
-            planes = array_planes(self.pixels[:], self.metadata.icc_profile)
-        else:
-            planes = to_planes(self.pixels)
-        planes.bits = self.bits
-        return planes
+        if isinstance(self.pixels, Image.Image):
+            return has_alpha(self.pixels)
+        return self.pixels.shape[2] in (2, 4)
 
 
-def load_picture(
+def load(
     path: str | Path, max_pixels: int = MAX_PIXELS, bits: int | None = None, by_rows: bool = False
-) -> Picture:
-    """Read, check and turn upright. bits: 8 or 16 where the file's own depth is not wanted.
-    by_rows: a large file's pixels may stay in the file (`Rows`).
+) -> LoadedImage:
+    """Read the main image of a file, checked and upright.
 
-    Raises PatchScalerError naming the file and the hint.
+    Args:
+        path: Its content decides the format, not its name.
+        max_pixels: 0 for no limit.
+        bits: 8 or 16 in place of the file's own depth.
+        by_rows: Whether a large file's pixels may stay in the file (`Rows`).
+
+    Raises:
+        PatchScalerError: Names the file and what is wrong with it.
     """
-    path = Path(path)
+    path = checked(path)
     with opened(path, max_pixels) as image:
-        kind, told = image.format or "", told_of(path, image) if by_rows else image
-        turn = orientation(told)
+        kind, notes = image.format or "", _main_image(image)
+        check_pixels(image.width, image.height, max_pixels, str(path))  # of this page
+        large = png_without_pixels(path, image) if by_rows else None
+        if large:
+            large.info["cicp"] = image.info.get("cicp")
+        turn, stored = orientation(large or image), stored_orientation(large or image)
         size = (image.height, image.width) if turn >= 5 else image.size
-        deep, stored = depth(image, _head(path)), stored_orientation(told)
-        # a transparent colour of 16 bits is found among 16 only
-        if bits == 8 and "transparency" not in image.info:
-            deep = 8
-        metadata, notes = read_metadata(told, size)
-        frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
-        if frames > 1 and kind == "TIFF":
-            notes.append(f"holds {frames} pages; only the first is enlarged")
+        depth = bit_depth(image, head_of(path))
+        if bits == 8 and "transparency" not in image.info:  # a level of 16 bits is found in 16
+            depth = 8
+        rows = None
+        if by_rows and bits != 8:
+            rows = rows_of(path, large or image, depth, max(turn, stored))
+        label = None
+        if not image.info.get("icc_profile"):
+            label = label_of(large or image)
+        if rows is None:
+            image.load()  # before the metadata, for some stand behind the pixels
+        metadata, more = read_metadata(large if rows is not None and large else image, size)
+        metadata.icc_profile = metadata.icc_profile or label
+        check_profile(metadata.icc_profile)
         pixels: Image.Image | np.ndarray | Rows
-        if by_rows and bits != 8 and (rows := rows_of(path, told, deep, max(turn, stored))):
+        if rows is not None:
             pixels = rows
-        elif deep > 8:
-            pixels = read_deep(path, kind, deep, has_alpha(image))
+        elif depth > 8:
+            pixels = read_deep(path, image, depth)
             if kind in ("PNG", "TIFF"):  # the others are turned by their decoders
                 pixels = turn_array(pixels, stored)
             if pixels.shape[1::-1] != size:
                 raise ValueError("two decoders disagree about its size")
             pixels = to_pil(pixels, metadata.icc_profile) if bits == 8 else pixels
         else:
-            pixels = upright(_loaded(image, path), turn)
+            whole = full_range(image, str(path)) if image.mode.startswith("I") else image
+            pixels = upright(whole, turn)
             if image.mode in ("CMYK", "LAB"):
                 pixels = device_to_srgb(pixels, metadata.icc_profile)
         if image.mode in ("CMYK", "LAB"):
-            notes.append(f"{image.mode} becomes RGB (sRGB)")
-            metadata.icc_profile = None  # of whatever kind: the colours are sRGB's now
+            more.append(f"{image.mode} becomes RGB (sRGB)")
+            metadata.icc_profile = None
         metadata.icc_profile = fitting_profile(pixels, metadata.icc_profile)
-        bits = bits or (16 if deep > 8 or image.mode[0] in "IF" else 8)
-        return Picture(pixels, bits, metadata, "JPEG" if kind == "MPO" else kind, frames, notes)
+        if isinstance(pixels, Image.Image):
+            pixels.info = {k: v for k, v in pixels.info.items() if k == "transparency"}
+            if metadata.icc_profile:
+                pixels.info["icc_profile"] = metadata.icc_profile
+        bits = bits or (16 if depth > 8 or image.mode[0] in "IF" else 8)
+        return LoadedImage(pixels, bits, metadata, "JPEG" if kind == "MPO" else kind, notes + more)
 
 
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The same as a Pillow image: 8 bits, and no more of the metadata than Pillow gives."""
-    with opened(Path(path), max_pixels) as image:
-        return upright(_loaded(image, path), orientation(image))
+    """The same as a Pillow image of 8 bits a color, without the metadata."""
+    pixels = load(path, max_pixels, bits=8).pixels
+    if not isinstance(pixels, Image.Image):
+        raise TypeError("8 bits are read as an image")
+    return pixels
 
 
-def _loaded(image: Image.Image, path: str | Path) -> Image.Image:
-    """Decoded; whole numbers in their full range, which turned copies no longer tell."""
-    image.load()
-    return full_range(image, str(path)) if image.mode.startswith("I") else image
-
-
-@contextmanager
-def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """A file opened by its content, whatever its name says, its size checked before anything is
-    decoded.
-
-    Whatever a decoder raises inside of the block ends as a PatchScalerError.
-    """
+def checked(path: str | Path) -> Path:
+    """Raises PatchScalerError for what is not a file with something in it."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/+\S", str(path)) and not Path(path).exists():
+        raise PatchScalerError(f"{path}: is a URL. Hint: download the image and name its file")
+    path = Path(path)
     if not path.exists():
         raise PatchScalerError(f"{path}: no such file")
     if path.is_dir():
-        raise PatchScalerError(f"{path}: is a folder; name the pictures in it")
+        raise PatchScalerError(f"{path}: is a folder. Hint: name an image in it")
     if not path.is_file():
         raise PatchScalerError(f"{path}: is neither a file nor a folder")
+    return path
+
+
+@contextmanager
+def opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open a file by its content, its size checked before anything is decoded.
+
+    Raises:
+        PatchScalerError: Also for whatever a decoder raises inside of the block.
+    """
+    path, head, image = checked(path), b"", None
     try:
-        if path.stat().st_size == 0:
+        head = head_of(path)
+        if not head:
             raise PatchScalerError(f"{path}: the file is empty")
-        _plugins(path, max_pixels)
-        with (
-            pillow_limit(0),
-            Image.open(path, formats=[n for n in READABLE if n in Image.OPEN]) as image,
-        ):
+        _plugins(path, head, max_pixels)
+        with path.open("rb") as file:
+            image = _identified(file, path, head)
             check_pixels(image.width, image.height, max_pixels, str(path))
-            with pillow_limit(max_pixels), _quiet(image.format == "TIFF"):
+            fit_transparency(image)
+            if (reason := reason_of(head, image)) is not None:
+                raise PatchScalerError(f"{path}: {reason}. Hint: {READ}")
+            find_cicp(image, path, head)
+            try:
                 yield image
-    except PatchScalerError:
+            finally:
+                image.close()
+    except PatchScalerError as error:
+        if str(error).startswith("is ") or str(error).startswith(
+            "its "
+        ):  # from below, without the name
+            raise PatchScalerError(f"{path}: {error}") from error
         raise
-    except UnidentifiedImageError as error:
-        raise PatchScalerError(f"{path}: not a picture in a format that can be read") from error
     except PermissionError as error:
         raise PatchScalerError(f"{path}: no permission to read it") from error
     except FileNotFoundError as error:
@@ -169,86 +192,96 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
         raise PatchScalerError(f"{path}: not enough memory to read it") from error
     except Exception as error:
         # decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        if (known := reason_of(head, image)) is not None:
+            raise PatchScalerError(f"{path}: {known}. Hint: {READ}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PatchScalerError(f"{path}: damaged or cut off ({reason[:200]})") from error
 
 
-@contextmanager
-def pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow's own limit, 0 for none: what it checks behind the header, such as frames larger than
-    the picture.
-    """
-    before = Image.MAX_IMAGE_PIXELS
-    # it refuses from twice as many on
-    Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1 if max_pixels else None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, too: what is left out is noted
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
-@contextmanager
-def _quiet(wanted: bool) -> Iterator[None]:
-    """Standard error away, past Python: libtiff writes a line of its own about each
-    damaged strip.
-    """
-    if not wanted:
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(65536)
-
-
-def _plugins(path: Path, max_pixels: int) -> None:
-    """Register the readers that do not come with Pillow, when a file of theirs is met."""
+def _identified(file: Any, path: Path, head: bytes) -> Image.Image:
+    """As `Image.open`, but without its limit of pixels, which is the whole process's."""
     Image.init()
-    head = _head(path)
+    failures = []
+    for name in READABLE:
+        if name not in Image.OPEN or name == "MPO":  # which the JPEG reader finds itself
+            continue
+        factory, accept = Image.OPEN[name]
+        accepted = accept(head[:16]) if accept else True
+        if not accepted or isinstance(accepted, str):
+            continue
+        file.seek(0)
+        try:
+            image = factory(file, str(path))
+        except (
+            SyntaxError,
+            IndexError,
+            TypeError,
+            KeyError,
+            EOFError,
+            ValueError,
+            OSError,
+        ) as error:
+            failures.append(error)
+            continue
+        return image
+    if (reason := reason_of(head)) is not None:
+        raise PatchScalerError(f"{path}: {reason}. Hint: {READ}")
+    if failures:
+        raise failures[0]
+    raise PatchScalerError(f"{path}: {description(head)}. Hint: {READ}")
+
+
+def _plugins(path: Path, head: bytes, max_pixels: int) -> None:
+    """Register the readers that do not come with Pillow, when a file of theirs is met."""
     if (size := jxl_size(path, head)) is not None:
         check_pixels(*size, max_pixels, str(path))  # its reader decodes all of it at once
-        import_jxl(f"{path}: a JPEG XL picture")
-    brands = head[8:12] + head[16:64]
-    if head[4:8] == b"ftyp" and any(
-        b in brands for b in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
-    ):
-        import_heif(f"{path}: a HEIC picture").register_heif_opener(thumbnails=False)
+        import_jxl(f"{path}: a JPEG XL image")
+    if is_heic(head):
+        import_heif(f"{path}: a HEIC image")
 
 
-def upright(image: Image.Image, turn: int) -> Image.Image:
-    """`turn`: EXIF's orientation. The info stays, without the tag."""
-    turned = image.transpose(TURNS[turn]) if turn in TURNS else image.copy()
-    with suppress(Exception):  # Pillow would turn it once more where it finds the tag
-        turned.getexif().pop(274, None)
-    return turned
+def find_cicp(image: Image.Image, path: Path, head: bytes) -> None:
+    """Add to an opened image's info what its file says by CICP, for Pillow does not tell."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            for kind, data in png_chunks(file):
+                if kind == CICP and len(data) == 4:
+                    image.info["cicp"] = tuple(data)
+                if kind == b"IDAT":
+                    break
+    if image.format == "AVIF" and (place := head.find(NCLX)) >= 0:
+        numbers = head[place + len(NCLX) :][:4]
+        pair = int.from_bytes(numbers[:2], "big"), int.from_bytes(numbers[2:], "big")
+        image.info["cicp"] = pair
 
 
-def turn_array(array: np.ndarray, turn: int) -> np.ndarray:
-    """(h, w, c) the same way."""
-    if turn >= 5:
-        array = array.transpose(1, 0, 2)  # 5
-    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
-    return np.flip(array, flips.get(turn, ()))
+def _main_image(image: Image.Image) -> list[str]:
+    """Go to the image that a file is about; a line on those beside it."""
+    count = int(getattr(image, "n_frames", 1))
+    if image.format == "TIFF":
+        kinds = []
+        for number in range(min(count, 1000)):
+            image.seek(number)
+            kinds.append(tiff_tag(image, 254, 0)[0])
+        full = [number for number, kind in enumerate(kinds) if not int(kind) & 5]
+        image.seek(full[0] if full else 0)
+        if not full and 330 in getattr(image, "tag_v2", {}):
+            raise PatchScalerError(
+                f"is a camera raw file, of which only a preview can be read. Hint: {READ}"
+            )
+        pages = max(len(full), 1)
+        return [f"holds {pages} pages; only the first is upscaled"] if pages > 1 else []
+    if count > 1 and image.format in ("MPO", "HEIF"):
+        return [f"holds {count} images; only the main one is upscaled"]
+    return []
 
 
 def check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
-    """Raises TooManyPixelsError where a picture has more pixels than allowed."""
+    """Raises TooManyPixelsError where an image has more pixels than allowed."""
     if max_pixels and width * height > max_pixels:
         raise TooManyPixelsError(
-            f"{name}: {width}x{height} is more than the limit of {max_pixels / 1e6:g} megapixels; "
-            f"allow it with --max-pixels {width * height} (max_pixels in Python) if memory "
+            f"{name}: {width}x{height} is more than the limit of {max_pixels / 1e6:g} megapixels. "
+            f"Hint: allow it with --max-pixels {width * height} (max_pixels in Python) if memory "
             "suffices",
             width,
             height,

@@ -1,20 +1,20 @@
-"""Large files decoded from top to bottom by libvips, so that the small picture is never whole in
-memory either.
-"""
+"""Large files decoded from top to bottom by libvips, never whole in memory."""
 
 import io
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.deep import import_vips
+from patchscaler.images.formats import import_vips
 
 ABOVE = 25_000_000  # pixels; smaller files are decoded whole, by Pillow, as everywhere else
 BANDS = {"L": 1, "RGB": 3, "RGBA": 4}
+PIXELS = (b"IDAT", b"acTL", b"fcTL", b"fdAT")  # chunks
 KINDS = {"uchar": np.uint8, "ushort": np.uint16}
 
 
@@ -44,14 +44,19 @@ class Rows:
 
 
 def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None:
-    """image: what `told_of` gave; deep: its bits a channel; turn: how EXIF wants it turned.
+    """Open a large file's pixels, or None.
 
-    None where the file is small, or where only a whole picture can be converted as it should be
-    (turned ones, palettes, CMYK, transparency by colour), or without pyvips.
+    None for small files, for what only a whole image can be converted from (turned ones, palettes,
+    CMYK, transparency by color), and without pyvips.
+
+    Args:
+        image: Opened, or what `png_without_pixels` gave.
+        deep: Its bits a channel.
+        turn: How EXIF says it is turned.
     """
     plain = image.mode in BANDS and "transparency" not in image.info and turn in (0, 1)
     if image.format == "TIFF":  # transparency and inverted grey are told in too many ways
-        plain = plain and image.mode == "RGB"
+        plain = plain and image.mode == "RGB" and image.tell() == 0
     if (
         not plain
         or image.format not in ("PNG", "JPEG", "TIFF")
@@ -73,45 +78,51 @@ def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None
     )
 
 
-def told_of(path: Path, image: Image.Image) -> Image.Image:
-    """`image`, or for a large PNG one that tells the same without decoding any pixel: its size,
-    mode and all chunks.
+def png_without_pixels(path: Path, image: Image.Image) -> Image.Image | None:
+    """Of a large PNG, an image that says the same without a pixel to decode; None of others.
 
     A PNG may speak of itself behind its pixels, so that Pillow decodes all of them to hear it.
     """
     if image.format != "PNG" or image.width * image.height <= ABOVE:
-        return image
-    size = image.size
+        return None
+    twin = io.BytesIO()
+    twin.write(b"\x89PNG\r\n\x1a\n")
     with path.open("rb") as file:
-        twin = io.BytesIO()
-        twin.write(file.read(8))
-        while len(head := file.read(8)) == 8:
-            length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind in (b"IDAT", b"acTL", b"fcTL", b"fdAT"):
-                file.seek(length + 4, io.SEEK_CUR)
-                continue
-            if length > PngImagePlugin.MAX_TEXT_MEMORY:
-                raise OSError(f"a chunk of {length} bytes")
-            data = file.read(length)
-            # one pixel of the same kind; 9 bytes hold it at any depth, with its filter
-            if kind == b"IHDR":
+        for kind, data in png_chunks(file):
+            if kind == b"IHDR":  # one pixel of the same kind
                 data = b"\0\0\0\1\0\0\0\1" + data[8:12] + b"\0"
-            if kind != b"IEND":
+            if kind not in PIXELS:
                 _write_chunk(twin, kind, data)
-            file.seek(4, io.SEEK_CUR)
+    # 9 bytes hold a pixel of any depth, with its filter
     _write_chunk(twin, b"IDAT", zlib.compress(bytes(9)))
-    _write_chunk(twin, b"IEND", b"")  # also of a file cut short: who reads its pixels will say so
+    _write_chunk(twin, b"IEND", b"")
     twin.seek(0)
-    found = Image.open(twin, formats=["PNG"])
+    found = PngImagePlugin.PngImageFile(twin)
     found.load()
-    found._size = size
+    found._size = image.size
     return found
 
 
+def png_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """(name, data) of each chunk of a PNG up to its end; b"" for pixels, which are skipped."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IEND":
+            return
+        if kind in PIXELS:
+            file.seek(length + 4, io.SEEK_CUR)
+            yield kind, b""
+            continue
+        if length > PngImagePlugin.MAX_TEXT_MEMORY:
+            raise OSError(f"a chunk of {length} bytes")
+        yield kind, file.read(length)
+        file.seek(4, io.SEEK_CUR)
+
+
 def _write_chunk(file: io.BytesIO, kind: bytes, data: bytes) -> None:
-    file.write(
-        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-    )
+    check = zlib.crc32(kind + data).to_bytes(4, "big")
+    file.write(len(data).to_bytes(4, "big") + kind + data + check)
 
 
 def _open(path: Path) -> Any:

@@ -1,12 +1,12 @@
-"""From one size to another: what is wanted, in how many passes, and filters by Pillow in floats,
-whole or by rows.
+"""Target sizes, the passes that lead to them, and filters by Pillow in floats, whole or by rows.
 
-Results are reduced by Lanczos on encoded values, not on linear light: on 6 Kodak pictures at x2
-that is 31.74 dB (PSNR-Y) against 31.57, and at x1 39.88 against 37.84; the networks learned from
-pictures reduced that way too.
+Results are reduced by Lanczos on encoded values, not on linear light: on 6 Kodak images at x2 that
+is 31.74 dB (PSNR-Y) against 31.57, and at x1 39.88 against 37.84; the networks learned from images
+reduced that way too.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,18 @@ from patchscaler.errors import PatchScalerError
 BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
 LARGEST = 64  # times: three passes of x4, more would be nothing but invention
 ROWS = 256  # resized at a time
-
-
-# --- what is wanted -------------------------------------------------------------------------------
+DEFAULT_SCALE = 4.0
+FORMS = "3000x (width), x2000 (height), 3000x2000 (a frame to fit into), 12mp, or a scale as 1.5"
 
 
 @dataclass(frozen=True)
 class TargetSize:
-    """One of: a scale; a width, a height, or both as a frame to fit into; megapixels. Proportions
-    are kept.
+    """One of: a scale; a width, a height, or both as a frame to fit into; megapixels.
 
-    Raises PatchScalerError for several kinds at once, and for sizes of nothing.
+    The aspect is kept.
+
+    Raises:
+        PatchScalerError: Several kinds at once, or a value that is not above 0.
     """
 
     scale: float | None = None
@@ -40,28 +41,68 @@ class TargetSize:
         framed = self.width is not None or self.height is not None
         if (self.scale is not None) + framed + (self.megapixels is not None) > 1:
             raise PatchScalerError(
-                "scale, width and height, megapixels: give one kind of size, not several"
+                "scale, width and height, megapixels. Hint: give one kind of size, not several"
             )
         for name in ("scale", "width", "height", "megapixels"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise PatchScalerError(f"{name} {value!r}: is not a number. Hint: take more than 0")
+            if not 0 < value < math.inf:
                 raise PatchScalerError(f"{name} {value}: take more than 0")
 
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of the picture -> of the result.
+    @classmethod
+    def parse(cls, text: str) -> "TargetSize":
+        """Read "3000x", "x2000", "3000x2000", "12mp", or a plain number, which is a scale.
 
-        Raises PatchScalerError for what cannot be.
+        Raises:
+            PatchScalerError: Another form.
+        """
+        text = text.strip().lower()
+        if sides := re.fullmatch(r"(\d*)x(\d*)", text):
+            width, height = (int(s) if s else None for s in sides.groups())
+            if width is not None or height is not None:
+                return cls(width=width, height=height)
+        if number := re.fullmatch(r"(\d+\.?\d*|\.\d+)(mp)?", text):
+            value = float(number[1])
+            return cls(megapixels=value) if number[2] else cls(scale=value)
+        raise PatchScalerError(f"size '{text}': is not a size. Hint: give {FORMS}")
+
+    @classmethod
+    def of(cls, scale: float | None = None, size: "TargetSize | str | None" = None) -> "TargetSize":
+        """From the two arguments that users give; x4 without either.
+
+        Raises:
+            PatchScalerError: Both are given, or one is out of range.
+        """
+        if scale is not None and size is not None:
+            raise PatchScalerError("scale and size: are both given. Hint: give one of them")
+        if isinstance(size, str):
+            return cls.parse(size)
+        if size is not None and not isinstance(size, TargetSize):
+            raise PatchScalerError(f"size {size!r}: is not a size. Hint: give {FORMS}")
+        target = size or cls(scale=DEFAULT_SCALE if scale is None else scale)
+        if target.scale is not None and not 1 / LARGEST <= target.scale <= LARGEST:
+            raise PatchScalerError(f"scale {target.scale:g}: take 1/{LARGEST} to {LARGEST}")
+        return target
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of the image -> of the result.
+
+        Raises:
+            PatchScalerError: More or less than LARGEST times as large.
         """
         if self.megapixels is not None:
             ratio = math.sqrt(self.megapixels * 1e6 / (width * height))
         elif self.width or self.height:
             ratio = min(s / t for s, t in ((self.width, width), (self.height, height)) if s)
         else:
-            ratio = 4.0 if self.scale is None else self.scale
+            ratio = DEFAULT_SCALE if self.scale is None else self.scale
         if not 1 / LARGEST <= ratio <= LARGEST:
             raise PatchScalerError(
-                f"{width}x{height} would become {ratio:.4g} times as large: take 1/{LARGEST} to "
-                f"{LARGEST}"
+                f"{width}x{height} would become {ratio:.4g} times as large. "
+                f"Hint: take 1/{LARGEST} to {LARGEST}"
             )
         size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
         if self.width and ratio * width == self.width:
@@ -76,7 +117,7 @@ class TargetSize:
             return f"{self.width}x{self.height}"
         if self.width or self.height:
             return f"w{self.width}" if self.width else f"h{self.height}"
-        return f"x{4 if self.scale is None else self.scale:g}"
+        return f"x{DEFAULT_SCALE if self.scale is None else self.scale:g}"
 
 
 def passes(

@@ -1,10 +1,10 @@
-"""Pictures -> files: what a format can hold is checked before any work, and nothing half-written is
-left.
-"""
+"""Images -> files: what a format holds is checked before any work; nothing half-written is left."""
 
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,55 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, features
+from PIL import Image, PngImagePlugin
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.deep import import_heif, vips_errors
-from patchscaler.images.deep_writing import save_deep
+from patchscaler.images.encode import BY_ROWS, MAX_IN_MEMORY, encode, write_pyramid
 from patchscaler.images.exif import without_orientation
+from patchscaler.images.formats import FORMATS, format_of, import_vips
 from patchscaler.images.icc import is_srgb
-from patchscaler.images.jxl import import_jxl
 from patchscaler.images.metadata import Metadata, exif_within, iptc_segment
-from patchscaler.images.planes import (
-    array_planes,
-    eight_bits,
-    fitting_profile,
-    has_alpha,
-    to_palette,
-    to_pil,
-    without_profile,
-)
-from patchscaler.images.read import Picture
+from patchscaler.images.pixels import fitting_profile, has_alpha, to_pil
+from patchscaler.images.planes import array_planes, eight_bits, to_planes, without_profile
+from patchscaler.images.read import LoadedImage
 
-FORMATS = {
-    ".png": "PNG",
-    ".apng": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".avif": "AVIF",
-    ".heic": "HEIF",
-    ".heif": "HEIF",
-    ".jxl": "JXL",
-}
-FORMAT_SIDES = {
-    "JPEG": 65_535,
-    "WEBP": 16_383,
-    "GIF": 65_535,
-    "AVIF": 65_536,
-    "HEIF": 16_384,
-    "BMP": 2**31 - 1,
-}
-NO_ALPHA = ("JPEG", "BMP")
-DEEP = ("PNG", "TIFF", "AVIF", "HEIF")  # can hold more than 8 bits a channel: 16, 16, 12, 12
-NO_PROFILE = ("BMP", "GIF", "JXL")  # the last for its plugin's sake
-ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
-QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90, "HEIF": 90, "JXL": 95}
-LOSSLESS = ("WEBP", "JXL", "PNG", "TIFF", "BMP")
 MARKER = 65_533  # bytes of a JPEG segment
 
 
@@ -69,22 +32,24 @@ MARKER = 65_533  # bytes of a JPEG segment
 
 def check_output(path: str | Path, source: str | Path | None = None) -> Path:
     """Before any work is done: can `path` be written? Raises PatchScalerError."""
-    check_suffix(Path(path))
+    format_of(path)
     return check_place(path, source)
 
 
 def check_place(path: str | Path, source: str | Path | None = None) -> Path:
-    """The same of files that are no pictures."""
+    """The same of files that are no images."""
     path = Path(path)
     if len(os.fsencode(path.name)) > 255:
-        raise PatchScalerError(f"{path}: the name is too long; name another with -o")
+        raise PatchScalerError(f"{path}: the name is too long. Hint: name another with -o")
     if (
         source is not None
         and path.exists()
         and Path(source).exists()
         and os.path.samefile(path, source)
     ):
-        raise PatchScalerError(f"{path}: output and input are the same file; name another with -o")
+        raise PatchScalerError(
+            f"{path}: output and input are the same file. Hint: name another with -o"
+        )
     if path.is_dir():
         raise PatchScalerError(f"{path}: is a folder, not a file to write")
     return check_writable(path)
@@ -95,55 +60,46 @@ def check_writable(path: Path) -> Path:
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
+    protected = path.exists() and not os.access(path, os.W_OK)
+    if protected and parent.is_dir():
+        raise PatchScalerError(f"{path}: is write-protected. Hint: name another with -o")
     if not parent.is_dir() or not os.access(parent, os.W_OK) or path.is_dir():
         raise PatchScalerError(
-            f"{path}: cannot write there; choose a folder you may write to with -o"
+            f"{path}: cannot write there. Hint: choose a folder you may write to with -o"
         )
     return path
 
 
-def format_of(path: str | Path) -> str:
-    """Pillow's name of the format that `path`'s suffix means.
-
-    Raises PatchScalerError for an unknown one.
-    """
-    check_suffix(Path(path))
-    return FORMATS[Path(path).suffix.lower()]
-
-
-def check_suffix(path: Path) -> None:
-    """Raises PatchScalerError where this program, as it is installed, cannot write such files."""
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise PatchScalerError(
-            f"{path}: cannot write '{path.suffix}' files; use one of {', '.join(FORMATS)}"
-        )
-    if kind == "AVIF" and not features.check("avif"):
-        raise PatchScalerError(f"{path}: AVIF needs Pillow 11.3 or newer: pip install -U pillow")
-    if kind == "HEIF":
-        import_heif(f"{path}: HEIC").register_heif_opener(thumbnails=False)
-    if kind == "JXL":
-        import_jxl(f"{path}: JPEG XL")
-
-
 def check_alpha(path: str | Path, image: Image.Image | bool) -> None:
-    """Raises PatchScalerError where the output's format has no transparency and the picture (or
-    `True`) has.
-    """
+    """Raises PatchScalerError where the image (or `True`) is transparent and the format is not."""
     transparent = image if isinstance(image, bool) else has_alpha(image)
-    if format_of(path) in NO_ALPHA and transparent:
+    if transparent and not FORMATS[format_of(path)].alpha:
         raise PatchScalerError(
-            f"{path}: this format has no transparency, the picture has; use .png or .webp"
+            f"{path}: this format has no transparency, the image has. Hint: use .png or .webp"
         )
 
 
 def check_side(path: str | Path, width: int, height: int) -> None:
     """Raises PatchScalerError where the output's format is unknown or cannot hold its size."""
-    limit = FORMAT_SIDES.get(format_of(path))
-    if limit and max(width, height) > limit:
+    limit = FORMATS[format_of(path)].side
+    if max(width, height) > limit:
         raise PatchScalerError(
-            f"{path}: {width}x{height} is more than the {limit} pixels a side of this format; "
-            "use PNG"
+            f"{path}: {width}x{height} is more than the {limit} pixels a side of this format. "
+            "Hint: use PNG"
+        )
+
+
+def check_large(path: str | Path, nbytes: int, pyramid: bool = False) -> None:
+    """Raises PatchScalerError where so many bytes of pixels cannot be written in this format."""
+    kind = format_of(path)
+    if pyramid and kind != "TIFF":
+        raise PatchScalerError(f"{path}: is not .tif. Hint: pyramids are written as TIFF")
+    if pyramid or (nbytes > MAX_IN_MEMORY and kind in ("PNG", "JPEG")):
+        import_vips(f"{path}: a pyramid" if pyramid else f"{path}: {nbytes / 1e9:.1f} GB of pixels")
+    elif kind not in BY_ROWS and nbytes > MAX_IN_MEMORY:
+        raise PatchScalerError(
+            f"{path}: {kind} needs all of {nbytes / 1e9:.1f} GB of pixels in memory at once. "
+            "Hint: use .png, .tif or .jpg"
         )
 
 
@@ -161,7 +117,7 @@ def check_room(path: str | Path, width: int, height: int) -> None:
         raise PatchScalerError(
             f"{place}: {free / 1e6:.1f} MB of disk are free, and {width}x{height} pixels take "
             f"{least / 1e6:.1f} MB or "
-            "more; free some, or write to another disk with -o"
+            "more. Hint: free some, or write to another disk with -o"
         )
 
 
@@ -169,107 +125,131 @@ def check_quality(path: str | Path, quality: int | None, lossless: bool) -> None
     """Raises PatchScalerError for a quality out of range, or lossless where the format is not."""
     if quality is not None and not 0 < quality <= 100:
         raise PatchScalerError(f"quality {quality}: take 1 to 100")
-    if lossless and format_of(path) not in LOSSLESS:
+    if lossless and not FORMATS[format_of(path)].lossless:
         raise PatchScalerError(
-            f"{path}: this format is not lossless here; use .png, .webp, .tif or .jxl"
+            f"{path}: this format is not lossless here. Hint: use .png, .webp, .tif or .jxl"
         )
 
 
-def fit_picture(picture: Picture, kind: str) -> None:
-    """Bring what is to be enlarged to what the output's format holds: bits, and colours where it
-    has no profile.
-    """
-    if picture.bits == 16 and kind not in DEEP:
-        picture.notes.append(f"{kind} holds 8 bits a channel; {picture.bits} came in")
-        picture.bits = 8
-    profile = picture.metadata.icc_profile
-    if kind in NO_PROFILE and profile and not is_srgb(profile):
-        array = without_profile(picture.planes)
-        picture.pixels = picture.pixels if array is None else array
-        picture.notes.append(_on_colors(kind, array is not None))
-    if kind in NO_PROFILE:
-        picture.metadata.icc_profile = None
+def fit_image(image: LoadedImage, kind: str) -> None:
+    """Bring what is to be upscaled to what the output's format holds: bits and profile."""
+    if image.bits > FORMATS[kind].bits:
+        image.notes.append(
+            f"{kind} holds {FORMATS[kind].bits} bits a channel; {image.bits} came in"
+        )
+        image.bits = 8 if FORMATS[kind].bits == 8 else image.bits
+    if FORMATS[kind].profile:
+        return
+    profile = image.metadata.icc_profile
+    if profile and not is_srgb(profile):
+        array = without_profile(to_planes(image))
+        image.pixels = image.pixels if array is None else array
+        image.notes.append(_on_colors(kind, array is not None))
+        image.metadata = image.metadata.upscaled(*image.metadata.size, srgb=array is not None)
+    image.metadata.icc_profile = None
 
 
 def _on_colors(kind: str, converted: bool) -> str:
     what = "become sRGB's" if converted else "may look different"
-    return f"{kind} is written without colour profile: colours {what}"
+    return f"{kind} is written without color profile: colors {what}"
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
-def save_image(image: Image.Image, path: str | Path, quality: int | None = None) -> None:
-    """A Pillow image of 8 bits, with its colour profile."""
-    metadata = Metadata(image.size, icc_profile=image.info.get("icc_profile"))
-    check_alpha(path, image)
-    image = eight_bits(image)
-    mode = ("LA" if image.mode in ("LA", "La") else "RGBA") if has_alpha(image) else image.mode
-    image = image.convert(mode if mode in ("L", "LA", "RGB", "RGBA") else "RGB")
-    save_picture(np.asarray(image), path, metadata, quality)
-
-
-def save_picture(
-    array: np.ndarray,
+def save_image(
+    image: Any,
     path: str | Path,
     metadata: Metadata | None = None,
     quality: int | None = None,
     lossless: bool = False,
+    pyramid: bool = False,
 ) -> list[str]:
-    """(h, w[, 1..4]) uint8 or uint16 -> a file in the format of `path`'s suffix, all or nothing.
+    """Write a file in the format of `path`'s suffix, all or nothing.
 
-    metadata: of a picture of any size; it is brought to this one. quality: 1 to 100 (QUALITY by
-    default). Returns a line for each thing that the format could not hold. Raises PatchScalerError.
+    Args:
+        image: (h, w[, 1..4]) uint8 or uint16, in memory or a file of its own (`DiskArray`); or a
+            PIL image, written with 8 bits.
+        metadata: Of an image of any size; it is brought to this one. By default a PIL image's
+            profile.
+        quality: 1 to 100; the format's own by default.
+        pyramid: A tiled TIFF that holds smaller copies of itself.
+
+    Returns:
+        A line for each thing that the format could not hold.
+
+    Raises:
+        PatchScalerError: The format cannot hold the image, or the file cannot be written.
     """
     path = Path(path)
-    array = array[..., None] if array.ndim == 2 else array
+    if isinstance(image, Image.Image):
+        metadata = metadata or Metadata(image.size, icc_profile=image.info.get("icc_profile"))
+        image = _pil_array(image)
+    array = image[..., None] if image.ndim == 2 else image
     height, width, channels = array.shape
     kind = format_of(path)
     check_side(path, width, height)
     check_alpha(path, channels in (2, 4))
     check_quality(path, quality, lossless)
+    check_large(path, array.nbytes, pyramid)
     notes: list[str] = []
-    data = metadata or Metadata((width, height))
-    if kind in NO_PROFILE:
+    data, srgb = metadata or Metadata((width, height)), False
+    if not FORMATS[kind].profile:
         if (profile := fitting_profile(array, data.icc_profile)) and not is_srgb(profile):
-            converted = without_profile(array_planes(array, profile))
+            converted = without_profile(array_planes(array[:], profile))
+            srgb = converted is not None
             array = array if converted is None else converted
-            notes.append(_on_colors(kind, converted is not None))
+            notes.append(_on_colors(kind, srgb))
         data = replace(data, icc_profile=None)
-    data = fitting(data, kind, notes).enlarged(width, height)
-    if array.dtype == np.uint16 and kind not in DEEP:
+    data = fitting(data, kind, notes).upscaled(width, height, srgb)
+    if array.dtype == np.uint16 and FORMATS[kind].bits == 8:
         notes.append(f"{kind} holds 8 bits a channel; 16 came in")
-        array = np.asarray(to_pil(array))
+        array = np.asarray(to_pil(array[:]))
         array = array[..., None] if array.ndim == 2 else array
-    with replacing(path) as temporary, vips_errors(path):
+    if kind == "TIFF" and array.dtype == np.uint16 and channels == 2:
         # which Pillow, for one, cannot read
-        if kind == "TIFF" and array.dtype == np.uint16 and channels == 2:
-            array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], -1)
-        options = save_options(kind, array.shape, data, quality, lossless)
-        if array.dtype == np.uint16 or kind == "TIFF":
-            save_deep(array, temporary, kind, data, options)
+        array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], -1)
+    with replacing(path) as temporary, _vips_errors(path):
+        if pyramid:
+            write_pyramid(array, temporary, data)
         else:
-            image = to_palette(to_pil(array)) if kind == "GIF" else to_pil(array)
-            with temporary.open("wb") as file:
-                image.save(file, kind, **options)
+            options = save_options(kind, array.shape, data, quality, lossless)
+            encode(array, temporary, kind, data, options)
     return notes
+
+
+def _pil_array(image: Image.Image) -> np.ndarray:
+    image = eight_bits(image)
+    mode = ("LA" if image.mode in ("LA", "La") else "RGBA") if has_alpha(image) else image.mode
+    return np.asarray(image.convert(mode if mode in ("L", "LA", "RGB", "RGBA") else "RGB"))
+
+
+@contextmanager
+def _vips_errors(path: Path) -> Iterator[None]:
+    """What libvips raises (a full disk, say) as a PatchScalerError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        vips = sys.modules.get("pyvips")  # nothing of libvips' comes from a process without it
+        if vips is None or not isinstance(error, vips.Error):
+            raise
+        # libvips says it thrice, and names temporary files
+        told = re.search(r"system error: (.+)", str(error))
+        reason = told[1] if told else " ".join(str(error).split())[:200]
+        raise PatchScalerError(f"{path}: cannot be written ({reason})") from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well; otherwise it is
-    removed.
-    """
+    """A temporary file beside `path`: takes its place when the block ends well, else is removed."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        # with the process's own mask of permissions, which cannot be read without changing it
+        name = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        temporary = name
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
@@ -282,18 +262,18 @@ def replacing(path: Path) -> Iterator[Path]:
 def save_options(
     kind: str, shape: tuple[int, ...], data: Metadata, quality: int | None, lossless: bool
 ) -> dict[str, Any]:
-    """What Pillow's writer of this format (but TIFF's) is told of quality and metadata, the latter
-    of this size.
-    """
+    """Quality and metadata, as Pillow's writer of this format (but TIFF's) takes them."""
     options: dict[str, Any] = {}
-    if kind in QUALITY:
-        options["quality"] = quality = quality or QUALITY[kind]
+    if kind in ("WEBP", "AVIF", "HEIF", "JXL"):
+        data = data.with_density_in_exif()
+    if default := FORMATS[kind].quality:
+        options["quality"] = quality = quality or default
         if kind in ("JPEG", "AVIF", "HEIF") and quality >= 90 and shape[2] > 2:
-            # colours as sharp as light
+            # colors as sharp as light
             options |= {"chroma": 444} if kind == "HEIF" else {"subsampling": "4:4:4"}
     if lossless and kind in ("WEBP", "JXL"):
         options["lossless"] = True
-    if data.icc_profile and kind not in NO_PROFILE:
+    if data.icc_profile and FORMATS[kind].profile:
         options["icc_profile"] = data.icc_profile
     if data.dpi and kind in ("JPEG", "PNG", "BMP"):
         options["dpi"] = data.dpi
@@ -341,8 +321,8 @@ def fitting(data: Metadata, kind: str, notes: list[str]) -> Metadata:
             data = replace(data, dpi=None)
         if data.comment and len(data.comment) > MARKER:
             data = replace(data, comment=None)
-    # of frames; pictures have none left
-    if kind in NO_PROFILE and data.icc_profile and not is_srgb(data.icc_profile):
+    # of frames; stills have none left
+    if not FORMATS[kind].profile and data.icc_profile and not is_srgb(data.icc_profile):
         notes.append(_on_colors(kind, False))
     if kind in ("BMP", "GIF") and (data.exif or (data.xmp and not data.own_xmp)):
         notes.append(f"{kind} holds no EXIF and XMP: they were left out")

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.planes import Planes, bleed, finish, reflect_pad, to_pil, to_planes
+from patchscaler.images.pixels import to_pil
+from patchscaler.images.planes import Planes, bleed, finish, reflect_pad, to_planes
 
 
 def levels(planes: Planes) -> np.ndarray:
@@ -157,7 +158,6 @@ def test_tensors(rgb):
     tensor = torch.from_numpy(np.array(rgb)).movedim(-1, 0).float() / 255
     torch.testing.assert_close(to_planes(tensor).rgb, to_planes(rgb).rgb)
     assert to_planes(tensor.double()).rgb.dtype == torch.float32
-    assert to_planes(tensor * 3 - 1).rgb.abs().max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_integer_tensors_are_not_taken_for_white():
 def test_numbers_that_are_none(make):
     with pytest.raises(PatchScalerError):
         to_planes(make((3, 3, 3), float("nan")))
-    # cut off like everything above one
-    assert to_planes(make((3, 3, 3), float("inf"))).rgb.min() == 1
+    with pytest.raises(PatchScalerError):
+        to_planes(make((3, 3, 3), float("inf")))
 
 
 @pytest.mark.parametrize("thing", ["photo.png", None, 3])

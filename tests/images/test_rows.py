@@ -8,10 +8,9 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.images import rows as module
-from patchscaler.images.read import load_picture
+from patchscaler.images.read import load
 from patchscaler.images.rows import Rows
 from patchscaler.images.write import save_image
-from patchscaler.streaming.files import upscale_file
 
 pyvips = pytest.importorskip("pyvips")
 
@@ -40,7 +39,7 @@ def noise():
 def test_rows_are_those_of_the_whole(tmp_path, noise, name, mode, tolerance):
     whole = Image.fromarray(noise, "RGBA").convert(mode)
     save_image(whole, tmp_path / name)
-    picture = load_picture(tmp_path / name, by_rows=True)
+    picture = load(tmp_path / name, by_rows=True)
     assert isinstance(picture.pixels, Rows) and picture.pixels.dtype == np.uint8
     kept = np.asarray(Image.open(tmp_path / name)).reshape(300, 40, -1).astype(int)
     assert picture.pixels.shape == kept.shape and picture.has_alpha == (mode == "RGBA")
@@ -54,7 +53,7 @@ def test_sixteen_bits_stay(tmp_path):
     pyvips.Image.new_from_array(deep).copy(interpretation="rgb16").write_to_file(
         str(tmp_path / "deep.png")
     )
-    picture = load_picture(tmp_path / "deep.png", by_rows=True)
+    picture = load(tmp_path / "deep.png", by_rows=True)
     assert isinstance(picture.pixels, Rows) and picture.bits == 16
     assert np.array_equal(picture.pixels[:], deep)
 
@@ -77,7 +76,7 @@ def test_what_wants_the_whole_picture_is_read_whole(tmp_path, noise, case, monke
     else:
         monkeypatch.setattr(module, "ABOVE", 300 * 40)
         image.save(path)
-    assert not isinstance(load_picture(path, by_rows=True).pixels, Rows)
+    assert not isinstance(load(path, by_rows=True).pixels, Rows)
 
 
 def test_a_png_tells_of_itself_without_its_pixels(tmp_path, noise, monkeypatch):
@@ -90,11 +89,11 @@ def test_a_png_tells_of_itself_without_its_pixels(tmp_path, noise, monkeypatch):
     profile = ImageCmsProfile(createProfile("sRGB")).tobytes()
     image = Image.fromarray(noise, "RGBA").convert("RGB")
     image.save(tmp_path / "a.png", pnginfo=info, exif=exif, dpi=(300, 300), icc_profile=profile)
-    whole = load_picture(tmp_path / "a.png").metadata
+    whole = load(tmp_path / "a.png").metadata
     monkeypatch.setattr(
         PngImageFile, "load_prepare", _not_of(image.size, PngImageFile.load_prepare)
     )
-    found = load_picture(tmp_path / "a.png", by_rows=True).metadata
+    found = load(tmp_path / "a.png", by_rows=True).metadata
     assert found == whole
     assert (
         found.texts == {"Title": "before", "Author": "behind"}
@@ -115,26 +114,7 @@ def test_a_file_cut_short(tmp_path, noise):
     Image.fromarray(noise, "RGBA").save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
-    picture = load_picture(tmp_path / "a.png", by_rows=True)
+    picture = load(tmp_path / "a.png", by_rows=True)
     assert isinstance(picture.pixels, Rows)
     with pytest.raises(PatchScalerError, match=r"a\.png: damaged or cut off"):
         picture.pixels[0:300]
-
-
-def test_a_picture_made_from_rows_is_the_same(tiny, tmp_path, noise, monkeypatch):
-    Image.fromarray(noise, "RGBA").convert("RGB").save(tmp_path / "a.png")
-    made = []
-    for limit in (0, 10**9):
-        monkeypatch.setattr(module, "ABOVE", limit)
-        upscale_file(tiny, tmp_path / "a.png", tmp_path / "b.png", window=64)
-        made.append(np.asarray(Image.open(tmp_path / "b.png")))
-    assert np.array_equal(*made)
-
-
-def test_a_damaged_file_leaves_nothing(tiny, tmp_path, noise):
-    Image.fromarray(noise, "RGBA").convert("RGB").save(tmp_path / "a.png")
-    data = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(PatchScalerError, match="damaged or cut off"):
-        upscale_file(tiny, tmp_path / "a.png", tmp_path / "b.png", window=64)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png"]

@@ -16,8 +16,9 @@ from PIL import Image, ImageCms, PngImagePlugin
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.animation import open_animation
 from patchscaler.images.metadata import Metadata
-from patchscaler.images.read import load_picture
-from patchscaler.images.write import save_picture
+from patchscaler.images.planes import to_planes
+from patchscaler.images.read import load
+from patchscaler.images.write import save_image
 
 EXAMPLES = 150
 RNG = np.random.default_rng(0)
@@ -46,7 +47,7 @@ def metadata() -> Metadata:
 def written(suffix: str, folder: Path, channels: int = 3, kind: type = np.uint8) -> bytes:
     array = PIXELS[..., :channels].astype(kind) * (257 if kind is np.uint16 else 1)
     path = folder / f"seed{suffix}"
-    save_picture(array, path, metadata())
+    save_image(array, path, metadata())
     return path.read_bytes()
 
 
@@ -163,12 +164,12 @@ def test_spoilt_files_end_in_a_picture_or_in_one_line(kind, seeds, tmp_path, tmp
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                picture = load_picture(path, max_pixels=100_000)
-                planes = picture.planes
+                picture = load(path, max_pixels=100_000)
+                planes = to_planes(picture)
                 assert planes.rgb.isfinite().all() and planes.rgb.abs().max() <= 1
                 assert planes.rgb.shape[-2:] == (picture.height, picture.width)
                 for suffix in (".jpg", ".tif", ".png"):  # what was read can be written
-                    save_picture(PIXELS[..., :3], out / f"o{suffix}", picture.metadata)
+                    save_image(PIXELS[..., :3], out / f"o{suffix}", picture.metadata)
                 if animation := open_animation(path, max_pixels=100_000):
                     for frame in animation.frames():
                         assert frame.rgb.isfinite().all()

