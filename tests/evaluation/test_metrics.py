@@ -36,9 +36,7 @@ TOLERANCES = {(name, other): float(tolerance) for name, other, tolerance in TABL
 STORED = sorted(
     key
     for key in TOLERANCES
-    if key[0] != "patch-kid"
-    and key[1] != "scikit-image"
-    and not key[1].endswith("with a sky")
+    if key[0] != "patch-kid" and key[1] != "scikit-image" and not key[1].endswith("with a sky")
 )
 # these need no package
 BUILT_IN = ("psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "sharpness", "niqe")

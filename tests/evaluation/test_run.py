@@ -234,9 +234,7 @@ def test_what_changed_is_made_anew(hr, tmp_path, monkeypatch, save):
     evaluate(method, pairs, QUICK, out)
     assert method.calls == 9
     called = []
-    monkeypatch.setattr(
-        Metric, "__call__", lambda self, *a: called.append(self.name) or 1.0
-    )
+    monkeypatch.setattr(Metric, "__call__", lambda self, *a: called.append(self.name) or 1.0)
     evaluate(method, pairs, QUICK, out)
     assert called == []
     evaluate(method, pairs, QUICK, out, crop_border=2)  # another protocol

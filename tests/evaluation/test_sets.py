@@ -5,7 +5,6 @@ users do wrong.
 import csv
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -136,7 +135,9 @@ def test_a_table_for_each_set_and_the_notes_once(folders, capsys):
         ("one, mild", "lanczos", "a"),
     ]
     first = record["sets"][0]["evaluations"][0]
-    assert float(rows[0]["psnr-y"]) == first["means"]["psnr-y"] == first["rows"][0]["scores"]["psnr-y"]
+    assert (
+        float(rows[0]["psnr-y"]) == first["means"]["psnr-y"] == first["rows"][0]["scores"]["psnr-y"]
+    )
     page = (folders / "c.html").read_text()
     for title in titles:
         assert f"<h2>{title}</h2>" in page

@@ -31,7 +31,13 @@ class ConvNorm(nn.Module):
     """Convolution with TensorFlow's padding, batch norm, and ReLU6 where `active`."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, active: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        active: bool = True,
     ):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)

@@ -97,7 +97,7 @@ def _histogram(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PatchScalerError(
-            "the histogram needs matplotlib. Hint: pip install 'patchscaler[plots]'"
+            "the histogram needs matplotlib. Hint: pip install 'patchscaler[evaluate]'"
         ) from error
     figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
     axes = figure.add_subplot()

@@ -42,6 +42,7 @@ class RandomAutoencoder(DiffusersAutoencoder):
         )
         self.channels, self.factor = config.channels, config.factor
         self.scaling_factor = config.scaling_factor
+        self.reach, self.exact = 24, False  # as DiffusersAutoencoder
 
 
 def import_diffusers() -> Any:
