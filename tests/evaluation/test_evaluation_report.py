@@ -62,7 +62,8 @@ def test_the_table_has_protocols_data_machine_and_failures(two):
     for evaluation in two.evaluations:
         evaluation.failures.append(Failure("d", "unreadable"))
     lines = report.terminal([two]).splitlines()
-    assert lines[0].split() == [*["method", "n", "psnr-y", "↑", "ssim-y", "↑", "sharpness", "→1", "s/image"]]
+    head = ["method", "n", "psnr-y", "↑", "ssim-y", "↑", "sharpness", "→1", "s/image"]
+    assert lines[0].split() == head
     assert lines[1].split()[:2] == ["bicubic", "3"] and lines[2].split()[-1] == "-"
     text = "\n".join(lines)
     for part in (

@@ -22,7 +22,7 @@ from PIL import Image
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.cost import x4plus
 from patchscaler.evaluation.cost.images import square_of, synthetic_photo
-from patchscaler.evaluation.cost.timing import Timing, alternate, torch_threads
+from patchscaler.evaluation.cost.timing import Timing, alternate, median_seconds, torch_threads
 from patchscaler.evaluation.environment import environment, processor_flags
 from patchscaler.evaluation.fidelity import psnr
 from patchscaler.evaluation.methods import cost_of
@@ -66,15 +66,15 @@ class Recorded:
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         self.output = self.pipeline.upscale(lr, max_pixels=0, **self.options)
-        began = time.perf_counter()
-        self.output.image.save(io.BytesIO(), "PNG")
-        self.timings.append(self.output.timings | {"encode": time.perf_counter() - began})
+        self.timings.append(self.output.timings)
         return self.output.array
 
     def stages(self) -> dict[str, float]:
-        """Medians, warm-up left out."""
-        warm = self.timings[1:] or self.timings
-        return {name: statistics.median(t.get(name, 0.0) for t in warm) for name in warm[0]}
+        """Medians, warm-up left out; and of encoding a PNG, which is no part of the whole."""
+        assert self.output is not None
+        warm, image = self.timings[1:] or self.timings, self.output.image
+        found = {name: statistics.median(t.get(name, 0.0) for t in warm) for name in warm[0]}
+        return found | {"encode": median_seconds(lambda: image.save(io.BytesIO(), "PNG"), 3)}
 
 
 def benchmark(
@@ -132,34 +132,38 @@ def _seconds_in(rows: dict[str, Any]) -> Callable[[str], float]:
 
 def _peers(
     lr: np.ndarray, threads: int, device: str, plan: Plan, progress: Callable[[str], None]
-) -> tuple[dict[str, x4plus.Upscale], dict[str, str]]:
-    """Runtimes that work here, each called once, and the reasons of the others."""
-    found: dict[str, x4plus.Upscale] = {}
+) -> tuple[dict[str, tuple[x4plus.Upscale, float]], dict[str, str]]:
+    """Runtimes that work here with the seconds of building and warming them up, and the reasons of
+    the others.
+    """
+    found: dict[str, tuple[x4plus.Upscale, float]] = {}
     skipped: dict[str, str] = {}
     for runtime, build in x4plus.runtimes(plan.int8_graph).items():
         name = f"{PEER}, {runtime}"
         progress(f"building {name}")
+        began = time.perf_counter()
         try:
             upscale = build(lr, threads, device)
             upscale(lr)  # torch.compile compiles here, and fails here without a compiler
         except Exception as error:  # compilers and runtimes raise every kind
             skipped[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
             continue
-        found[name] = upscale
+        found[name] = upscale, time.perf_counter() - began
     return found, skipped
 
 
 def _one_image(
     pipeline: "PatchScaler",
     lr: np.ndarray,
-    peers: dict[str, x4plus.Upscale],
+    peers: dict[str, tuple[x4plus.Upscale, float]],
     repeats: int,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     groups = pipeline.model.config.groups
     ours = {OURS: Recorded(pipeline)}
     ours[HARD] = Recorded(pipeline, groups=replace(groups, thresholds=EVERY_HARD))
-    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = ours | peers
+    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = dict(ours)
+    functions |= {name: upscale for name, (upscale, _) in peers.items()}
     results: dict[str, np.ndarray] = {}
 
     def run(name: str) -> Callable[[], None]:
@@ -171,6 +175,8 @@ def _one_image(
     rows = {}
     for name, timing in timings.items():
         rows[name] = asdict(timing) | {"db": None}
+        if name in peers:
+            rows[name]["warm_up"] = peers[name][1]
         peer = name.startswith(PEER) and results[name] is not reference
         if peer and reference is not None:
             rows[name]["db"] = psnr(results[name], reference, "rgb")
@@ -248,7 +254,7 @@ def lines(record: dict[str, Any]) -> list[str]:
         text = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in stages.items())
         groups = ", ".join(f"{sum(i['groups'][g] for i in first)} {g}" for g in first[0]["groups"])
         gmac = float(np.mean([i["gmac"] for i in first]))
-        out.append(f"{name}: {text} s; patches {groups}; {gmac:.1f} GMAC an image")
+        out.append(f"{name}: {text} s (encode apart); patches {groups}; {gmac:.1f} GMAC an image")
     if "cold_start" in record:
         c = record["cold_start"]
         out.append(
