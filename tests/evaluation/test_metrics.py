@@ -370,7 +370,7 @@ def test_pyiqa_protocols_name_variant_and_input_range(monkeypatch):
         assert f"'{theirs}' ({trained_on})" in protocol and "RGB in [0, 1]" in protocol
 
 
-@pytest.mark.parametrize("name", ["MUSIQ", "MANIQA"])
+@pytest.mark.parametrize("name", ["MUSIQ", pytest.param("MANIQA", marks=pytest.mark.slow)])
 def test_the_adapter_gives_pyiqas_classes_what_they_take(name, monkeypatch):
     """With random weights: the trained ones are not at hand, and CLIP's cannot be left out."""
     try:
