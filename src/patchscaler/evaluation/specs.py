@@ -7,10 +7,12 @@ commas too, a piece that is a number or NAME=VALUE belongs to the method before 
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from patchscaler.config import GroupConfig
+from patchscaler.diffusion.groups import check_groups, thresholds_from_table
 from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.methods import Method, PatchScalerMethod, Resize, ResultFolder
 
@@ -34,11 +36,12 @@ class Settings:
 
     device: str = "auto"
     dtype: str = "auto"  # of ours; peers run in float32 unless their option says otherwise
+    engine: str = "auto"  # of ours
     model: str = "compact"
     autoencoder: str | None = None
     seed: int = 0
     threads: int = 0  # of ncnn; 0 for as many as torch takes
-    tile: int = 0  # of peers: largest side of the input that is run at once, 0 for whole pictures
+    tile: int = 0  # of peers: largest side of the input that is run at once, 0 for whole images
     tile_overlap: int = 16
 
 
@@ -47,7 +50,7 @@ class Kind:
     """One row of the table below. options: name -> how its text is read."""
 
     build: Callable[[Spec, Settings], AnyMethod]
-    says: str
+    summary: str
     argument: str = ""  # what follows the colon
     argument_needed: bool = False
     options: dict[str, Callable[[str], Any]] = field(default_factory=dict)
@@ -69,20 +72,18 @@ def split_specs(text: str) -> list[str]:
 
 
 def parse_specs(text: str) -> list[Spec]:
-    """A list of methods. Raises PatchScalerError for what is unknown, double or empty."""
+    """Read a list of methods. Raises PatchScalerError for what is unknown, double or empty."""
     specs = [parse_spec(piece) for piece in split_specs(text)]
     if not specs:
         raise PatchScalerError(f"no method is named: {known_methods()}")
-    for i, spec in enumerate(specs):
-        if spec.name in [other.name for other in specs[:i]]:
-            raise PatchScalerError(
-                f"two methods are called '{spec.name}': add ,name=ANOTHER to one"
-            )
+    names = [spec.name for spec in specs]
+    if double := [name for name in names if names.count(name) > 1]:
+        raise PatchScalerError(f"two methods are called '{double[0]}': add ,name=ANOTHER to one")
     return specs
 
 
 def parse_spec(text: str) -> Spec:
-    """One method. Raises PatchScalerError naming what is known."""
+    """Read one method. Raises PatchScalerError naming what is known."""
     head = re.split("[:,]", text)[0]
     rest = text[len(head) + 1 :]
     if head not in KINDS:
@@ -100,32 +101,26 @@ def parse_spec(text: str) -> Spec:
         if equals:
             texts[name] = value
         elif texts:
-            last = next(reversed(texts))
-            texts[last] += "," + piece
+            texts[next(reversed(texts))] += "," + piece
         else:
             raise PatchScalerError(f"{text}: '{piece}' is no option; write NAME=VALUE")
-    takes = kind.options | {"name": str}
+    known = kind.options | {"name": str}
     options: dict[str, Any] = {}
     for name, value in texts.items():
-        if name not in takes:
+        if name not in known:
             raise PatchScalerError(
-                f"{text}: unknown option '{name}'; {head} takes {', '.join(takes)}"
+                f"{text}: unknown option '{name}'; {head} takes {', '.join(known)}"
             )
         try:
-            options[name] = takes[name](value)
+            options[name] = known[name](value)
         except ValueError as error:
             raise PatchScalerError(f"{text}: {name}={value}: {error}") from error
-    return Spec(
-        text,
-        head,
-        argument,
-        options,
-        options.pop("name", None) or _default_name(head, argument, text),
-    )
+    own_name = options.pop("name", None) or _default_name(head, argument, text)
+    return Spec(text, head, argument, options, own_name)
 
 
 def _default_name(kind: str, argument: str, text: str) -> str:
-    """The text itself, without folders; of finished pictures, the name they were given."""
+    """The text itself, without folders; of finished images, the name they were given."""
     if kind == "folder":
         name = argument.partition("=")[0]
         return name if "=" in argument else Path(argument).name
@@ -133,9 +128,8 @@ def _default_name(kind: str, argument: str, text: str) -> str:
         return text
     if not KINDS[kind].argument_needed:  # where the weights of a known model lie
         return text.replace(":" + argument, "")
-    return text.replace(
-        argument, Path(argument).stem if kind in ("spandrel", "ncnn") else Path(argument).name
-    )
+    path = Path(argument)
+    return text.replace(argument, path.stem if kind in ("spandrel", "ncnn") else path.name)
 
 
 def known_methods() -> str:
@@ -145,7 +139,7 @@ def known_methods() -> str:
 
 
 def build_method(spec: Spec, settings: Settings) -> AnyMethod:
-    """Load it. Raises PatchScalerError with the hint where its packages or files are missing."""
+    """Load it. Raises PatchScalerError with a hint where its packages or files are missing."""
     method = KINDS[spec.kind].build(spec, settings)
     method.name = spec.name
     return method
@@ -154,7 +148,7 @@ def build_method(spec: Spec, settings: Settings) -> AnyMethod:
 def build_methods(
     specs: Sequence[Spec], settings: Settings
 ) -> tuple[list[AnyMethod], dict[str, str]]:
-    """Those that can be had here, and of the others name -> reason and hint."""
+    """Those that are available here, and of the others name -> reason and hint."""
     methods: list[AnyMethod] = []
     unavailable: dict[str, str] = {}
     for spec in specs:
@@ -168,22 +162,42 @@ def build_methods(
 # --- building -------------------------------------------------------------------------------------
 
 
+def numbers(kind: type, count: int) -> Callable[[str], tuple[Any, ...]]:
+    """-> a reader of `1,2,3`, which raises ValueError."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        values = tuple(kind(part) for part in text.split(","))
+        if len(values) != count:
+            raise ValueError(f"give {count} numbers")
+        return values
+
+    return read
+
+
+def group_options(options: dict[str, Any], stored: GroupConfig) -> GroupConfig:
+    """Take what belongs to the groups out of a method's options -> the model's groups with it."""
+    names = {"steps": "num_inference_steps", "start_times": "start_times"}
+    names |= {"thresholds": "thresholds", "sampler": "sampler", "overlap": "overlap"}
+    changes = {field: options.pop(name) for name, field in names.items() if name in options}
+    if "shares" in options:
+        changes["thresholds"] = thresholds_from_table(stored.calibration, options.pop("shares"))
+    return check_groups(replace(stored, **changes))
+
+
 def _ours(spec: Spec, settings: Settings) -> AnyMethod:
     from patchscaler.pipeline import PatchScaler
-    from patchscaler.sampling_options import SAMPLING, group_settings
 
     options = dict(spec.options)
-    source = options.pop("model", settings.model)
-    scaler = PatchScaler.from_pretrained(
-        source,
+    pipeline = PatchScaler.from_pretrained(
+        options.pop("model", settings.model),
         device=settings.device,
         dtype=options.pop("dtype", settings.dtype),
+        engine=options.pop("engine", settings.engine),
         memory=options.pop("memory", None),
         autoencoder=options.pop("autoencoder", settings.autoencoder),
     )
-    sampling = group_settings(**{name: options.pop(name, None) for name in SAMPLING})
-    options["groups"] = sampling(scaler.config.groups)
-    return PatchScalerMethod(scaler, **({"seed": settings.seed} | options))
+    options["groups"] = group_options(options, pipeline.model.config.groups)
+    return PatchScalerMethod(pipeline, **({"seed": settings.seed} | options))
 
 
 def _resize(spec: Spec, settings: Settings) -> AnyMethod:
@@ -195,10 +209,8 @@ def _folder(spec: Spec, settings: Settings) -> AnyMethod:
 
 
 def _peer_options(spec: Spec, settings: Settings) -> dict[str, Any]:
-    options = {"tile": settings.tile, "overlap": settings.tile_overlap} | spec.options
-    if "tile_overlap" in options:
-        options["overlap"] = options.pop("tile_overlap")
-    return options
+    options = {"tile": settings.tile, "tile_overlap": settings.tile_overlap} | spec.options
+    return {"overlap" if name == "tile_overlap" else name: v for name, v in options.items()}
 
 
 def _ncnn(spec: Spec, settings: Settings) -> AnyMethod:
@@ -235,18 +247,18 @@ _OURS: dict[str, Callable[[str], Any]] = {
     "memory": str,
     "autoencoder": str,
     "dtype": str,
+    "engine": str,
     "seed": int,
     "prompt": _yes,
-    "preset": str,
-    "steps": str,
-    "start_times": str,
-    "thresholds": str,
-    "shares": str,
+    "steps": numbers(int, 3),
+    "start_times": numbers(int, 3),
+    "thresholds": numbers(float, 2),
+    "shares": numbers(float, 2),
     "overlap": int,
     "sampler": str,
     "memory_limit": float,
     "color": str,
-    "budget": str,
+    "budget": float,
     "fidelity": float,
 }
 _REALESRGAN = "Real-ESRGAN, weights from a package"
@@ -272,7 +284,7 @@ KINDS = {
         True,
         _TILES | {"steps": int, "eta": float, "seed": int, "dtype": str},
     ),
-    "folder": Kind(_folder, "finished pictures of another program", "NAME=DIR", True),
+    "folder": Kind(_folder, "finished images of another program", "NAME=DIR", True),
 }
-# What is compared where nobody says what: all that need no file of the user's.
+# What is compared by default: all that need no file of the user's.
 DEFAULT_METHODS = ",".join(name for name, kind in KINDS.items() if not kind.argument_needed)

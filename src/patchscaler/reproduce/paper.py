@@ -1,7 +1,4 @@
-"""What the paper prints (arXiv 2405.17158): its tables and the settings behind them, as data.
-
-Table 3 is in `patchscaler.evaluation.cost.paper_size`.
-"""
+"""What the paper prints (arXiv 2405.17158): its tables and the settings behind them, as data."""
 
 from dataclasses import dataclass
 
@@ -16,6 +13,12 @@ METRICS = {
     "MUSIQ": "musiq-koniq",
 }
 FULL_REFERENCE, NO_REFERENCE = ("PSNR", "SSIM", "LPIPS"), ("ManIQA", "CLIPIQA", "MUSIQ")
+
+VARIANTS = (
+    "The paper names no variant of its metrics. ManIQA is taken as KonIQ's and CLIPIQA as "
+    "CLIPIQA+, by the size of its values; PSNR and SSIM are of Y without a border cut off. Do not "
+    "set these beside tables of other variants."
+)
 
 Scores = dict[str, float]
 
@@ -71,6 +74,29 @@ TABLE_2 = {
         },
     ),
 }
+# The paper's Table 3: seconds on one A100; PatchScaler's second figure is on two.
+TABLE_3: dict[int, dict[str, float]] = {
+    256: {
+        "SwinIR-GAN": 0.30,
+        "LDM": 5.14,
+        "StableSR": 7.27,
+        "ResShift": 1.44,
+        "DiffBIR": 19.43,
+        "PASD": 6.06,
+        "PatchScaler": 1.29,
+        "PatchScaler, two devices": 0.88,
+    },
+    512: {
+        "SwinIR-GAN": 1.55,
+        "LDM": 25.82,
+        "StableSR": 35.22,
+        "ResShift": 14.89,
+        "DiffBIR": 78.12,
+        "PASD": 59.03,
+        "PatchScaler": 3.41,
+        "PatchScaler, two devices": 2.26,
+    },
+}
 Three = tuple[int, int, int]
 
 
@@ -110,5 +136,6 @@ TABLE_6: dict[tuple[float, float], Scores] = {
     (0.95, 0.75): {"ManIQA": 0.5040, "CLIPIQA": 0.8038, "MUSIQ": 68.27, "seconds": 3.41},
     (1.00, 0.85): {"ManIQA": 0.5059, "CLIPIQA": 0.8065, "MUSIQ": 68.71, "seconds": 3.58},
 }
-# "the average confidence of 50 % of the patches lies in the range of 0.70 to 1.0"
-FIGURE_5_SHARE_ABOVE_70 = 0.5
+# "the average confidence of 50 % of the patches lies in the range of 0.70 to 1.0" (B.1, Figure 5)
+ABOVE_70 = 0.5
+DEFAULT_THRESHOLDS = (0.95, 0.75)

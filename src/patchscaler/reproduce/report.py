@@ -1,14 +1,20 @@
-"""The paper's figures beside ours, in the terminal and as JSON; what differs is said with them."""
+"""The paper's numbers beside ours, in the terminal and as JSON; what differs is said with them."""
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from patchscaler.evaluation.environment import environment
-from patchscaler.images.write import replacing
-from patchscaler.models.weights import file_hash
+from patchscaler.evaluation.report import write_text
+from patchscaler.evaluation.tables import number, table
+from patchscaler.model import Model
+
+WEIGHTS = "PatchScaler has this model's weights, not the paper's, which were never published."
 
 
 @dataclass
@@ -23,8 +29,8 @@ class Row:
 
 @dataclass
 class Report:
-    """What one command found. columns: in the order they are printed, with digits after
-    the point.
+    """What one command found. columns: in the order they are printed, with digits after the
+    point.
     """
 
     name: str  # table4, figure5 ...
@@ -34,14 +40,14 @@ class Report:
     differs: list[str] = field(default_factory=list)  # what is not as in the paper, and why
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)  # pictures or rows that could not be had
+    failures: list[str] = field(default_factory=list)  # images or rows that could not be measured
     protocol: list[str] = field(default_factory=list)  # metrics, data, machine, in words
     figures: list[str] = field(default_factory=list)  # files drawn
     details: dict[str, Any] = field(default_factory=dict)  # whatever else belongs into the JSON
 
     def text(self) -> str:
         """The table, then what differs, then how it was measured."""
-        lines = [self.title, *table_lines(self.columns, self.rows)]
+        lines = [self.title, "", *table_lines(self.columns, self.rows)]
         lines += ["", "What differs from the paper:"] if self.differs else []
         lines += [f"- {line}" for line in self.differs]
         lines += ["", *self.protocol] if self.protocol else []
@@ -50,50 +56,80 @@ class Report:
         return "\n".join(lines)
 
     def save(self, out: str | Path) -> Path:
-        """OUT/NAME.json, with everything that is needed to repeat it."""
+        """Write OUT/NAME.json, with everything that is needed to repeat it."""
         record = asdict(self) | {"environment": environment()}
         file = Path(out) / f"{self.name}.json"
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(_plain(record), indent=1) + "\n", "utf-8")
+        write_text(file, json.dumps(_plain(record), indent=1) + "\n")
         return file
 
 
-def table_lines(columns: dict[str, int], rows: list[Row]) -> list[str]:
+def table_lines(columns: dict[str, int], rows: Sequence[Row]) -> list[str]:
     """Each column with the paper's value and ours; a side that no row has is left out."""
-    if not rows:
-        return []
-    width = max(len(row.label) for row in rows) + 2
-    sides = {
-        column: [
-            side for side in ("paper", "here") if any(column in getattr(row, side) for row in rows)
-        ]
+    sides = [
+        (column, side)
         for column in columns
+        for side in ("paper", "here")
+        if any(column in getattr(row, side) for row in rows)
+    ]
+    head = ["", *(f"{column}, paper" if side == "paper" else column for column, side in sides)]
+    body = [
+        [row.label, *(number(getattr(row, s).get(c), columns[c]) for c, s in sides)] for row in rows
+    ]
+    lines = table(head, body) if rows else []
+    return lines[:1] + [
+        line + (f"   {row.note}" if row.note else "")
+        for line, row in zip(lines[1:], rows, strict=True)
+    ]
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+# What stands in for a metric of the paper that is not here: ours, and the sign that makes more
+# better. Only the order of rows is compared.
+STAND_INS = {"ManIQA": ("niqe", -1), "CLIPIQA": ("niqe", -1), "MUSIQ": ("niqe", -1)}
+
+
+def order_lines(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """How alike the paper and we put the rows in order: Spearman's rank correlation by column."""
+    out = []
+    for column in columns:
+        for theirs, sign in ((column, 1), STAND_INS.get(column, (column, 1))):
+            both = [
+                (r.paper[column], sign * r.here[theirs])
+                for r in rows
+                if column in r.paper and theirs in r.here
+            ]
+            if len(both) >= 3:
+                beside = "" if theirs == column else f", ours by {theirs} in its place"
+                correlation = rank_correlation(*zip(*both, strict=True))
+                out.append(
+                    f"order of {len(both)} rows by {column}{beside}: rank correlation "
+                    f"{correlation:.2f}"
+                )
+                break
+    return out
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's; equal values share a rank. NaN where one side is constant."""
+    x, y = (_ranks(np.asarray(values, float)) for values in (a, b))
+    if x.std() == 0 or y.std() == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """Which weights a result was made with."""
+    return {
+        "name": model.config.name,
+        "weights": model.weights_hash(),
+        "compute": model.compute_signature,
     }
-    shown = [column for column in columns if sides[column]]
-    # Wide enough for a column's name, and for "paper" and "here" under it.
-    widths = {c: [max(10, -(-(len(c) + 2) // len(sides[c])))] * len(sides[c]) for c in shown}
-    head = " " * width + "".join(f"{c:>{sum(widths[c])}}" for c in shown)
-    under = " " * width + "".join(
-        f"{s:>{w}}" for c in shown for s, w in zip(sides[c], widths[c], strict=True)
-    )
-    lines = [head, under] if any("paper" in sides[column] for column in shown) else [head]
-    for row in rows:
-        line = f"{row.label:<{width}}"
-        for column in shown:
-            for side, w in zip(sides[column], widths[column], strict=True):
-                line += f"{_number(getattr(row, side).get(column), columns[column]):>{w}}"
-        lines.append(line.rstrip() + (f"   {row.note}" if row.note else ""))
-    return lines
-
-
-def folder_hashes(folder: Path) -> dict[str, Any]:
-    """What says which weights a figure was made with."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
-    return {"folder": folder.name, "sha256": {file.name: file_hash(file) for file in files}}
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> Any:

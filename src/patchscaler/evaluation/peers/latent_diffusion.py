@@ -1,6 +1,5 @@
 """LDM-SR (Rombach et al., 2022): diffusers' LDMSuperResolutionPipeline out of a local folder."""
 
-import hashlib
 import importlib.util
 import warnings
 from functools import cached_property
@@ -12,7 +11,7 @@ import torch
 
 from patchscaler.devices import choose_device, choose_dtype
 from patchscaler.errors import PatchScalerError
-from patchscaler.evaluation.methods import code_hash
+from patchscaler.evaluation.methods import code_hash, file_hash
 from patchscaler.evaluation.peers.tiles import SCALE, in_tiles, to_bytes
 from patchscaler.images.planes import reflect_pad
 
@@ -21,7 +20,7 @@ MULTIPLE = 32
 
 
 class LatentDiffusionMethod:
-    """Whole pictures or tiles, the same noise for each of one size. eta = 0 is
+    """Whole images or tiles, the same noise for each of one size. eta = 0 is
     deterministic DDIM.
     """
 
@@ -30,7 +29,7 @@ class LatentDiffusionMethod:
         folder: str | Path,
         name: str | None = None,
         *,
-        steps: int = 100,
+        steps: int = 20,
         eta: float = 0.0,
         seed: int = 0,
         device: str = "auto",
@@ -84,10 +83,10 @@ class LatentDiffusionMethod:
     def upscale(self, lr: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
         return to_bytes(
-            in_tiles(self._enlarge, lr.astype(np.float32) / 255, self.tile, self.overlap)
+            in_tiles(self._upscale, lr.astype(np.float32) / 255, self.tile, self.overlap)
         )
 
-    def _enlarge(self, x: np.ndarray) -> np.ndarray:
+    def _upscale(self, x: np.ndarray) -> np.ndarray:
         h, w = x.shape[:2]
         planes = torch.from_numpy(x).movedim(-1, 0) * 2 - 1  # (3, h, w) in [-1, 1]
         padded = reflect_pad(planes, *(-(-side // MULTIPLE) * MULTIPLE for side in (h, w)))[None]
@@ -102,18 +101,15 @@ class LatentDiffusionMethod:
         ).images[0]  # (4 padded h, 4 padded w, 3) in [0, 1]
         if out.shape[0] != SCALE * padded.shape[-2]:
             raise PatchScalerError(
-                f"{self.folder}: enlarges {out.shape[0] / padded.shape[-2]:g} times, not {SCALE}"
+                f"{self.folder}: upscales {out.shape[0] / padded.shape[-2]:g} times, not {SCALE}"
             )
         return out[: SCALE * h, : SCALE * w]
 
     @cached_property
     def weights(self) -> str:
         """SHA-256 over the names and contents of weights and configurations."""
-        digest = hashlib.sha256()
-        for file in sorted(self.folder.rglob("*")):
-            if file.suffix in (".safetensors", ".bin", ".json"):
-                digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        return digest.hexdigest()
+        suffixes = (".safetensors", ".bin", ".json")
+        return file_hash(*(f for f in sorted(self.folder.rglob("*")) if f.suffix in suffixes))
 
     def describe(self) -> dict[str, Any]:
         from importlib.metadata import version

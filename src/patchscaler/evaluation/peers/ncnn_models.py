@@ -5,7 +5,6 @@ The packages' own bindings want Vulkan, so nothing of them is imported: only the
 used, by `ncnn` itself on the processor. Weights are in half precision.
 """
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.evaluation.methods import code_hash
+from patchscaler.evaluation.methods import code_hash, file_hash
 from patchscaler.evaluation.peers.tiles import in_tiles, to_bytes
 
 NCNN = "ncnn==1.0.20261020"
@@ -97,7 +96,7 @@ def find_weights(name: str, folder: str | Path | None = None) -> Path:
 
 
 class NcnnMethod:
-    """An ncnn network that takes and gives RGB in [0, 1] and enlarges four times, on
+    """An ncnn network that takes and gives RGB in [0, 1] and upscales four times, on
     the processor.
     """
 
@@ -133,12 +132,12 @@ class NcnnMethod:
         """(h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
         try:
             return to_bytes(
-                in_tiles(self._enlarge, lr.astype(np.float32) / 255, self.tile, self.overlap)
+                in_tiles(self._upscale, lr.astype(np.float32) / 255, self.tile, self.overlap)
             )
         except PatchScalerError as error:
             raise PatchScalerError(f"{self.name}: {error}") from error
 
-    def _enlarge(self, x: np.ndarray) -> np.ndarray:
+    def _upscale(self, x: np.ndarray) -> np.ndarray:
         """(h, w, 3) in [0, 1] -> (4h, 4w, 3) about [0, 1]."""
         planes = np.ascontiguousarray(x.transpose(2, 0, 1))  # (3, h, w)
         extractor = self.net.create_extractor()
@@ -154,8 +153,8 @@ class NcnnMethod:
 
     @cached_property
     def weights(self) -> str:
-        """SHA-256 of the file."""
-        return hashlib.sha256(self.bin.read_bytes()).hexdigest()
+        """SHA-256 of what was loaded."""
+        return file_hash(self.param, self.bin)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,13 +1,12 @@
 """Any architecture that spandrel recognises by its file: BSRGAN, SwinIR, realesr-general-x4v3 and
 many more.
 
-spandrel imports torchvision for two networks (LaMa, RestoreFormer) that do not enlarge pictures,
+spandrel imports torchvision for two networks (LaMa, RestoreFormer) that do not upscale images,
 and torchvision is no dependency here. Where it is missing, or does not fit the torch that is
 installed, three of its names are stood in for while spandrel is imported, and only then; they
 refuse to work.
 """
 
-import hashlib
 import importlib.util
 import sys
 import types
@@ -22,7 +21,7 @@ import torch
 
 from patchscaler.devices import choose_device, choose_dtype
 from patchscaler.errors import PatchScalerError
-from patchscaler.evaluation.methods import code_hash
+from patchscaler.evaluation.methods import code_hash, file_hash
 from patchscaler.evaluation.peers.tiles import SCALE, in_tiles, to_bytes
 
 HINT = "pip install --no-deps spandrel==0.4.2 einops==0.8.2"
@@ -77,7 +76,7 @@ def _forget_torchvision() -> None:
 
 
 class SpandrelMethod:
-    """A network out of a local .pth, .pt, .ckpt or .safetensors file that enlarges RGB
+    """A network out of a local .pth, .pt, .ckpt or .safetensors file that upscales RGB
     four times.
     """
 
@@ -107,7 +106,7 @@ class SpandrelMethod:
             raise PatchScalerError(f"{self.file}: spandrel cannot load it ({reason})") from error
         if not isinstance(model, spandrel.ImageModelDescriptor) or model.scale != SCALE:
             raise PatchScalerError(
-                f"{self.file}: a {model.architecture.name} that enlarges {model.scale} times; "
+                f"{self.file}: a {model.architecture.name} that upscales {model.scale} times; "
                 f"give one for {SCALE}"
             )
         if (model.input_channels, model.output_channels) != (3, 3):
@@ -124,19 +123,19 @@ class SpandrelMethod:
     def upscale(self, lr: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 -> (4h, 4w, 3) uint8."""
         return to_bytes(
-            in_tiles(self._enlarge, lr.astype(np.float32) / 255, self.tile, self.overlap)
+            in_tiles(self._upscale, lr.astype(np.float32) / 255, self.tile, self.overlap)
         )
 
     @torch.inference_mode()
-    def _enlarge(self, x: np.ndarray) -> np.ndarray:
+    def _upscale(self, x: np.ndarray) -> np.ndarray:
         # (1, 3, h, w)
         planes = torch.from_numpy(x).movedim(-1, 0)[None].to(self.device, self.dtype)
         return self.model(planes)[0].movedim(0, -1).float().cpu().numpy()  # (4h, 4w, 3)
 
     @cached_property
     def weights(self) -> str:
-        """SHA-256 of the file."""
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        """SHA-256 of what was loaded."""
+        return file_hash(self.file)
 
     def describe(self) -> dict[str, Any]:
         from importlib.metadata import version

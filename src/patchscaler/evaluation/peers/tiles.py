@@ -1,7 +1,7 @@
-"""A large picture through a network in overlapping tiles.
+"""A large image through a network in overlapping tiles.
 
 Each tile sees `overlap` pixels of its surroundings on every side, which are cut off its result. So
-an operation that looks no farther than `overlap` gives the same picture as without tiles; others
+an operation that looks no farther than `overlap` gives the same image as without tiles; others
 may show a seam.
 """
 
@@ -15,13 +15,13 @@ SCALE = 4
 
 
 def in_tiles(
-    enlarge: Callable[[np.ndarray], np.ndarray], lr: np.ndarray, tile: int = 0, overlap: int = 16
+    upscale: Callable[[np.ndarray], np.ndarray], lr: np.ndarray, tile: int = 0, overlap: int = 16
 ) -> np.ndarray:
-    """(h, w, C) -> (4h, 4w, C) by `enlarge`, in tiles of at most `tile` pixels a side of the input,
+    """(h, w, C) -> (4h, 4w, C) by `upscale`, in tiles of at most `tile` pixels a side of the input,
     0 for none.
 
     The surroundings count towards `tile`. Raises PatchScalerError where nothing would be left of
-    it, or where `enlarge` gives another size than four times.
+    it, or where `upscale` gives another size than four times.
     """
     if tile < 0 or overlap < 0 or (tile and tile <= 2 * overlap):
         raise PatchScalerError(
@@ -30,7 +30,7 @@ def in_tiles(
         )
     h, w = lr.shape[:2]
     if not tile or max(h, w) <= tile:
-        return _enlarged(enlarge, lr)
+        return _upscaled(upscale, lr)
     step = tile - 2 * overlap
     out: np.ndarray | None = None
     for top in range(0, h, step):
@@ -38,7 +38,7 @@ def in_tiles(
             bottom, right = min(top + step, h), min(left + step, w)
             y, x = max(0, top - overlap), max(0, left - overlap)
             seen = lr[y : bottom + overlap, x : right + overlap]
-            result = _enlarged(enlarge, np.ascontiguousarray(seen))
+            result = _upscaled(upscale, np.ascontiguousarray(seen))
             if out is None:
                 out = np.empty((SCALE * h, SCALE * w, *result.shape[2:]), result.dtype)
             rows, columns = (
@@ -50,16 +50,16 @@ def in_tiles(
     return out
 
 
-def _enlarged(enlarge: Callable[[np.ndarray], np.ndarray], lr: np.ndarray) -> np.ndarray:
-    result = enlarge(lr)
+def _upscaled(upscale: Callable[[np.ndarray], np.ndarray], lr: np.ndarray) -> np.ndarray:
+    result = upscale(lr)
     if result.shape[:2] != (SCALE * lr.shape[0], SCALE * lr.shape[1]):
         sizes = " to ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (lr, result))
         raise PatchScalerError(
-            f"enlarges {sizes}; only methods that enlarge {SCALE} times can be compared"
+            f"upscales {sizes}; only methods that upscale {SCALE} times can be compared"
         )
     return result
 
 
-def to_bytes(picture: np.ndarray) -> np.ndarray:
+def to_bytes(image: np.ndarray) -> np.ndarray:
     """(h, w, C) floats, [0, 1] after clipping -> uint8, rounded."""
-    return (picture.clip(0, 1) * 255).round().astype(np.uint8)
+    return (image.clip(0, 1) * 255).round().astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Where an experiment's pictures come from: a named data set, checked, or any folder.
+"""Where an experiment's images come from: a named data set, checked, or any folder.
 
-`NAME=DIR` is a data set of `patchscaler data`, `DIR` a folder of pictures. LSDIR becomes LSDIR-Test
+`NAME=DIR` is a data set of `patchscaler data`, `DIR` a folder of images. LSDIR becomes LSDIR-Test
 here.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.evaluation.pairs import Failure, Pair, load_pairs, problem_of, read_picture
+from patchscaler.evaluation.pairs import Failure, Pair, load_pairs, problem_of, read_image
 from patchscaler.images.write import save_image
 from patchscaler.training.data.collections import COLLECTIONS, Collection, open_collection
 
@@ -23,7 +23,7 @@ LSDIR_TEST_SIZE, CROP = 2000, 512
 
 @dataclass
 class Source:
-    """Pictures of one data set, ready to be measured."""
+    """Images of one data set, ready to be measured."""
 
     name: str
     pairs: list[Pair]
@@ -44,10 +44,10 @@ def open_source(
     unchecked: bool = False,
     out: str | Path = ".",
 ) -> Source:
-    """'NAME=DIR' or 'DIR' -> its pictures, the first `limit` by name (0: all).
+    """'NAME=DIR' or 'DIR' -> its images, the first `limit` by name (0: all).
 
-    originals: a folder holds large pictures, which are degraded as LSDIR-Test is; otherwise small
-    ones. out: where crops of LSDIR are kept. Raises PatchScalerError.
+    originals: a folder holds HR images, which are degraded as LSDIR-Test is; otherwise LR
+    images. out: where crops of LSDIR are kept. Raises PatchScalerError.
     """
     name, separator, folder = text.partition("=")
     if separator and name in COLLECTIONS:
@@ -63,7 +63,7 @@ def open_source(
         pairs, failures = load_pairs(**folders, seed=seed, limit=limit)  # type: ignore[arg-type]
         name, described = Path(text).name, {"collection": None, "folder": Path(text).name}
     if not pairs:
-        raise PatchScalerError(f"{text}: no picture can be used ({failures[0]})")
+        raise PatchScalerError(f"{text}: no image can be used ({failures[0]})")
     described |= {"used": len(pairs), "seed": seed, "degradation": pairs[0].degradation}
     return Source(name, pairs, failures, described)
 
@@ -85,11 +85,11 @@ def _collection_pairs(
 def lsdir_test(
     collection: Collection, folder: Path, limit: int = 0, seed: int = 0
 ) -> tuple[list[Pair], list[Failure]]:
-    """LSDIR-Test: 2,000 pictures, centre crops of 512 pixels, degraded mildly, each seeded by its
+    """LSDIR-Test: 2,000 images, centre crops of 512 pixels, degraded mildly, each seeded by its
     own name.
 
     The paper's own 2,000 were drawn at random and not published. Here they are validation and test;
-    where the test pictures, which are not public, are missing, as many of the training pictures
+    where the test images, which are not public, are missing, as many of the training images
     take their place, those whose names have the smallest hashes. Crops are kept in `folder`.
     """
     chosen = choose_lsdir_test(collection)
@@ -109,7 +109,7 @@ def lsdir_test(
 def choose_lsdir_test(
     collection: Collection, count: int = LSDIR_TEST_SIZE
 ) -> list[tuple[str, Path]]:
-    """(name, file) of the pictures, sorted by name: PART_NAME, as numbers repeat
+    """(name, file) of the images, sorted by name: PART_NAME, as numbers repeat
     between the parts.
     """
     chosen = [
@@ -123,13 +123,13 @@ def choose_lsdir_test(
 
 
 def centre_crop(file: Path, side: int = CROP) -> Image.Image:
-    """The middle of a picture, side x side. Raises PatchScalerError for one that is smaller."""
-    picture = read_picture(file)
-    height, width = picture.shape[:2]
+    """The middle of a image, side x side. Raises PatchScalerError for one that is smaller."""
+    image = read_image(file)
+    height, width = image.shape[:2]
     if min(height, width) < side:
         raise PatchScalerError(f"{file.name} is {width}x{height}: smaller than the crop of {side}")
     top, left = (height - side) // 2, (width - side) // 2
-    return Image.fromarray(picture[top : top + side, left : left + side])
+    return Image.fromarray(image[top : top + side, left : left + side])
 
 
 def _usable(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Failure]]:

@@ -1,4 +1,4 @@
-"""What is enlarged: a picture made by code, or the middle of a photograph, at any size."""
+"""What is measured: a image made by code, or the middle of a photograph, at any size."""
 
 import numpy as np
 from PIL import Image
@@ -33,11 +33,11 @@ def square_of(file: str, side: int) -> np.ndarray:
     return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def mirrored(picture: np.ndarray, side: int) -> np.ndarray:
+def mirrored(image: np.ndarray, side: int) -> np.ndarray:
     """(h, w, 3) -> (side, side, 3): repeated by mirroring, so that every size has the same mix of
     content.
     """
     for axis in (0, 1):
-        line = np.arange(side) % (2 * picture.shape[axis])
-        picture = picture.take(np.minimum(line, 2 * picture.shape[axis] - 1 - line), axis)
-    return picture
+        line = np.arange(side) % (2 * image.shape[axis])
+        image = image.take(np.minimum(line, 2 * image.shape[axis] - 1 - line), axis)
+    return image

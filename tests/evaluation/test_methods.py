@@ -65,7 +65,7 @@ def test_a_list_is_split_where_a_method_begins():
 def test_what_a_specification_says():
     spec = parse_spec("ours:steps=0,1,2,seed=3,prompt=no,model=some/where")
     assert (spec.kind, spec.argument, spec.name) == ("ours", "", spec.text)
-    assert spec.options == {"steps": "0,1,2", "seed": 3, "prompt": False, "model": "some/where"}
+    assert spec.options == {"steps": (0, 1, 2), "seed": 3, "prompt": False, "model": "some/where"}
     spec = parse_spec("spandrel:nets/SwinIR.pth,tile=64,dtype=float16")
     assert spec.argument == "nets/SwinIR.pth" and spec.options == {"tile": 64, "dtype": "float16"}
     assert spec.name == "spandrel:SwinIR,tile=64,dtype=float16"
@@ -78,7 +78,7 @@ def test_what_a_specification_says():
     assert parse_spec("realesrgan-x4plus,tile=64").options == {"tile": 64}
 
 
-def test_what_is_unknown_is_told_with_what_is_known():
+def test_what_is_unknown_is_said_with_what_is_known():
     for text, words in {
         "magic": r"unknown method 'magic': the known ones are ours, "
         r"bicubic.*spandrel:FILE.*folder:NAME=DIR",
@@ -87,6 +87,7 @@ def test_what_is_unknown_is_told_with_what_is_known():
         "ours:foo=1": "unknown option 'foo'; ours takes model, memory",
         "ours:seed=x": "seed=x: invalid literal",
         "ours:prompt=maybe": "say yes or no",
+        "ours:steps=1,2": "give 3 numbers",
         "bicubic:3": "is no option; write NAME=VALUE",
         "spandrel": "write spandrel:FILE",
         "folder:": "write folder:NAME=DIR",
@@ -96,7 +97,7 @@ def test_what_is_unknown_is_told_with_what_is_known():
             parse_specs(text)
 
 
-def test_methods_that_are_not_to_be_had_are_told_with_the_mend(tmp_path):
+def test_methods_that_are_unavailable_are_said_with_the_hint(tmp_path):
     specs = parse_specs(
         f"bicubic,spandrel:{tmp_path}/no.pth,ldm:{tmp_path},folder:X={tmp_path}/none"
     )
@@ -118,25 +119,21 @@ def test_the_default_needs_no_files_of_the_users():
 
 def test_ours_is_the_pipeline(tiny, model_folder, lr):
     method = make(f"ours:model={model_folder}")
-    expected = np.asarray(tiny.upscale(lr).image)
-    assert (method.upscale(lr) == expected).all()
-    assert method.cost["evaluations_total"] == tiny.upscale(lr).cost["evaluations_total"]
+    expected = tiny.upscale(lr)
+    assert (method.upscale(lr) == np.asarray(expected.image)).all()
+    assert method.cost["nfe"] == expected.nfe
 
 
 def test_ours_takes_options(tiny, model_folder, lr):
-    coarse = make(f"ours:model={model_folder},steps=0,0,0")
-    assert (coarse.upscale(lr) == np.asarray(tiny.upscale(lr, coarse=True).coarse)).all()
+    coarse = make(f"ours:model={model_folder},steps=0,0,0,start_times=0,0,0")
+    assert (coarse.upscale(lr) == tiny.upscale(lr, maps=True).coarse).all()
     assert coarse.describe()["groups"]["num_inference_steps"] == (0, 0, 0)
     other = make(f"ours:model={model_folder},seed=5,thresholds=1,1")
-    assert (
-        other.describe()["options"]["seed"] == 5
-        and other.describe()["weights"] == coarse.describe()["weights"]
-    )
-    assert (
-        other.upscale(lr) != make(f"ours:model={model_folder},thresholds=1,1").upscale(lr)
-    ).any()
-    with pytest.raises(PatchScalerError, match="give 3 numbers"):
-        make(f"ours:model={model_folder},steps=1,2")
+    assert other.describe()["options"]["seed"] == 5
+    assert other.describe()["weights"] == coarse.describe()["weights"]
+    plain = make(f"ours:model={model_folder},thresholds=1,1")
+    assert (other.upscale(lr) != plain.upscale(lr)).any()
+    assert make(f"ours:model={model_folder},budget=0").options["budget"] == 0
     with pytest.raises(PatchScalerError, match="no such folder"):
         make("ours:model=nowhere")
 
@@ -151,11 +148,11 @@ def test_resampling_is_pillows(kind, lr):
         Resize("cubic")
 
 
-def test_finished_pictures(tmp_path, lr):
+def test_finished_images(tmp_path, lr):
     Image.fromarray(lr).save(tmp_path / "a_x4.png")
     method = make(f"folder:Theirs={tmp_path}")
-    assert method.name == "Theirs" and (method.result("a") == lr).all()
-    with pytest.raises(PatchScalerError, match="no finished picture"):
+    assert method.name == "Theirs" and (method.result("a")[0] == lr).all()
+    with pytest.raises(PatchScalerError, match="no finished image"):
         method.result("b")
 
 
@@ -194,7 +191,7 @@ def test_ncnn_says_what_is_wrong(tiny_ncnn, lr, monkeypatch):
     double = tiny_ncnn.with_name("double.param")
     double.write_text(tiny_ncnn.read_text().replace("4.0", "2.0"))
     double.with_suffix(".bin").write_bytes(b"")
-    with pytest.raises(PatchScalerError, match="enlarges 36x24 to 72x48; only"):
+    with pytest.raises(PatchScalerError, match="upscales 36x24 to 72x48; only"):
         make(f"ncnn:{double}").upscale(lr)
 
 
@@ -241,11 +238,11 @@ def test_weights_are_found_in_an_unpacked_package(tmp_path):
 @pytest.mark.parametrize(
     "name", ["realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3"]
 )
-def test_real_weights_give_the_same_picture_larger(name):
+def test_real_weights_give_the_same_image_larger(name):
     pytest.importorskip("ncnn")
     if not any(importlib.util.find_spec(p) for p, _ in ncnn_models.MODELS[name].places):
         pytest.skip("its weights are not installed")
-    photo = Image.open(Path(__file__).parents[1] / "examples" / "cat.jpg").convert("RGB")
+    photo = Image.open(Path(__file__).parents[2] / "examples" / "cat.jpg").convert("RGB")
     small = np.asarray(photo.crop((100, 60, 140, 92)))
     result = make(name).upscale(small)
     assert result.shape == (128, 160, 3)
@@ -369,7 +366,7 @@ def test_spandrel_says_what_is_wrong(tmp_path):
         with pytest.raises(PatchScalerError, match=words):
             make(f"spandrel:{tmp_path}/x.safetensors")
 
-    fails(compact_weights(scale=2), "RealESRGAN Compact that enlarges 2 times; give one for 4")
+    fails(compact_weights(scale=2), "RealESRGAN Compact that upscales 2 times; give one for 4")
     fails(compact_weights(colors=1), "takes 1 channels; give a network for RGB")
     fails({"strange": torch.zeros(1)}, "spandrel cannot load it")
     (tmp_path / "y.pth").write_bytes(b"not weights")
@@ -429,7 +426,7 @@ def test_ldm_from_a_folder(tiny_ldm, lr):
     assert tiled.shape == (96, 144, 3)
 
 
-def test_ldm_calls_the_pipeline_with_the_padded_picture(tiny_ldm, lr, monkeypatch):
+def test_ldm_calls_the_pipeline_with_the_padded_image(tiny_ldm, lr, monkeypatch):
     method = LatentDiffusionMethod(tiny_ldm, steps=3, eta=0.5, device="cpu")
     seen = {}
 
@@ -445,6 +442,23 @@ def test_ldm_calls_the_pipeline_with_the_padded_picture(tiny_ldm, lr, monkeypatc
         and seen["eta"] == 0.5
     )
     assert np.allclose(seen["image"][0, :, :24, :36].movedim(0, -1), lr / 127.5 - 1, atol=1e-6)
+
+
+def test_ldm_gives_the_pixels_of_a_direct_call(tiny_ldm, lr):
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution import (
+        LDMSuperResolutionPipeline,
+    )
+
+    whole = np.concatenate([lr, lr[::-1]])[:32, :32]  # needs no padding
+    pipeline = LDMSuperResolutionPipeline.from_pretrained(tiny_ldm)
+    pipeline.set_progress_bar_config(disable=True)
+    image = torch.from_numpy(whole).movedim(-1, 0)[None].float() / 127.5 - 1
+    generator = torch.Generator().manual_seed(0)
+    direct = pipeline(image, num_inference_steps=20, eta=0, generator=generator, output_type="np")
+    expected = to_bytes(direct.images[0])
+    method = make(f"ldm:{tiny_ldm}")
+    assert method.describe()["steps"] == 20  # as the paper ran it
+    assert np.abs(method.upscale(whole).astype(int) - expected).max() <= 1
 
 
 def test_ldm_says_what_is_wrong(tiny_ldm, tmp_path):
