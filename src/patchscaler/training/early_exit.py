@@ -1,11 +1,11 @@
-"""Distil the early exit of the denoiser: what the whole trunk makes of an image, from its first
-blocks.
+"""Stage `early-exit`: distil what the whole trunk of the denoiser makes of an image into its exit.
 
 The trunk stays as it is. The exit's features are compared with the trunk's as the first upsampling
 convolution reads them: what it does not see need not be right; then, at `picture` weight, the
 upsampled images.
 """
 
+import argparse
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +16,12 @@ from torch import Generator, Tensor, nn
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.denoiser import RRDBDenoiser
+from patchscaler.models.ncnn_weights import read_esrgan, x4plus_file
 from patchscaler.models.perceptual import LPIPS
 from patchscaler.models.weights import save_module
 from patchscaler.training.data.shards import PairShards
-from patchscaler.training.loop import Batch, mean_psnr
+from patchscaler.training.folder import ModelFolder, read_foreign
+from patchscaler.training.loop import Batch, LoopConfig, mean_psnr, train
 
 
 class EarlyExitTrainer(nn.Module):
@@ -144,3 +146,33 @@ class EarlyExitStage:
     def save(self, model: nn.Module, folder: Path) -> None:
         net = cast(RRDBDenoiser, model.denoiser)
         save_module(folder / "denoiser.safetensors", net, {"network": "denoiser"})
+
+
+def run(args: argparse.Namespace) -> None:
+    model = ModelFolder.from_args(args)
+    network = model.denoiser(needed=False)
+    if not model.path("denoiser").exists():
+        start = tuple(int(block) for block in args.exit_from.split(","))
+        if len(start) != model.config.denoiser.exit_blocks:
+            raise PatchScalerError(
+                f"--exit-from {args.exit_from}: {len(start)} blocks, and the early exit has "
+                f"{model.config.denoiser.exit_blocks}"
+            )
+        network.load_esrgan(_read(args.esrgan), start)
+    stage = EarlyExitStage(
+        network,
+        PairShards(args.shards),
+        PairShards(args.validation),
+        batch_size=args.batch_size,
+        lr_size=args.lr_size,
+        picture=args.image_weight,
+        device=model.device,
+    )
+    print(train(stage, LoopConfig.from_args(args, model.folder, "early-exit"), model.folder))
+
+
+def _read(esrgan: str | None) -> dict[str, Tensor]:
+    """The trunk's weights: safetensors, ncnn's .param, or x4plus of the installed package."""
+    if esrgan and not esrgan.endswith(".param"):
+        return read_foreign(esrgan)
+    return read_esrgan(esrgan or x4plus_file())

@@ -6,6 +6,7 @@ disk or a kill costs no earlier one. A log or a picture that cannot be written c
 itself.
 """
 
+import argparse
 import csv
 import errno
 import io
@@ -14,8 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +58,6 @@ class LoopConfig:
     steps: int = 0  # 0: no limit
     minutes: float = 0.0  # 0: no limit; of this run and those it resumes, together
     lr: float = 5e-4
-    refiner_rate: float = 1.0  # of lr, for a refiner
     optimizer: str = "adamw"
     warmup: int = 100
     decay: float = 0.3
@@ -69,31 +68,11 @@ class LoopConfig:
     log_every: int = 50
     save_minutes: float = 5.0
 
-
-@dataclass
-class Watch:
-    """What a recipe tells the loop that runs inside it, and hears from it."""
-
-    deadline: float = math.inf  # of time.monotonic(): then save and stop, the stage unfinished
-    # False: no held-out measures and pictures at the end, for a step that tries a stage
-    validates: bool = True
-    parameters: int | None = None  # trained ones
-    minutes: float = 0.0  # of all runs of the stage
-    waiting: float | None = None  # for data, share of this run's time
-    out_of_time: bool = False
-
-
-_watch: ContextVar[Watch] = ContextVar("_watch")
-
-
-@contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Loops inside keep to `watch` and report to it."""
-    token = _watch.set(watch)
-    try:
-        yield
-    finally:
-        _watch.reset(token)
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, folder: Path, name: str) -> "LoopConfig":
+        """What a command asks for; checkpoints go to `training/NAME` in the model folder."""
+        names = {f.name for f in fields(cls)} & set(vars(args))
+        return cls(str(folder / "training" / name), **{n: getattr(args, n) for n in names})
 
 
 def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, float]:
@@ -103,10 +82,6 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     """
     if not config.steps and not config.minutes:
         raise PatchScalerError("give a limit: --steps or --minutes")
-    watch = _watch.get(Watch())
-    watch.parameters = sum(
-        p.numel() for m in stage.trainables.values() for p in m.parameters() if p.requires_grad
-    )
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, distributed = 0, None
@@ -115,14 +90,12 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         rank = distributed.process_index
     device = distributed.device if distributed else _device(stage)
     optimizers = {
-        n: build_optimizers(config.optimizer, m, config.lr, config.refiner_rate)
-        for n, m in stage.trainables.items()
+        n: build_optimizers(config.optimizer, m, config.lr) for n, m in stage.trainables.items()
     }
     main = next(iter(stage.trainables))
     ema = EMA(stage.trainables[main], config.ema)
     losses: dict[str, list[float]] = {}  # since the last log
     step, seconds = _resume(out, stage, optimizers, ema, losses)
-    watch.minutes = seconds / 60
     if (config.steps and step >= config.steps) or (
         config.minutes and seconds >= 60 * config.minutes
     ):
@@ -137,20 +110,16 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         _trim_log(out, step)
 
     def progress() -> float:
-        """Share of the stage that is done; also asks whether the watch's time is up."""
+        """Share of the stage that is done."""
         by_steps = step / config.steps if config.steps else 0.0
         by_time = (time.monotonic() - began) / (60 * config.minutes) if config.minutes else 0.0
-        late = float(time.monotonic() >= watch.deadline)
-        if distributed and (config.minutes or watch.deadline < math.inf):
-            # one clock for all, or one process would stop and the rest wait
-            clock = torch.tensor([by_time, late], device=device)
+        if distributed and config.minutes:  # one clock, or one process would stop and the rest wait
+            clock = torch.tensor(by_time, device=device)
             torch.distributed.broadcast(clock, 0)
-            by_time, late = clock.tolist()
-        done = max(by_steps, by_time)
-        watch.out_of_time = late > 0 and done < 1
-        return done
+            by_time = float(clock)
+        return max(by_steps, by_time)
 
-    while (done := progress()) < 1 and not watch.out_of_time:
+    while (done := progress()) < 1:
         factor = rate_factor(step, done, config.warmup, config.decay)
         mark = time.monotonic()
         rng = np.random.default_rng([config.seed, step, rank])
@@ -191,25 +160,14 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
             saved = time.monotonic()
     result: dict[str, float] = {}
     elapsed = time.monotonic() - began
-    watch.minutes, watch.waiting = elapsed / 60, waited / max(1e-9, elapsed - seconds)
     if rank == 0:
         _save(out, stage, optimizers, ema, step, elapsed, losses)
-        if watch.out_of_time:
-            print(f"{out}: time is up at step {step}; the checkpoint is kept", flush=True)
-        else:
-            with ema.applied(stage.trainables[main]) as averaged:
-                if watch.validates:
-                    result = stage.validate(averaged)
-                    _show(out, writer, step, stage.pictures(averaged))
-                stage.save(averaged, Path(folder))
-            _log(
-                out,
-                writer,
-                step,
-                elapsed,
-                watch.waiting,
-                {f"val/{k}": v for k, v in result.items()},
-            )
+        with ema.applied(stage.trainables[main]) as averaged:
+            result = stage.validate(averaged)
+            _show(out, writer, step, stage.pictures(averaged))
+            stage.save(averaged, Path(folder))
+        waiting = waited / max(1e-9, elapsed - seconds)
+        _log(out, writer, step, elapsed, waiting, {f"val/{k}": v for k, v in result.items()})
     # one that leaves while another still saves can be torn down with its connections open
     if distributed:
         distributed.wait_for_everyone()

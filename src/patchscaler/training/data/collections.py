@@ -22,11 +22,12 @@ class Part:
     """Some files of a release: how many, and what sizes they have."""
 
     pattern: str  # regular expression over the end of a path with forward slashes
-    count: int
+    count: int | tuple[int, ...]  # several: of different versions of the release
     needed: bool = True  # False: counted only where there is any of it
     size: tuple[int, int] | None = None  # width, height of every picture
     longest: int | None = None  # longer side of every picture
     sides: tuple[int, int] | None = None  # smallest and largest side allowed
+    folders: int | None = None  # how many folders they lie in
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ class Release:
     parts: dict[str, Part]
     pairs: tuple[tuple[str, str], ...] = ()
     hash: str = ""  # of the list of names and sizes, where it is known
+    contains: tuple[str, ...] = ()  # some names that must be there, where the hash is not known
 
 
 _PICTURE = r"[^/]+\.(png|jpg|jpeg|webp|bmp|tif|tiff)$"
 _STABLESR = "https://huggingface.co/datasets/Iceclear/StableSR-TestSets"
+OST_CLASSES = ("animal", "building", "grass", "mountain", "plant", "sky", "water")
 COLLECTIONS: dict[str, Release] = {
     # 84,991 + 1,000 were released; the thousand of the official test are not public
     # (yongliuy/PatchScaler, issue 1).
@@ -113,6 +116,15 @@ COLLECTIONS: dict[str, Release] = {
         "https://github.com/zsyOAOA/ResShift, testdata/RealSet80",
         "mixed, do not redistribute",
         {"lr": Part("/" + _PICTURE, 80)},
+        # The whole list was not at hand; these are its own, not in RealSet65.
+        contains=(
+            "1-1Z510232U7-51.jpg",
+            "1572516605.jpg",
+            "2684538-PH.jpg",
+            "2684549-PH.jpg",
+            "2684559-PH.jpg",
+            "Canon_009.png",
+        ),
     ),
     "div2k": Release(
         "DIV2K",
@@ -126,6 +138,24 @@ COLLECTIONS: dict[str, Release] = {
             ),
         },
         pairs=(("val_lr", "val"),),
+    ),
+    "ost": Release(
+        "OutdoorScene (SFTGAN), training in seven classes",
+        "https://github.com/xinntao/SFTGAN",
+        "research",
+        {
+            "train": Part(rf"/({'|'.join(OST_CLASSES)})/" + _PICTURE, 10_324),
+            "test": Part(r"/OutdoorSceneTest300/(.*/)?OST_\d{3}\.png$", 300, needed=False),
+        },
+    ),
+    # 10,619 double pages up to the version of December 2020, 10,602 since December 2021.
+    "manga109": Release(
+        "Manga109, 109 volumes",
+        "http://www.manga109.org/en/",
+        "academic",
+        {
+            "pages": Part(r"/images/[^/]+/\d{3}\.jpg$", (10_602, 10_619), folders=109),
+        },
     ),
     "dtd": Release(
         "Describable Textures, 47 classes of 120",
@@ -214,6 +244,9 @@ def open_collection(name: str, folder: str | Path, *, unchecked: bool = False) -
         for problem in _wrong_sizes(release.parts[part], parts[part], sizes)
     ]
     problems += _wrong_pairs(release, parts, sizes)
+    names = {file.name for file in sizes}
+    if missing := [name for name in release.contains if name not in names]:
+        problems.append(f"expected {missing[0]} among the pictures")
     digest = list_hash(
         {f"{part}/{file.name}": sizes[file] for part, files in parts.items() for file in files}
     )
@@ -223,9 +256,8 @@ def open_collection(name: str, folder: str | Path, *, unchecked: bool = False) -
         )
     if problems and not unchecked:
         raise PatchScalerError(
-            f"{release.title} in {root}: {problems[0]}; unpack the release anew "
-            f"({release.source}), "
-            "or go on with --unchecked"
+            f"{root}: not {release.title} as published ({problems[0]}). Hint: unpack the release "
+            f"again ({release.source}), or continue with --unchecked"
         )
     return Collection(name, release, root, parts, digest, problems)
 
@@ -269,9 +301,16 @@ def _size(file: Path) -> tuple[int, int]:
 
 
 def _wrong_counts(name: str, part: Part, files: list[Path]) -> list[str]:
-    if len(files) == part.count or (not files and not part.needed):
+    counts = part.count if isinstance(part.count, tuple) else (part.count,)
+    if not files and not part.needed:
         return []
-    return [f"expected {part.count} pictures of '{name}', found {len(files)}"]
+    if len(files) not in counts:
+        expected = " or ".join(str(count) for count in counts)
+        return [f"expected {expected} pictures of '{name}', found {len(files)}"]
+    folders = len({file.parent for file in files})
+    if part.folders and folders != part.folders:
+        return [f"expected {part.folders} folders of '{name}', found {folders}"]
+    return []
 
 
 def _wrong_sizes(part: Part, files: list[Path], sizes: dict[Path, tuple[int, int]]) -> list[str]:
@@ -320,3 +359,39 @@ def _wrong_pairs(
 def _stem(file: Path) -> str:
     """Canon_004_LR4, Canon_004_HR -> Canon_004; 0801x4 -> 0801."""
     return re.sub(r"(_LR4|_HR|x4)$", "", file.stem)
+
+
+# --- DTD's ten splits -----------------------------------------------------------------------------
+
+DTD_PARTS = ("train", "val", "test")
+DTD_PART_SIZE = 1880
+
+
+def dtd_split(folder: str | Path, number: int) -> dict[str, set[str]]:
+    """Read one of DTD's ten official splits: "CLASS/NAME.jpg" of train, val and test.
+
+    Args:
+        folder: Holds `labels/trainN.txt`, ... somewhere below it.
+
+    Raises:
+        PatchScalerError: There is no such split, or it is not the published one.
+    """
+    if not 1 <= number <= 10:
+        raise PatchScalerError(f"DTD split {number}: take 1 to 10")
+    split: dict[str, set[str]] = {}
+    for part in DTD_PARTS:
+        found = sorted(Path(folder).rglob(f"labels/{part}{number}.txt"))
+        if not found:
+            raise PatchScalerError(
+                f"{folder}: no labels/{part}{number}.txt below it. Hint: unpack the whole of DTD "
+                f"({COLLECTIONS['dtd'].source})"
+            )
+        split[part] = set(found[0].read_text("utf-8").split())
+    names = set.union(*split.values())
+    sizes = [len(split[part]) for part in DTD_PARTS]
+    if sizes != [DTD_PART_SIZE] * 3 or len(names) != sum(sizes):
+        raise PatchScalerError(
+            f"{folder}: split {number} has {', '.join(map(str, sizes))} pictures, expected three "
+            f"disjoint parts of {DTD_PART_SIZE}. Hint: unpack DTD again"
+        )
+    return split

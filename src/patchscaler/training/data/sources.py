@@ -87,11 +87,13 @@ def _readable(name: str, data: Path | bytes) -> Iterator[tuple[str, np.ndarray]]
         warnings.warn(f"skipped {name}: {error}", stacklevel=2)
 
 
-def is_validation(name: str, share: float = 0.03) -> bool:
-    """Split by *source picture*: SOURCE_HASH_NN keeps its tiles together, whatever else is in the
-    set.
-    """
+def source_of(name: str) -> str:
+    """The source image of a tile: SOURCE_HASH_NN without its number, other names without suffix."""
     stem = Path(name).stem
     tile = re.fullmatch(r"(.+_[0-9a-f]{6})_\d+", stem)
-    key = tile.group(1) if tile else stem
-    return zlib.crc32(key.encode()) % 1000 < share * 1000
+    return tile.group(1) if tile else stem
+
+
+def is_validation(name: str, share: float = 0.03) -> bool:
+    """Split by *source image*, whatever else is in the set."""
+    return zlib.crc32(source_of(name).encode()) % 1000 < share * 1000

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from patchscaler.training.data.captions import open_tokens, write_captions
 from PIL import Image
 
 from patchscaler.apps.cli import main
@@ -20,7 +21,6 @@ from patchscaler.models.text_encoders import Captioner, TextEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.pipeline import PatchScaler
 from patchscaler.reproduce.text_method import TextPrompted, text_entry
-from patchscaler.training.data.captions import open_tokens, write_captions
 from patchscaler.training.data.coarse import CoarseShards, write_coarse
 from patchscaler.training.data.shards import ShardConfig, write_shards
 
