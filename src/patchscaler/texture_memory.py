@@ -139,7 +139,8 @@ def encode_picture(crop: np.ndarray, quality: int = 88) -> bytes:
 @torch.no_grad()
 def encode_crops(crops: Iterable[np.ndarray], autoencoder: Autoencoder, batch: int = 64) -> Tensor:
     """(P, P, 3) uint8 each -> latents (n, C, V, V) on the CPU."""
-    device = next(chain(autoencoder.buffers(), autoencoder.parameters())).device
+    tensor = next(chain(autoencoder.buffers(), autoencoder.parameters()), None)
+    device = "cpu" if tensor is None else tensor.device
     out: list[Tensor] = []
     block: list[np.ndarray] = []
 

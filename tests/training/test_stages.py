@@ -120,7 +120,7 @@ def test_a_killed_stage_continues_with_the_losses_of_a_whole_one(data, command, 
     for model in (killed, whole):
         with (model / "training" / "grm" / "log.csv").open() as file:
             rows.append({(step, name): float(value) for step, _, name, value in csv.reader(file)})
-    assert len(rows[0]) == 12 * 4 + 4
+    assert len(rows[0]) == 12 * 5 + 5
     # Six digits are logged, of which the last may differ: sums in another order where memory lies
     # otherwise.
     assert rows[0] == pytest.approx(rows[1], rel=2e-5, abs=2e-6)
