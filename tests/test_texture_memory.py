@@ -21,9 +21,9 @@ from patchscaler.texture_memory import (
     Origin,
     TextureMemory,
     build_memory,
-    decode_picture,
+    decode_image,
     encode_crops,
-    encode_picture,
+    encode_image,
     farthest_point_sampling,
     random_crops,
     sharpness,
@@ -242,10 +242,10 @@ def test_pictures_that_cannot_be_decoded(tiny, crops, tmp_path):
 
 def test_images_survive_compression(crops):
     crop = np.asarray(Image.fromarray(crops[0]).resize((64, 64)).resize((128, 128)))
-    decoded = decode_picture(encode_picture(crop))
+    decoded = decode_image(encode_image(crop))
     assert decoded.shape == crop.shape and decoded.dtype == np.uint8
     assert np.abs(decoded.astype(int) - crop).mean() < 8
-    assert len(encode_picture(crop)) < crop.size / 4
+    assert len(encode_image(crop)) < crop.size / 4
 
 
 def test_encoding_in_batches_equals_one_by_one(tiny, crops):

@@ -116,7 +116,7 @@ class TextureMemory:
         pictures = [blob[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         rows = [Origin(*row) for row in json.loads(metadata["origins"])]
         try:
-            values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
+            values = encode_crops((decode_image(p) for p in pictures), autoencoder)
         except OSError as error:
             raise PatchScalerError(
                 f"{path}: a stored image is damaged. Hint: download or build it again"
@@ -125,12 +125,12 @@ class TextureMemory:
         return cls(tensors["keys"].float(), values.half(), origins, pictures, metadata["key_model"])
 
 
-def decode_picture(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def encode_picture(crop: np.ndarray, quality: int = 88) -> bytes:
+def encode_image(crop: np.ndarray, quality: int = 88) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(crop).save(buffer, "WEBP", quality=quality, method=6)
     return buffer.getvalue()
@@ -243,8 +243,8 @@ def build_memory(
     blocks = (encode_crops(crops[i : i + 512], autoencoder) for i in range(0, len(crops), 512))
     keys = torch.cat([keys_of(latents) for latents in blocks])
     chosen = farthest_point_sampling(keys, size).tolist()
-    pictures = [encode_picture(crops[i], quality) for i in chosen]
-    values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
+    pictures = [encode_image(crops[i], quality) for i in chosen]
+    values = encode_crops((decode_image(p) for p in pictures), autoencoder)
     return TextureMemory(
         keys_of(values).half().float(),
         values.half(),

@@ -1,6 +1,7 @@
 """Eq. 8: the loss with weights that all matter, and the batches that the stage makes itself."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -122,9 +123,11 @@ def memory(networks) -> TextureMemory:
 
 
 @pytest.fixture(scope="module")
-def shards(data, networks):
-    write_coarse(data / "shards", networks["grm"], networks["autoencoder"], 1, bf16=False)
-    return data / "shards"
+def shards(data, networks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coarse") / "shards"
+    shutil.copytree(data / "shards", folder)
+    write_coarse(folder, networks["grm"], networks["autoencoder"], 1, bf16=False)
+    return folder
 
 
 def stage_of(kind: str, shards, networks, memory, **options) -> DiffusionStage:

@@ -44,7 +44,7 @@ class LineStage:
     def validate(self, model):
         return {"w": model.w.item()}
 
-    def pictures(self, model):
+    def samples(self, model):
         return [[torch.full((3, 2, 2), -1.0), torch.full((3, 2, 2), 1.0)]]
 
     def save(self, model, folder):
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     other = LineStage()
     other.trainables = {"line": nn.Linear(1, 1)}
     with pytest.raises(
-        PatchScalerError, match=f"another network or optimiser .*: move {tmp_path} away"
+        PatchScalerError, match=f"another network or optimizer .*move {tmp_path} away"
     ):
         train(other, config(tmp_path, steps=4), tmp_path)
 
@@ -237,5 +237,5 @@ def test_every_optimizer_takes_a_step(name):
 
 
 def test_unknown_optimizer():
-    with pytest.raises(PatchScalerError, match="unknown optimiser 'sgd'"):
+    with pytest.raises(PatchScalerError, match="unknown optimizer 'sgd'"):
         build_optimizers("sgd", Line(), 1e-2)

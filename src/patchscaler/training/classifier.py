@@ -67,7 +67,7 @@ class ClassifierStage:
         score = score_classifier(model.classifier, self.autoencoder, self.data, self.side)
         return {"accuracy": score.accuracy, "precision_at_4": score.precision}
 
-    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+    def samples(self, model: nn.Module) -> list[list[Tensor]]:
         return []
 
     def save(self, model: nn.Module, folder: Path) -> None:

@@ -30,8 +30,9 @@ def write_coarse(
     """Write what is missing -> number of shards written."""
     written = 0
     # The inverse in closed form gives the coarse latents back; a trained correction changes them.
-    pca = isinstance(autoencoder, PCAAutoencoder)
-    decode = autoencoder.decode_linear if pca else autoencoder.decode
+    decode = (
+        autoencoder.decode_linear if isinstance(autoencoder, PCAAutoencoder) else autoencoder.decode
+    )
     for lr_file in sorted(Path(folder).glob("*_lr.npy")):
         stem = str(lr_file).removesuffix("_lr.npy")
         if Path(f"{stem}_coarse.npy").exists():

@@ -268,7 +268,7 @@ class DiffusionStage:
         return self.diffusion.to_x_0(output.float(), x_t, t, coarse), batch
 
     @torch.no_grad()
-    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+    def samples(self, model: nn.Module) -> list[list[Tensor]]:
         """Coarse, sampled from t = 400 in four steps, ground truth: one patch a row."""
         assert isinstance(model, DenoiserTrainer)
         _, batch = self._predict(model, 6, seed=0, drop=0.0, time=400)

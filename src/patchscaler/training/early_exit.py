@@ -1,7 +1,7 @@
 """Stage `early-exit`: distil what the whole trunk of the denoiser makes of an image into its exit.
 
 The trunk stays as it is. The exit's features are compared with the trunk's as the first upsampling
-convolution reads them: what it does not see need not be right; then, at `picture` weight, the
+convolution reads them: what it does not see need not be right; then, at `image_weight`, the
 upsampled images.
 """
 
@@ -29,16 +29,16 @@ class EarlyExitTrainer(nn.Module):
 
     reads: Tensor
 
-    def __init__(self, denoiser: RRDBDenoiser, picture: float):
+    def __init__(self, denoiser: RRDBDenoiser, image_weight: float):
         super().__init__()
         if denoiser.exit is None:
             raise PatchScalerError(
-                "this denoiser has no early exit: give exit_depth and exit_blocks"
+                "this denoiser has no early exit. Hint: give exit_depth and exit_blocks"
             )
-        self.denoiser, self.picture = denoiser, picture
+        self.denoiser, self.image_weight = denoiser, image_weight
         denoiser.requires_grad_(False)
         denoiser.exit.requires_grad_(True)
-        self.lpips = LPIPS() if picture else None
+        self.lpips = LPIPS() if image_weight else None
         self.register_buffer("reads", reading_matrix(denoiser.conv_up1.weight), persistent=False)
 
     def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
@@ -57,21 +57,21 @@ class EarlyExitTrainer(nn.Module):
             m = net.modulation(torch.zeros(len(lr), dtype=torch.long))
             first = net.first_features(blank, lr, m)
             h = net.run_blocks(first, m, 0, net.config.exit_depth)
-            wanted = net.last_features(first, h, m)  # (N, W, s, s)
+            whole = net.last_features(first, h, m)  # (N, W, s, s)
         features = net.exit_features(first, h)
-        spread = wanted - wanted.mean((2, 3), keepdim=True)
+        spread = whole - whole.mean((2, 3), keepdim=True)
         error, scale = (
             F.conv2d(x, self.reads[..., None, None]).square().mean()
-            for x in (features - wanted, spread)
+            for x in (features - whole, spread)
         )
         loss = error / scale
         numbers = {"error": float(loss.detach())}
         if self.lpips is not None:
             with torch.no_grad():
-                target = net.upsample(wanted, blank, m)
+                target = net.upsample(whole, blank, m)
             image = net.upsample(features, blank, m)
             l1, lpips = (image - target).abs().mean(), self.lpips(image, target).mean()
-            loss = loss + self.picture * (10 * l1 + lpips)
+            loss = loss + self.image_weight * (10 * l1 + lpips)
             numbers |= {"l1": float(l1.detach()), "lpips": float(lpips.detach())}
         return loss, numbers
 
@@ -94,8 +94,11 @@ def reading_matrix(weight: Tensor) -> Tensor:
 
 
 class EarlyExitStage:
-    """picture: weight of the upsampled images' distance beside the features'; 0 leaves them out (a
-    third cheaper).
+    """Train the early exit of a denoiser on LR images.
+
+    Args:
+        image_weight: Of the upsampled images' distance beside the features'; 0 leaves them out,
+            which is a third cheaper.
     """
 
     def __init__(
@@ -106,14 +109,14 @@ class EarlyExitStage:
         *,
         batch_size: int = 4,
         lr_size: int = 48,
-        picture: float = 0.0,
+        image_weight: float = 0.0,
         device: str = "cpu",
     ):
         self.pairs, self.validation, self.device = pairs, validation, device
         self.batch_size, self.lr_size = batch_size, lr_size
         denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainables: dict[str, nn.Module] = {
-            "exit": EarlyExitTrainer(denoiser, picture).to(device)
+            "exit": EarlyExitTrainer(denoiser, image_weight).to(device)
         }
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
@@ -129,7 +132,7 @@ class EarlyExitStage:
         return {"psnr_to_whole": float(np.mean(out))}
 
     @torch.no_grad()
-    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+    def samples(self, model: nn.Module) -> list[list[Tensor]]:
         """The early exit beside the whole trunk."""
         net = cast(RRDBDenoiser, model.denoiser)
         return [[early[0], whole[0]] for early, whole in self._held_out(net)]
@@ -165,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
         PairShards(args.validation),
         batch_size=args.batch_size,
         lr_size=args.lr_size,
-        picture=args.image_weight,
+        image_weight=args.image_weight,
         device=model.device,
     )
     print(train(stage, LoopConfig.from_args(args, model.folder, "early-exit"), model.folder))

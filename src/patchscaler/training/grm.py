@@ -125,7 +125,7 @@ class GRMStage:
         }
 
     @torch.no_grad()
-    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+    def samples(self, model: nn.Module) -> list[list[Tensor]]:
         """Bicubic, coarse, confidence, ground truth."""
         assert isinstance(model, GRMTrainer)
         rows = []

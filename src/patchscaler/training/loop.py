@@ -2,7 +2,7 @@
 
 Every step draws from generators seeded by (seed, step, rank), so that a run that was killed goes on
 with the losses it would have had. Checkpoints are written to a temporary file and renamed: a full
-disk or a kill costs no earlier one. A log or a picture that cannot be written costs nothing but
+disk or a kill costs no earlier one. A log or an image that cannot be written costs nothing but
 itself.
 """
 
@@ -31,8 +31,7 @@ Batch = dict[str, Any]
 
 
 class Stage(Protocol):
-    """What the loop needs. `trainables` are stepped in order on one batch; the first has an average
-    (EMA).
+    """What the loop needs. `trainables` are stepped in order on one batch; the first is averaged.
 
     A trainable's forward(batch) -> (loss, numbers to log).
     """
@@ -43,8 +42,8 @@ class Stage(Protocol):
 
     def validate(self, model: nn.Module) -> dict[str, float]: ...
 
-    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
-        """Rows of held-out pictures side by side, each (3, H, W) in [-1, 1]; none where there is
+    def samples(self, model: nn.Module) -> list[list[Tensor]]:
+        """Rows of held-out images side by side, each (3, H, W) in [-1, 1]; none where there is
         nothing to see.
         """
         ...
@@ -81,7 +80,7 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     Resumes from `out`/checkpoint.pt where there is one.
     """
     if not config.steps and not config.minutes:
-        raise PatchScalerError("give a limit: --steps or --minutes")
+        raise PatchScalerError("no limit given. Hint: --steps or --minutes")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, distributed = 0, None
@@ -156,7 +155,7 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         if rank == 0 and time.monotonic() - saved > 60 * config.save_minutes:
             _save(out, stage, optimizers, ema, step, elapsed, losses)
             with ema.applied(stage.trainables[main]) as averaged:
-                _show(out, writer, step, stage.pictures(averaged))
+                _show(out, writer, step, stage.samples(averaged))
             saved = time.monotonic()
     result: dict[str, float] = {}
     elapsed = time.monotonic() - began
@@ -164,7 +163,7 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         _save(out, stage, optimizers, ema, step, elapsed, losses)
         with ema.applied(stage.trainables[main]) as averaged:
             result = stage.validate(averaged)
-            _show(out, writer, step, stage.pictures(averaged))
+            _show(out, writer, step, stage.samples(averaged))
             stage.save(averaged, Path(folder))
         waiting = waited / max(1e-9, elapsed - seconds)
         _log(out, writer, step, elapsed, waiting, {f"val/{k}": v for k, v in result.items()})
@@ -187,8 +186,7 @@ def _accelerator(config: LoopConfig, processor: bool) -> Any:
         ) from error
     # A dropped prompt leaves the texture encoder without gradient on that step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # On a processor it has to be told: accelerate 1.15 takes each process for the only one
-    # otherwise.
+    # `cpu` is needed: accelerate 1.15 otherwise takes each process for the only one.
     return Accelerator(
         cpu=processor, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused]
     )
@@ -251,7 +249,7 @@ def _trim_log(out: Path, step: int) -> None:
 
 
 def _show(out: Path, writer: Any, step: int, rows: list[list[Tensor]]) -> None:
-    """Rows of pictures -> validation.png (the latest) and TensorBoard."""
+    """Rows of images -> validation.png (the latest) and TensorBoard."""
     if not rows:
         return
     sheet = torch.cat([torch.cat([p.cpu() for p in row], 2) for row in rows], 1)  # (3, H, W)
@@ -328,8 +326,8 @@ def _resume(
         ema.load_state_dict(state["ema"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise PatchScalerError(
-            f"{path} is of another network or optimiser ({str(error).splitlines()[0]}): "
-            f"move {out} away, and the stage begins anew"
+            f"{path}: of another network or optimizer ({str(error).splitlines()[0]}). "
+            f"Hint: move {out} away to start again"
         ) from error
     losses.update(state.get("losses", {}))
     print(f"resumed {path} at step {state['step']}", flush=True)
@@ -337,6 +335,6 @@ def _resume(
 
 
 def mean_psnr(a: Tensor, b: Tensor) -> float:
-    """Mean over pictures of 10 log10(4 / mse) for values in [-1, 1], clamped."""
+    """Mean over images of 10 log10(4 / mse) for values in [-1, 1], clamped."""
     mse = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().flatten(1).mean(1)
     return float((10 * torch.log10(4 / mse.clamp_min(1e-10))).mean().detach())

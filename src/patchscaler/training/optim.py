@@ -41,7 +41,7 @@ def _build(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimize
                 torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),
             ]
         return _build("adamw", module, lr)  # convolutions alone, as in a discriminator
-    raise PatchScalerError(f"unknown optimiser '{name}': choose adam, adamw or muon")
+    raise PatchScalerError(f"unknown optimizer '{name}': choose adam, adamw or muon")
 
 
 def rate_factor(step: int, progress: float, warmup: int = 100, decay: float = 0.3) -> float:

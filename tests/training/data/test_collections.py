@@ -68,7 +68,7 @@ def test_a_wrong_count_is_one_line_with_both_numbers(tmp_path):
     realsr(tmp_path)
     with pytest.raises(
         PatchScalerError,
-        match=r"expected 50 pictures of 'canon_lr', found 2\).*csjcai.*--unchecked",
+        match=r"expected 50 images of 'canon_lr', found 2\).*csjcai.*--unchecked",
     ):
         open_collection("realsr", tmp_path)
     found = open_collection("realsr", tmp_path, unchecked=True)
@@ -138,7 +138,7 @@ def test_names_that_must_be_there_are_missed(tmp_path, small):
         write(tmp_path, name)
     assert not open_collection("realset80", tmp_path).problems
     (tmp_path / names[2]).rename(tmp_path / "other.jpg")
-    with pytest.raises(PatchScalerError, match=f"expected {names[2]} among the pictures"):
+    with pytest.raises(PatchScalerError, match=f"expected {names[2]} among the images"):
         open_collection("realset80", tmp_path)
 
 
@@ -251,10 +251,10 @@ def test_what_cannot_be_is_one_line(tmp_path):
         open_collection("set5", tmp_path)
     with pytest.raises(PatchScalerError, match="no such folder; LSDIR comes from https"):
         open_collection("lsdir", tmp_path / "nowhere")
-    with pytest.raises(PatchScalerError, match="holds no picture of DIV2K"):
+    with pytest.raises(PatchScalerError, match="holds no image of DIV2K"):
         open_collection("div2k", tmp_path, unchecked=True)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(PatchScalerError, match=r"broken\.png: damaged or not a picture"):
+    with pytest.raises(PatchScalerError, match=r"broken\.png: damaged or not an image"):
         open_collection("realset80", tmp_path, unchecked=True)
 
 
@@ -267,10 +267,10 @@ def test_the_command_knows_every_release():
 def test_the_command_says_what_it_found(tmp_path, small, capsys):
     realsr(tmp_path)
     assert main(["data", "realsr", str(tmp_path)]) == 1
-    assert "expected 50 pictures of 'canon_lr', found 2" in capsys.readouterr().err
+    assert "expected 50 images of 'canon_lr', found 2" in capsys.readouterr().err
     assert main(["data", "realsr", str(tmp_path), "--unchecked"]) == 0
     out = capsys.readouterr().out
-    assert "canon_lr 2" in out and "differs: expected 50 pictures of 'canon_lr', found 2" in out
+    assert "canon_lr 2" in out and "differs: expected 50 images of 'canon_lr', found 2" in out
     small("realsr", canon_lr=2, canon_hr=2, nikon_lr=2, nikon_hr=2)
     assert main(["data", "realsr", str(tmp_path)]) == 0
     assert f"hash {open_collection('realsr', tmp_path).hash}" in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_bad_mixes(mix, message):
 def test_missing_data_is_named(tmp_path):
     with pytest.raises(PatchScalerError, match="no shards here"):
         PairShards(tmp_path)
-    with pytest.raises(PatchScalerError, match="holds no pictures"):
+    with pytest.raises(PatchScalerError, match="holds no images"):
         list(iterate_images(tmp_path))
     with pytest.raises(PatchScalerError, match="no such folder"):
         list(iterate_images(tmp_path / "nowhere"))

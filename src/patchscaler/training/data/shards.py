@@ -63,7 +63,7 @@ def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def _tiles(config: ShardConfig, validation: bool) -> Iterator[np.ndarray]:
-    """(T, T, 3) uint8: a grid over each picture, and a share of the pictures once more at a smaller
+    """(T, T, 3) uint8: a grid over each image, and a share of the images once more at a smaller
     scale.
     """
     rng = np.random.default_rng(config.seed)
@@ -175,7 +175,7 @@ class PairShards:
         for pick in rng.integers(len(self.index), size=batch):
             s, i = self.index[pick]
             k = rng.integers(self.lr[s].shape[1])
-            # even offsets: the latents' grid of 8 pixels is 2 pixels of the LR picture
+            # even offsets: the latents' grid of 8 pixels is 2 pixels of the LR image
             y, x = 2 * rng.integers((self.lr[s].shape[2] - lr_size) // 2 + 1, size=2)
             lr = self.lr[s][i, k, y : y + lr_size, x : x + lr_size]
             hr = self.hr[s][i, 4 * y : 4 * (y + lr_size), 4 * x : 4 * (x + lr_size)]
@@ -222,11 +222,11 @@ def _open_tokens(folder: Path, shards: int) -> list[np.ndarray]:
     return [np.load(file, mmap_mode="r") for file in files]
 
 
-def oriented(picture: np.ndarray, way: int) -> np.ndarray:
+def oriented(image: np.ndarray, way: int) -> np.ndarray:
     """(H, W, 3) -> (3, H, W) in one of the eight orientations, way in 0..7; a view."""
-    picture = picture[::-1] if way & 1 else picture
-    picture = picture[:, ::-1] if way & 2 else picture
-    return picture.transpose(2, 1, 0) if way & 4 else picture.transpose(2, 0, 1)
+    image = image[::-1] if way & 1 else image
+    image = image[:, ::-1] if way & 2 else image
+    return image.transpose(2, 1, 0) if way & 4 else image.transpose(2, 0, 1)
 
 
 def to_unit(array: np.ndarray) -> Tensor:

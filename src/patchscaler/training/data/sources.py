@@ -1,4 +1,4 @@
-"""Where training pictures come from: folders of images and tar shards, split by source picture."""
+"""Where training images come from: folders of images and tar shards, split by source image."""
 
 import io
 import re
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def list_sources(path: str | Path) -> list[Path]:
-    """Pictures below a folder and tar files in it (or one tar file), sorted.
+    """Images below a folder and tar files in it (or one tar file), sorted.
 
     Raises PatchScalerError if none.
     """
@@ -25,17 +25,17 @@ def list_sources(path: str | Path) -> list[Path]:
     if root.is_file() and root.suffix == ".tar":
         return [root]
     if not root.is_dir():
-        raise PatchScalerError(f"{root}: no such folder of pictures (or .tar file)")
+        raise PatchScalerError(f"{root}: no such folder of images (or .tar file)")
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | {".tar"})
     if not found:
         raise PatchScalerError(
-            f"{root}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)"
+            f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)"
         )
     return found
 
 
 def count_images(path: str | Path, prefixes: tuple[str, ...] = ()) -> int:
-    """How many pictures a folder or tar holds whose names start with one of `prefixes` (any, if
+    """How many images a folder or tar holds whose names start with one of `prefixes` (any, if
     there are none).
     """
     names: list[str] = []
@@ -57,7 +57,7 @@ def read_rgb(data: Path | bytes) -> np.ndarray:
 
 
 def iterate_images(path: str | Path, exclude: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, (H, W, 3) uint8) of every readable picture; a corrupt one is skipped and named.
+    """Yield (name, (H, W, 3) uint8) of every readable image; a corrupt one is skipped and named.
 
     exclude: skip names that start with one of these comma-separated prefixes.
     """
