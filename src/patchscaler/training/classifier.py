@@ -22,7 +22,7 @@ from patchscaler.training.data.textures import LabelledTextures
 from patchscaler.training.folder import ModelFolder
 from patchscaler.training.loop import Batch, LoopConfig, train
 
-CROPS = 6  # of each image, to fit and to score
+FIT_CROPS, SCORE_CROPS = 12, 6  # of each image
 SHRINKAGE = 0.2  # of the covariance within classes, towards a multiple of the identity
 
 
@@ -89,7 +89,7 @@ def fit_pixels(
     statistics, labels = [], []
     device = classifier.head.weight.device
     for blurred in (False, True):
-        for crops, label in data.crops(False, side, CROPS, blurred):
+        for crops, label in data.crops(False, side, FIT_CROPS, blurred):
             statistics.append(body.statistics(autoencoder.encode(crops.to(device))).cpu())
             labels.append(label)
     x, y = torch.cat(statistics), torch.cat(labels)  # (n, S), (n,)
@@ -156,7 +156,7 @@ def score_classifier(
 
     def keys(held_out: bool, blurred: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         found = []
-        for crops, label in data.crops(held_out, side, CROPS, blurred):
+        for crops, label in data.crops(held_out, side, SCORE_CROPS, blurred):
             z = classifier.body(autoencoder.encode(crops.to(device)))
             found.append((F.normalize(z, dim=-1).cpu(), classifier.head(z).argmax(1).cpu(), label))
         columns = zip(*found, strict=True)
