@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from patchscaler.model_folder import build_networks, read_config
 from PIL import Image
 from text_models import LENGTH, WIDTH, tiny_blip2, tiny_clip
 
 from patchscaler.apps.cli import main
 from patchscaler.config import preset
 from patchscaler.errors import PatchScalerError
+from patchscaler.model_folder import build_networks, read_config
 from patchscaler.models.text_encoders import Captioner, TextEncoder
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.training.captions import write_captions

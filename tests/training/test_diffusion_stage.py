@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from patchscaler.model_folder import build_networks
 from torch import Tensor, nn
 
 from patchscaler.config import preset
 from patchscaler.diffusion.schedule import Diffusion
 from patchscaler.errors import PatchScalerError
+from patchscaler.model_folder import build_networks
 from patchscaler.models.patch_dit import PatchDiT, TextureEncoder
 from patchscaler.texture_memory import Origin, TextureMemory
 from patchscaler.training.coarse import write_coarse

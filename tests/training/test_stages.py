@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from patchscaler.model_folder import read_config
 
 from patchscaler.config import preset
+from patchscaler.model_folder import read_config
 from patchscaler.pipeline import PatchScaler
 from patchscaler.training.data.shards import ShardConfig, write_shards
 
