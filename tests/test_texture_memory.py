@@ -1,18 +1,29 @@
 """Reference Texture Memory: search, selection, and the file."""
 
+import time
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from patchscaler.config import AutoencoderConfig, preset
 from patchscaler.errors import PatchScalerError
+from patchscaler.models.autoencoder import (
+    DiffusersAutoencoder,
+    PCAAutoencoder,
+    build_autoencoder,
+)
+from patchscaler.models.texture import TextureClassifier
 from patchscaler.models.weights import save_tensors
 from patchscaler.texture_memory import (
     Origin,
     TextureMemory,
     build_memory,
-    decode_picture,
+    decode_image,
     encode_crops,
-    encode_picture,
+    encode_image,
     farthest_point_sampling,
     random_crops,
     sharpness,
@@ -85,6 +96,21 @@ def test_farthest_points_by_hand():
     assert farthest_point_sampling(points, 4).tolist() == [0, 4, 3, 1]
 
 
+def test_farthest_points_are_all_different():
+    points = torch.tensor([[0.0], [0.0], [1.0], [1.0], [1.0]])
+    assert sorted(farthest_point_sampling(points, 5).tolist()) == [0, 1, 2, 3, 4]
+    with pytest.raises(PatchScalerError, match="6 of 5 points"):
+        farthest_point_sampling(points, 6)
+
+
+def test_two_thousand_of_twenty_thousand_take_less_than_twenty_seconds():
+    points = unit(20_000, 256, 0)
+    began = time.process_time()
+    chosen = farthest_point_sampling(points, 2000)
+    assert time.process_time() - began < 20
+    assert len(set(chosen.tolist())) == 2000
+
+
 def test_flat_crops_are_dropped():
     rng = np.random.default_rng(0)
     flat = np.full((200, 200, 3), 255, np.uint8)
@@ -106,9 +132,29 @@ def test_sharpness_by_hand():
 # --- building and the file ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def crops(picture):
-    return [np.asarray(picture(128, 128, seed)) for seed in range(5)]
+@dataclass
+class Networks:
+    autoencoder: PCAAutoencoder
+    classifier: TextureClassifier
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Networks:
+    torch.manual_seed(0)
+    config = preset("tiny")
+    autoencoder = PCAAutoencoder(config.autoencoder).eval()
+    classifier = TextureClassifier(config.texture, autoencoder.channels).eval()
+    return Networks(autoencoder, classifier)
+
+
+@pytest.fixture(scope="module")
+def crops() -> list[np.ndarray]:
+    """Smooth colors with noise on them."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (5, 16, 16, 3), dtype=np.uint8)
+    smooth = [np.asarray(Image.fromarray(x).resize((128, 128)), np.int16) for x in small]
+    noise = rng.integers(-20, 20, (5, 128, 128, 3))
+    return list((np.stack(smooth) + noise).clip(0, 255).astype(np.uint8))
 
 
 def build(tiny, crops, size=3, key_model="classifier-1") -> TextureMemory:
@@ -127,14 +173,23 @@ def test_built_memory_finds_its_own_entries(tiny, crops):
     assert (encode_crops([crops[first]], tiny.autoencoder) - values[0, 0]).abs().mean() < 0.1
 
 
-def test_fewer_candidates_than_asked_are_all_kept(tiny, crops):
-    memory = build(tiny, crops, size=99)
-    assert sorted(o.source for o in memory.origins) == [f"{i}.png" for i in range(5)]
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_a_memory_has_exactly_the_entries_asked_for(tiny, crops, size):
+    memory = build(tiny, crops, size)
+    assert len(memory) == size == len({o.source for o in memory.origins})
 
 
-def test_no_candidates(tiny):
-    with pytest.raises(PatchScalerError, match="no crop with enough texture"):
-        build(tiny, [])
+@pytest.mark.parametrize("found", [0, 5])
+def test_fewer_candidates_than_asked_for_are_an_error(tiny, crops, found):
+    with pytest.raises(PatchScalerError, match=f"6 textures asked for, and {found} crops"):
+        build(tiny, crops[:found], size=6)
+
+
+def test_the_digest_follows_keys_and_images(tiny, crops):
+    memory = build(tiny, crops)
+    assert memory.digest() == build(tiny, crops).digest()
+    memory.pictures[1] = memory.pictures[0]
+    assert memory.digest() != build(tiny, crops).digest()
 
 
 def test_file_round_trip(tiny, crops, tmp_path):
@@ -150,7 +205,7 @@ def test_file_round_trip(tiny, crops, tmp_path):
 
 def test_keys_of_another_classifier_are_refused(tiny, crops, tmp_path):
     build(tiny, crops).save(tmp_path / "memory.safetensors")
-    with pytest.raises(PatchScalerError, match="another texture classifier; build it again"):
+    with pytest.raises(PatchScalerError, match="another texture classifier"):
         TextureMemory.load(tmp_path / "memory.safetensors", tiny.autoencoder, "classifier-2")
 
 
@@ -185,12 +240,12 @@ def test_pictures_that_cannot_be_decoded(tiny, crops, tmp_path):
         TextureMemory.load(tmp_path / "memory.safetensors", tiny.autoencoder)
 
 
-def test_pictures_survive_compression(picture):
-    crop = np.asarray(picture(128, 128))
-    decoded = decode_picture(encode_picture(crop))
+def test_images_survive_compression(crops):
+    crop = np.asarray(Image.fromarray(crops[0]).resize((64, 64)).resize((128, 128)))
+    decoded = decode_image(encode_image(crop))
     assert decoded.shape == crop.shape and decoded.dtype == np.uint8
     assert np.abs(decoded.astype(int) - crop).mean() < 8
-    assert len(encode_picture(crop)) < crop.size / 4
+    assert len(encode_image(crop)) < crop.size / 4
 
 
 def test_encoding_in_batches_equals_one_by_one(tiny, crops):
@@ -199,18 +254,24 @@ def test_encoding_in_batches_equals_one_by_one(tiny, crops):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_encoding_by_stable_diffusions_autoencoder():
-    # It has no buffers, only parameters: the device must be found from those.
-    diffusers = pytest.importorskip("diffusers")
-    from patchscaler.models.autoencoder import DiffusersAutoencoder
-
-    autoencoder = DiffusersAutoencoder.__new__(DiffusersAutoencoder)
-    torch.nn.Module.__init__(autoencoder)
-    autoencoder.model = diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4,
-        decoder_block_out_channels=(8,) * 4,
-        num_encoder_blocks=(1,) * 4,
-        num_decoder_blocks=(1,) * 4,
-    )
-    autoencoder.scaling_factor = 1.0
-    assert encode_crops([np.zeros((128, 128, 3), np.uint8)], autoencoder).shape == (1, 4, 16, 16)
+@pytest.mark.parametrize("kind", ["kl", "pixel_unshuffle"])
+def test_autoencoders_without_buffers_encode_too(kind):
+    """Stable Diffusion's has parameters only, unshuffled pixels have neither."""
+    if kind == "kl":
+        diffusers = pytest.importorskip("diffusers")
+        autoencoder = DiffusersAutoencoder.__new__(DiffusersAutoencoder)
+        torch.nn.Module.__init__(autoencoder)
+        autoencoder.model = diffusers.AutoencoderKL(
+            block_out_channels=(4,) * 4,
+            layers_per_block=1,
+            norm_num_groups=2,
+            latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+        autoencoder.scaling_factor = 1.0
+    else:
+        autoencoder = build_autoencoder(AutoencoderConfig(kind=kind, channels=192))
+    channels = 4 if kind == "kl" else 192
+    crop = np.zeros((128, 128, 3), np.uint8)
+    assert encode_crops([crop], autoencoder).shape == (1, channels, 16, 16)

@@ -46,7 +46,8 @@ class GRMConfig:
 class TextureConfig:
     """Texture classifier (key of the memory) and what is retrieved."""
 
-    widths: tuple[int, ...] = (64, 128, 256)  # convolutions; the last is the length of a key
+    kind: str = "latents"  # latents (the paper's), or pixels of unshuffled latents
+    widths: tuple[int, ...] = (64, 128, 256)  # latents: convolutions; the last is a key's length
     classes: tuple[str, ...] = ()
     top_k: int = 4
     candidates: int = 20_000

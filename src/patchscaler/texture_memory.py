@@ -1,9 +1,10 @@
 """Reference Texture Memory (3.3): keys, values and where each came from.
 
-A value is kept as a small compressed picture, 3 to 5 kB instead of the 64 kB of its latents, and
+A value is kept as a small compressed image, 3 to 5 kB instead of the 64 kB of its latents, and
 encoded when the memory is loaded. Keys are kept, so that loading runs no classifier.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,8 @@ class TextureMemory:
         """
         if top_k > len(self):
             raise PatchScalerError(
-                f"top-{top_k} of a texture memory of {len(self)}: take a smaller K or build more"
+                f"top-{top_k} of a texture memory of {len(self)}. "
+                "Hint: take a smaller K, or build more"
             )
         scores = queries.float() @ self.keys.T.float()  # (N, M)
         order = torch.sort(scores, dim=1, descending=True, stable=True)
@@ -69,6 +71,13 @@ class TextureMemory:
         """-> values (N, K, C, V, V), scores (N, K), indices (N, K)."""
         scores, indices = self.search(queries, top_k)
         return self.values[indices].to(queries.dtype), scores, indices
+
+    def digest(self) -> str:
+        """SHA-256 of keys and images."""
+        digest = hashlib.sha256(self.keys.cpu().float().numpy().tobytes())
+        for picture in self.pictures:
+            digest.update(picture)
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         blob = b"".join(self.pictures)
@@ -99,29 +108,29 @@ class TextureMemory:
             )
         if key_model and metadata.get("key_model") != key_model:
             raise PatchScalerError(
-                f"{path}: its keys were made by another texture classifier; "
-                "build it again with 'patchscaler memory build'"
+                f"{path}: its keys were made by another texture classifier. "
+                "Hint: build it again with 'patchscaler memory build'"
             )
         blob = tensors["pictures"].numpy().tobytes()
         ends = tensors["lengths"].long().cumsum(0).tolist()
         pictures = [blob[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         rows = [Origin(*row) for row in json.loads(metadata["origins"])]
         try:
-            values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
+            values = encode_crops((decode_image(p) for p in pictures), autoencoder)
         except OSError as error:
             raise PatchScalerError(
-                f"{path}: a stored picture is damaged; download or build it again"
+                f"{path}: a stored image is damaged. Hint: download or build it again"
             ) from error
         origins = [rows[i] for i in tensors["origins"].tolist()]
         return cls(tensors["keys"].float(), values.half(), origins, pictures, metadata["key_model"])
 
 
-def decode_picture(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def encode_picture(crop: np.ndarray, quality: int = 88) -> bytes:
+def encode_image(crop: np.ndarray, quality: int = 88) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(crop).save(buffer, "WEBP", quality=quality, method=6)
     return buffer.getvalue()
@@ -130,7 +139,8 @@ def encode_picture(crop: np.ndarray, quality: int = 88) -> bytes:
 @torch.no_grad()
 def encode_crops(crops: Iterable[np.ndarray], autoencoder: Autoencoder, batch: int = 64) -> Tensor:
     """(P, P, 3) uint8 each -> latents (n, C, V, V) on the CPU."""
-    device = next(chain(autoencoder.buffers(), autoencoder.parameters())).device
+    tensor = next(chain(autoencoder.buffers(), autoencoder.parameters()), None)
+    device = "cpu" if tensor is None else tensor.device
     out: list[Tensor] = []
     block: list[np.ndarray] = []
 
@@ -149,17 +159,29 @@ def encode_crops(crops: Iterable[np.ndarray], autoencoder: Autoencoder, batch: i
 
 
 def farthest_point_sampling(points: Tensor, count: int) -> Tensor:
-    """Indices (count,) of a spread-out subset (PointNet++, arXiv 1706.02413); starts at 0, so
-    deterministic.
+    """Choose a spread-out subset (PointNet++, arXiv 1706.02413); starts at 0, so deterministic.
 
-    Each step takes the point farthest from all taken: O(N count) distances. points: (N, D).
+    Each step takes the point farthest from all taken: one product of (N, D) with a vector.
+
+    Args:
+        points: (N, D).
+        count: At most N.
+
+    Returns:
+        (count,) indices, all different.
     """
+    if count > len(points):
+        raise PatchScalerError(f"{count} of {len(points)} points: take at most all")
+    points = points.float()
+    squares = points.square().sum(1)  # (N,)
     chosen = torch.zeros(count, dtype=torch.long)
     distance = torch.full((len(points),), float("inf"))
     last = 0
     for i in range(count):
         chosen[i] = last
-        distance = torch.minimum(distance, (points - points[last]).square().sum(1))
+        # |p - q|^2 = |p|^2 - 2 p.q + |q|^2
+        torch.minimum(distance, squares - 2 * (points @ points[last]) + squares[last], out=distance)
+        distance[last] = -float("inf")
         last = int(distance.argmax())
     return chosen
 
@@ -167,18 +189,21 @@ def farthest_point_sampling(points: Tensor, count: int) -> Tensor:
 def random_crops(
     images: Iterable[tuple[str, np.ndarray]], side: int, per_image: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, (side, side, 3)) crops; flat ones are dropped, or farthest point sampling picks them
-    first.
+    """Draw up to `per_image` (name, (side, side, 3)) crops of each image.
+
+    Flat ones are drawn again, three times at most: farthest point sampling would pick them first.
     """
     for name, image in images:
         h, w = image.shape[:2]
-        if min(h, w) < side:
-            continue
-        for _ in range(per_image):
+        found = 0
+        for _ in range(4 * per_image if min(h, w) >= side else 0):
             y, x = rng.integers(h - side + 1), rng.integers(w - side + 1)
             crop = image[y : y + side, x : x + side]
             if sharpness(crop) >= 4:
-                yield name, crop.copy()  # a view would keep the whole picture in memory
+                yield name, crop.copy()  # a view would keep the whole image in memory
+                found += 1
+            if found == per_image:
+                break
 
 
 def sharpness(crop: np.ndarray) -> float:
@@ -197,15 +222,18 @@ def build_memory(
     key_model: str,
     quality: int = 88,
 ) -> TextureMemory:
-    """Candidates (P, P, 3) uint8 -> a memory of `size` spread-out entries (all, where there are
-    fewer).
+    """Build a memory of exactly `size` spread-out entries from candidates (P, P, 3) uint8.
 
-    The pictures are compressed first and encoded from there, so that a memory loaded is the one
+    The images are compressed first and encoded from there, so that a memory loaded is the one
     built.
+
+    Raises:
+        PatchScalerError: There are fewer candidates.
     """
-    if not crops:
+    if len(crops) < size:
         raise PatchScalerError(
-            "no crop with enough texture was found: give sharper or larger pictures"
+            f"{size} textures asked for, and {len(crops)} crops with enough texture found. "
+            "Hint: give more, sharper or larger images, or a smaller --size"
         )
     device = next(classifier.parameters()).device
 
@@ -214,9 +242,9 @@ def build_memory(
 
     blocks = (encode_crops(crops[i : i + 512], autoencoder) for i in range(0, len(crops), 512))
     keys = torch.cat([keys_of(latents) for latents in blocks])
-    chosen = farthest_point_sampling(keys, min(size, len(crops))).tolist()
-    pictures = [encode_picture(crops[i], quality) for i in chosen]
-    values = encode_crops((decode_picture(p) for p in pictures), autoencoder)
+    chosen = farthest_point_sampling(keys, size).tolist()
+    pictures = [encode_image(crops[i], quality) for i in chosen]
+    values = encode_crops((decode_image(p) for p in pictures), autoencoder)
     return TextureMemory(
         keys_of(values).half().float(),
         values.half(),

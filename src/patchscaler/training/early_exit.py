@@ -1,11 +1,11 @@
-"""Distil the early exit of the denoiser: what the whole trunk makes of an image, from its first
-blocks.
+"""Stage `early-exit`: distil what the whole trunk of the denoiser makes of an image into its exit.
 
 The trunk stays as it is. The exit's features are compared with the trunk's as the first upsampling
-convolution reads them: what it does not see need not be right; then, at `picture` weight, the
+convolution reads them: what it does not see need not be right; then, at `image_weight`, the
 upsampled images.
 """
 
+import argparse
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +16,12 @@ from torch import Generator, Tensor, nn
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.denoiser import RRDBDenoiser
+from patchscaler.models.ncnn_weights import read_esrgan, x4plus_file
 from patchscaler.models.perceptual import LPIPS
 from patchscaler.models.weights import save_module
 from patchscaler.training.data.shards import PairShards
-from patchscaler.training.loop import Batch, mean_psnr
+from patchscaler.training.folder import ModelFolder, read_foreign
+from patchscaler.training.loop import Batch, LoopConfig, mean_psnr, train
 
 
 class EarlyExitTrainer(nn.Module):
@@ -27,16 +29,16 @@ class EarlyExitTrainer(nn.Module):
 
     reads: Tensor
 
-    def __init__(self, denoiser: RRDBDenoiser, picture: float):
+    def __init__(self, denoiser: RRDBDenoiser, image_weight: float):
         super().__init__()
         if denoiser.exit is None:
             raise PatchScalerError(
-                "this denoiser has no early exit: give exit_depth and exit_blocks"
+                "this denoiser has no early exit. Hint: give exit_depth and exit_blocks"
             )
-        self.denoiser, self.picture = denoiser, picture
+        self.denoiser, self.image_weight = denoiser, image_weight
         denoiser.requires_grad_(False)
         denoiser.exit.requires_grad_(True)
-        self.lpips = LPIPS() if picture else None
+        self.lpips = LPIPS() if image_weight else None
         self.register_buffer("reads", reading_matrix(denoiser.conv_up1.weight), persistent=False)
 
     def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
@@ -55,21 +57,21 @@ class EarlyExitTrainer(nn.Module):
             m = net.modulation(torch.zeros(len(lr), dtype=torch.long))
             first = net.first_features(blank, lr, m)
             h = net.run_blocks(first, m, 0, net.config.exit_depth)
-            wanted = net.last_features(first, h, m)  # (N, W, s, s)
+            whole = net.last_features(first, h, m)  # (N, W, s, s)
         features = net.exit_features(first, h)
-        spread = wanted - wanted.mean((2, 3), keepdim=True)
+        spread = whole - whole.mean((2, 3), keepdim=True)
         error, scale = (
             F.conv2d(x, self.reads[..., None, None]).square().mean()
-            for x in (features - wanted, spread)
+            for x in (features - whole, spread)
         )
         loss = error / scale
         numbers = {"error": float(loss.detach())}
         if self.lpips is not None:
             with torch.no_grad():
-                target = net.upsample(wanted, blank, m)
+                target = net.upsample(whole, blank, m)
             image = net.upsample(features, blank, m)
             l1, lpips = (image - target).abs().mean(), self.lpips(image, target).mean()
-            loss = loss + self.picture * (10 * l1 + lpips)
+            loss = loss + self.image_weight * (10 * l1 + lpips)
             numbers |= {"l1": float(l1.detach()), "lpips": float(lpips.detach())}
         return loss, numbers
 
@@ -92,8 +94,11 @@ def reading_matrix(weight: Tensor) -> Tensor:
 
 
 class EarlyExitStage:
-    """picture: weight of the upsampled images' distance beside the features'; 0 leaves them out (a
-    third cheaper).
+    """Train the early exit of a denoiser on LR images.
+
+    Args:
+        image_weight: Of the upsampled images' distance beside the features'; 0 leaves them out,
+            which is a third cheaper.
     """
 
     def __init__(
@@ -104,14 +109,14 @@ class EarlyExitStage:
         *,
         batch_size: int = 4,
         lr_size: int = 48,
-        picture: float = 0.0,
+        image_weight: float = 0.0,
         device: str = "cpu",
     ):
         self.pairs, self.validation, self.device = pairs, validation, device
         self.batch_size, self.lr_size = batch_size, lr_size
         denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainables: dict[str, nn.Module] = {
-            "exit": EarlyExitTrainer(denoiser, picture).to(device)
+            "exit": EarlyExitTrainer(denoiser, image_weight).to(device)
         }
 
     def batch(self, rng: np.random.Generator, generator: Generator) -> Batch:
@@ -127,7 +132,7 @@ class EarlyExitStage:
         return {"psnr_to_whole": float(np.mean(out))}
 
     @torch.no_grad()
-    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
+    def samples(self, model: nn.Module) -> list[list[Tensor]]:
         """The early exit beside the whole trunk."""
         net = cast(RRDBDenoiser, model.denoiser)
         return [[early[0], whole[0]] for early, whole in self._held_out(net)]
@@ -144,3 +149,33 @@ class EarlyExitStage:
     def save(self, model: nn.Module, folder: Path) -> None:
         net = cast(RRDBDenoiser, model.denoiser)
         save_module(folder / "denoiser.safetensors", net, {"network": "denoiser"})
+
+
+def run(args: argparse.Namespace) -> None:
+    model = ModelFolder.from_args(args)
+    network = model.denoiser(needed=False)
+    if not model.path("denoiser").exists():
+        start = tuple(int(block) for block in args.exit_from.split(","))
+        if len(start) != model.config.denoiser.exit_blocks:
+            raise PatchScalerError(
+                f"--exit-from {args.exit_from}: {len(start)} blocks, and the early exit has "
+                f"{model.config.denoiser.exit_blocks}"
+            )
+        network.load_esrgan(_read(args.esrgan), start)
+    stage = EarlyExitStage(
+        network,
+        PairShards(args.shards),
+        PairShards(args.validation),
+        batch_size=args.batch_size,
+        lr_size=args.lr_size,
+        image_weight=args.image_weight,
+        device=model.device,
+    )
+    print(train(stage, LoopConfig.from_args(args, model.folder, "early-exit"), model.folder))
+
+
+def _read(esrgan: str | None) -> dict[str, Tensor]:
+    """The trunk's weights: safetensors, ncnn's .param, or x4plus of the installed package."""
+    if esrgan and not esrgan.endswith(".param"):
+        return read_foreign(esrgan)
+    return read_esrgan(esrgan or x4plus_file())

@@ -2,10 +2,11 @@
 
 Every step draws from generators seeded by (seed, step, rank), so that a run that was killed goes on
 with the losses it would have had. Checkpoints are written to a temporary file and renamed: a full
-disk or a kill costs no earlier one. A log or a picture that cannot be written costs nothing but
+disk or a kill costs no earlier one. A log or an image that cannot be written costs nothing but
 itself.
 """
 
+import argparse
 import csv
 import errno
 import io
@@ -14,8 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +31,7 @@ Batch = dict[str, Any]
 
 
 class Stage(Protocol):
-    """What the loop needs. `trainables` are stepped in order on one batch; the first has an average
-    (EMA).
+    """What the loop needs. `trainables` are stepped in order on one batch; the first is averaged.
 
     A trainable's forward(batch) -> (loss, numbers to log).
     """
@@ -43,8 +42,8 @@ class Stage(Protocol):
 
     def validate(self, model: nn.Module) -> dict[str, float]: ...
 
-    def pictures(self, model: nn.Module) -> list[list[Tensor]]:
-        """Rows of held-out pictures side by side, each (3, H, W) in [-1, 1]; none where there is
+    def samples(self, model: nn.Module) -> list[list[Tensor]]:
+        """Rows of held-out images side by side, each (3, H, W) in [-1, 1]; none where there is
         nothing to see.
         """
         ...
@@ -58,7 +57,6 @@ class LoopConfig:
     steps: int = 0  # 0: no limit
     minutes: float = 0.0  # 0: no limit; of this run and those it resumes, together
     lr: float = 5e-4
-    refiner_rate: float = 1.0  # of lr, for a refiner
     optimizer: str = "adamw"
     warmup: int = 100
     decay: float = 0.3
@@ -69,31 +67,11 @@ class LoopConfig:
     log_every: int = 50
     save_minutes: float = 5.0
 
-
-@dataclass
-class Watch:
-    """What a recipe tells the loop that runs inside it, and hears from it."""
-
-    deadline: float = math.inf  # of time.monotonic(): then save and stop, the stage unfinished
-    # False: no held-out measures and pictures at the end, for a step that tries a stage
-    validates: bool = True
-    parameters: int | None = None  # trained ones
-    minutes: float = 0.0  # of all runs of the stage
-    waiting: float | None = None  # for data, share of this run's time
-    out_of_time: bool = False
-
-
-_watch: ContextVar[Watch] = ContextVar("_watch")
-
-
-@contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Loops inside keep to `watch` and report to it."""
-    token = _watch.set(watch)
-    try:
-        yield
-    finally:
-        _watch.reset(token)
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, folder: Path, name: str) -> "LoopConfig":
+        """What a command asks for; checkpoints go to `training/NAME` in the model folder."""
+        names = {f.name for f in fields(cls)} & set(vars(args))
+        return cls(str(folder / "training" / name), **{n: getattr(args, n) for n in names})
 
 
 def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, float]:
@@ -102,11 +80,7 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
     Resumes from `out`/checkpoint.pt where there is one.
     """
     if not config.steps and not config.minutes:
-        raise PatchScalerError("give a limit: --steps or --minutes")
-    watch = _watch.get(Watch())
-    watch.parameters = sum(
-        p.numel() for m in stage.trainables.values() for p in m.parameters() if p.requires_grad
-    )
+        raise PatchScalerError("no limit given. Hint: --steps or --minutes")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     rank, distributed = 0, None
@@ -115,14 +89,12 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         rank = distributed.process_index
     device = distributed.device if distributed else _device(stage)
     optimizers = {
-        n: build_optimizers(config.optimizer, m, config.lr, config.refiner_rate)
-        for n, m in stage.trainables.items()
+        n: build_optimizers(config.optimizer, m, config.lr) for n, m in stage.trainables.items()
     }
     main = next(iter(stage.trainables))
     ema = EMA(stage.trainables[main], config.ema)
     losses: dict[str, list[float]] = {}  # since the last log
     step, seconds = _resume(out, stage, optimizers, ema, losses)
-    watch.minutes = seconds / 60
     if (config.steps and step >= config.steps) or (
         config.minutes and seconds >= 60 * config.minutes
     ):
@@ -137,20 +109,16 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         _trim_log(out, step)
 
     def progress() -> float:
-        """Share of the stage that is done; also asks whether the watch's time is up."""
+        """Share of the stage that is done."""
         by_steps = step / config.steps if config.steps else 0.0
         by_time = (time.monotonic() - began) / (60 * config.minutes) if config.minutes else 0.0
-        late = float(time.monotonic() >= watch.deadline)
-        if distributed and (config.minutes or watch.deadline < math.inf):
-            # one clock for all, or one process would stop and the rest wait
-            clock = torch.tensor([by_time, late], device=device)
+        if distributed and config.minutes:  # one clock, or one process would stop and the rest wait
+            clock = torch.tensor(by_time, device=device)
             torch.distributed.broadcast(clock, 0)
-            by_time, late = clock.tolist()
-        done = max(by_steps, by_time)
-        watch.out_of_time = late > 0 and done < 1
-        return done
+            by_time = float(clock)
+        return max(by_steps, by_time)
 
-    while (done := progress()) < 1 and not watch.out_of_time:
+    while (done := progress()) < 1:
         factor = rate_factor(step, done, config.warmup, config.decay)
         mark = time.monotonic()
         rng = np.random.default_rng([config.seed, step, rank])
@@ -187,29 +155,18 @@ def train(stage: Stage, config: LoopConfig, folder: str | Path) -> dict[str, flo
         if rank == 0 and time.monotonic() - saved > 60 * config.save_minutes:
             _save(out, stage, optimizers, ema, step, elapsed, losses)
             with ema.applied(stage.trainables[main]) as averaged:
-                _show(out, writer, step, stage.pictures(averaged))
+                _show(out, writer, step, stage.samples(averaged))
             saved = time.monotonic()
     result: dict[str, float] = {}
     elapsed = time.monotonic() - began
-    watch.minutes, watch.waiting = elapsed / 60, waited / max(1e-9, elapsed - seconds)
     if rank == 0:
         _save(out, stage, optimizers, ema, step, elapsed, losses)
-        if watch.out_of_time:
-            print(f"{out}: time is up at step {step}; the checkpoint is kept", flush=True)
-        else:
-            with ema.applied(stage.trainables[main]) as averaged:
-                if watch.validates:
-                    result = stage.validate(averaged)
-                    _show(out, writer, step, stage.pictures(averaged))
-                stage.save(averaged, Path(folder))
-            _log(
-                out,
-                writer,
-                step,
-                elapsed,
-                watch.waiting,
-                {f"val/{k}": v for k, v in result.items()},
-            )
+        with ema.applied(stage.trainables[main]) as averaged:
+            result = stage.validate(averaged)
+            _show(out, writer, step, stage.samples(averaged))
+            stage.save(averaged, Path(folder))
+        waiting = waited / max(1e-9, elapsed - seconds)
+        _log(out, writer, step, elapsed, waiting, {f"val/{k}": v for k, v in result.items()})
     # one that leaves while another still saves can be torn down with its connections open
     if distributed:
         distributed.wait_for_everyone()
@@ -229,8 +186,7 @@ def _accelerator(config: LoopConfig, processor: bool) -> Any:
         ) from error
     # A dropped prompt leaves the texture encoder without gradient on that step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # On a processor it has to be told: accelerate 1.15 takes each process for the only one
-    # otherwise.
+    # `cpu` is needed: accelerate 1.15 otherwise takes each process for the only one.
     return Accelerator(
         cpu=processor, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[unused]
     )
@@ -293,7 +249,7 @@ def _trim_log(out: Path, step: int) -> None:
 
 
 def _show(out: Path, writer: Any, step: int, rows: list[list[Tensor]]) -> None:
-    """Rows of pictures -> validation.png (the latest) and TensorBoard."""
+    """Rows of images -> validation.png (the latest) and TensorBoard."""
     if not rows:
         return
     sheet = torch.cat([torch.cat([p.cpu() for p in row], 2) for row in rows], 1)  # (3, H, W)
@@ -370,8 +326,8 @@ def _resume(
         ema.load_state_dict(state["ema"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise PatchScalerError(
-            f"{path} is of another network or optimiser ({str(error).splitlines()[0]}): "
-            f"move {out} away, and the stage begins anew"
+            f"{path}: of another network or optimizer ({str(error).splitlines()[0]}). "
+            f"Hint: move {out} away to start again"
         ) from error
     losses.update(state.get("losses", {}))
     print(f"resumed {path} at step {state['step']}", flush=True)
@@ -379,6 +335,6 @@ def _resume(
 
 
 def mean_psnr(a: Tensor, b: Tensor) -> float:
-    """Mean over pictures of 10 log10(4 / mse) for values in [-1, 1], clamped."""
+    """Mean over images of 10 log10(4 / mse) for values in [-1, 1], clamped."""
     mse = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().flatten(1).mean(1)
     return float((10 * torch.log10(4 / mse.clamp_min(1e-10))).mean().detach())

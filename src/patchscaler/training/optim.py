@@ -9,39 +9,22 @@ from torch import Tensor, nn
 from patchscaler.errors import PatchScalerError
 
 
-def build_optimizers(
-    name: str, module: nn.Module, lr: float, refiner_rate: float = 1.0
-) -> list[torch.optim.Optimizer]:
-    """adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, others by AdamW); rates in
-    `initial_lr`.
+def build_optimizers(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Build adam, adamw, or muon (2-D weights of blocks by Muon at 20 x lr, the rest by AdamW).
 
-    refiner_rate: of lr, for a refiner that was trained before and must not be shaken (adam and
-    adamw).
+    The rate of each parameter group is kept in `initial_lr`.
     """
     optimizers = _build(name, module, lr)
-    if refiner_rate != 1:
-        refiner = {id(p) for n, p in module.named_parameters() if "refiner." in n}
-        for optimizer in optimizers:
-            _part(optimizer, refiner, refiner_rate * lr)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return optimizers
 
 
-def _part(optimizer: torch.optim.Optimizer, refiner: set[int], lr: float) -> None:
-    """Move the refiner's parameters to a group of their own."""
-    group = optimizer.param_groups[0]
-    own = [p for p in group["params"] if id(p) in refiner]
-    if own:
-        group["params"] = [p for p in group["params"] if id(p) not in refiner]
-        optimizer.add_param_group({"params": own, "lr": lr})
-
-
 def _build(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     parameters = [p for p in module.parameters() if p.requires_grad]
     if name == "adam":
-        return [torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))]
+        return [torch.optim.Adam(parameters, lr=lr)]
     if name == "adamw":
         return [torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)]
     if name == "muon":
@@ -58,7 +41,7 @@ def _build(name: str, module: nn.Module, lr: float) -> list[torch.optim.Optimize
                 torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),
             ]
         return _build("adamw", module, lr)  # convolutions alone, as in a discriminator
-    raise PatchScalerError(f"unknown optimiser '{name}': choose adam, adamw or muon")
+    raise PatchScalerError(f"unknown optimizer '{name}': choose adam, adamw or muon")
 
 
 def rate_factor(step: int, progress: float, warmup: int = 100, decay: float = 0.3) -> float:

@@ -1,4 +1,4 @@
-"""`patchscaler data`: is a data set as it was published?"""
+"""`patchscaler data`: check that a data set is as it was published."""
 
 import argparse
 from typing import Any
@@ -12,6 +12,8 @@ NAMES = (
     "realset65",
     "realset80",
     "div2k",
+    "ost",
+    "manga109",
     "dtd",
 )
 

@@ -1,4 +1,4 @@
-"""`patchscaler memory build | info` and `patchscaler info`."""
+"""`patchscaler memory build | score | info`, and `patchscaler info`."""
 
 import argparse
 from pathlib import Path
@@ -10,11 +10,11 @@ from patchscaler.errors import PatchScalerError
 
 
 def add_parsers(commands: Any) -> None:
-    memory = commands.add_parser("memory", help="build a texture memory, or look into one")
+    memory = commands.add_parser("memory", help="build a texture memory, score or show one")
     kinds = memory.add_subparsers(dest="kind", required=True, metavar="ACTION")
-    build = kinds.add_parser("build", help="from a folder of sharp pictures")
+    build = kinds.add_parser("build", help="from folders of sharp images")
     build.set_defaults(function=memory_build)
-    build.add_argument("images", metavar="DIR")
+    build.add_argument("images", metavar="DIR", nargs="+")
     build.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="where to write (.safetensors)"
     )
@@ -24,7 +24,7 @@ def add_parsers(commands: Any) -> None:
         "--include", default="", help="comma-separated prefixes of file names to use (default: all)"
     )
     build.add_argument(
-        "--licence", default="own picture", help="of the pictures, kept with each entry"
+        "--licence", default="own picture", help="of the images, kept with each entry"
     )
     build.add_argument(
         "--licences", metavar="FILE", help="lines of PREFIX<tab>LICENCE<tab>AUTHOR for file names"
@@ -32,25 +32,25 @@ def add_parsers(commands: Any) -> None:
     build.add_argument("--quality", type=int, default=80, help="WebP quality of the stored crops")
     build.add_argument("--seed", type=int, default=0)
     model_options(build)
+    score = kinds.add_parser(
+        "score", help="accuracy and precision@4 of retrieval by class, on held-out images"
+    )
+    score.set_defaults(function=memory_score)
+    score.add_argument("textures", metavar="DIR", help="one sub-folder a class")
+    score.add_argument("--exclude", default="", help="comma-separated prefixes of file names")
+    score.add_argument("--dtd-split", type=int, metavar="N", help="DTD's split N of ten")
+    model_options(score)
     show = kinds.add_parser("info", help="entries, origins and licences of a memory")
     show.set_defaults(function=memory_info)
     show.add_argument("file", metavar="FILE")
-
     info = commands.add_parser("info", help="what is installed: model, sizes, hashes, device")
     info.set_defaults(function=model_info)
-    sums = info.add_mutually_exclusive_group()
-    sums.add_argument(
-        "--verify", action="store_true", help="compare every file of the model with its SHA256SUMS"
-    )
-    sums.add_argument(
-        "--write-sums", action="store_true", help="new SHA256SUMS for a model changed on purpose"
-    )
     model_options(info)
 
 
 def memory_build(args: argparse.Namespace) -> int:
     from patchscaler.images.write import check_writable
-    from patchscaler.memory_builder import build_from_folder
+    from patchscaler.training.memory import build_from_folders
 
     target = Path(args.output)
     if target.suffix != ".safetensors" or not 1 <= args.quality <= 100:
@@ -58,13 +58,26 @@ def memory_build(args: argparse.Namespace) -> int:
             "name the memory something.safetensors, and take a --quality of 1 to 100"
         )
     check_writable(target)
-    memory = build_from_folder(args)
+    memory = build_from_folders(args)
     memory.save(args.output)
     size = Path(args.output).stat().st_size
     print(
-        f"{args.output}: {len(memory)} textures of {len(set(memory.origins))} pictures, "
+        f"{args.output}: {len(memory)} textures of {len(set(memory.origins))} images, "
         f"{size / 1e6:.2f} MB"
     )
+    return 0
+
+
+def memory_score(args: argparse.Namespace) -> int:
+    from patchscaler.training.memory import score_folder
+
+    score, classes = score_folder(args)
+    print(f"{score.queries} crops of held-out images, {classes} classes (chance {1 / classes:.3f})")
+    print(f"accuracy      {score.accuracy:.3f}")
+    print(f"precision@4   {score.precision:.3f}")
+    print(f"  of blurred  {score.blurred:.3f}")
+    for name, precision in sorted(score.by_class.items(), key=lambda item: -item[1]):
+        print(f"  {name:14s} {precision:.2f}")
     return 0
 
 
@@ -88,48 +101,22 @@ def memory_info(args: argparse.Namespace) -> int:
     return 0
 
 
-def verify_model(args: argparse.Namespace) -> int:
-    """A line a file; 1 where one is not as it was saved."""
-    from patchscaler.models.checksums import renew_sums, verify
-    from patchscaler.models.folder import find_model, read_config
-
-    folder = find_model(args.model)
-    if args.write_sums:
-        read_config(folder)  # a folder without a model gets no sums
-        renew_sums(folder)
-    states = verify(folder)
-    for name, state in states.items():
-        print(f"{state:8s} {name}")
-    return int(set(states.values()) != {"ok"})
-
-
 def model_info(args: argparse.Namespace) -> int:
-    if args.verify or args.write_sums:
-        return verify_model(args)
     import torch
 
     from patchscaler.config import GROUP_NAMES
-    from patchscaler.models.folder import find_model
+    from patchscaler.model_folder import find_model
     from patchscaler.models.weights import file_hash
 
-    model = load_model(args)
-    folder = find_model(args.model)
+    model = load_model(args).model
+    folder, groups = find_model(args.model, args.offline), model.config.groups
     print(f"patchscaler {__version__}, torch {torch.__version__}, {model.compute_signature}")
     print(f"model {model.config.name} in {folder}")
     for file in sorted(folder.glob("*.safetensors")):
-        print(
-            f"  {file.name:28s} {file.stat().st_size / 1e6:6.2f} MB  sha256 {file_hash(file)[:16]}"
-        )
-    settings = zip(
-        GROUP_NAMES,
-        model.config.groups.start_times,
-        model.config.groups.num_inference_steps,
-        strict=True,
-    )
+        size = file.stat().st_size / 1e6
+        print(f"  {file.name:28s} {size:6.2f} MB  sha256 {file_hash(file)[:16]}")
+    settings = zip(GROUP_NAMES, groups.start_times, groups.num_inference_steps, strict=True)
     print("  " + "; ".join(f"{name} patches: {n} steps from t = {t}" for name, t, n in settings))
-    print(
-        "  confidence above {:.3f} is simple, above {:.3f} medium".format(
-            *model.config.groups.thresholds
-        )
-    )
+    simple, medium = groups.thresholds
+    print(f"  confidence above {simple:.3f} is simple, above {medium:.3f} medium")
     return 0

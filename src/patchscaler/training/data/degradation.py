@@ -1,17 +1,17 @@
-"""HR pictures -> LR pictures a quarter the size: Real-ESRGAN's second-order degradation in batches
+"""HR images -> LR images a quarter the size: Real-ESRGAN's second-order degradation in batches
 in torch.
 
 Each step is one small function on (B, 3, H, W) in [0, 1]; `degrade` strings them together. Kernels,
-noise and JPEG quality are drawn per picture, resize factors per batch (a resize changes the batch's
+noise and JPEG quality are drawn per image, resize factors per batch (a resize changes the batch's
 shape), so small batches mix best. All randomness comes from one CPU generator: same seed, same
-pictures, any device.
+images, any device.
 
 Ranges: `real` is Real-ESRGAN's option file, `stable` the milder one StableSR trains with, `mild`
 the test set of ResShift, which the paper's LSDIR-Test follows (4.1), `bicubic` the classical one.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -56,97 +56,59 @@ class Degradation:
 
 
 SIX_KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+REAL_FIRST = Stage(
+    blur_probability=1,
+    kernel_sides=(7, 21),
+    kernel_kinds=SIX_KINDS,
+    blur_sigma=(0.2, 3),
+    sinc_probability=0.1,
+    resize_probabilities=(0.2, 0.7, 0.1),
+    resize=(0.15, 1.5),
+    gaussian_probability=0.5,
+    gaussian_sigma=(1, 30),
+    poisson_scale=(0.05, 3),
+    grey_probability=0.4,
+    jpeg_quality=(30, 95),
+)
+REAL_SECOND = replace(
+    REAL_FIRST,
+    blur_probability=0.8,
+    blur_sigma=(0.2, 1.5),
+    resize_probabilities=(0.3, 0.4, 0.3),
+    resize=(0.3, 1.2),
+    gaussian_sigma=(1, 25),
+    poisson_scale=(0.05, 2.5),
+)
+STABLE_FIRST = replace(
+    REAL_FIRST,
+    resize=(0.3, 1.5),
+    gaussian_sigma=(1, 15),
+    poisson_scale=(0.05, 2),
+    jpeg_quality=(60, 95),
+)
+STABLE_SECOND = replace(
+    REAL_SECOND,
+    blur_probability=0.5,
+    resize=(0.6, 1.2),
+    gaussian_sigma=(1, 12),
+    poisson_scale=(0.05, 1),
+    jpeg_quality=(60, 95),
+)
+MILD = replace(
+    REAL_FIRST,
+    kernel_sides=(3, 13),
+    kernel_kinds=(0.6, 0.4, 0, 0, 0, 0),
+    blur_sigma=(0.2, 0.8),
+    resize=(0.5, 1.5),
+    gaussian_sigma=(1, 15),
+    poisson_scale=(0.05, 0.3),
+    jpeg_quality=(70, 95),
+)
 DEGRADATIONS: dict[str, Degradation] = {
     "bicubic": Degradation(None, None, 0, 0, (7, 21), (100, 100)),
-    "mild": Degradation(
-        Stage(
-            1,
-            (3, 13),
-            (0.6, 0.4, 0, 0, 0, 0),
-            (0.2, 0.8),
-            0.1,
-            (0.2, 0.7, 0.1),
-            (0.5, 1.5),
-            0.5,
-            (1, 15),
-            (0.05, 0.3),
-            0.4,
-            (70, 95),
-        ),
-        None,
-        0,
-        0.2,
-        (3, 5),
-        (80, 100),
-    ),
-    "stable": Degradation(
-        Stage(
-            1,
-            (7, 21),
-            SIX_KINDS,
-            (0.2, 3),
-            0.1,
-            (0.2, 0.7, 0.1),
-            (0.3, 1.5),
-            0.5,
-            (1, 15),
-            (0.05, 2),
-            0.4,
-            (60, 95),
-        ),
-        Stage(
-            0.5,
-            (7, 21),
-            SIX_KINDS,
-            (0.2, 1.5),
-            0.1,
-            (0.3, 0.4, 0.3),
-            (0.6, 1.2),
-            0.5,
-            (1, 12),
-            (0.05, 1),
-            0.4,
-            (60, 95),
-        ),
-        1,
-        0.8,
-        (7, 21),
-        (60, 100),
-    ),
-    "real": Degradation(
-        Stage(
-            1,
-            (7, 21),
-            SIX_KINDS,
-            (0.2, 3),
-            0.1,
-            (0.2, 0.7, 0.1),
-            (0.15, 1.5),
-            0.5,
-            (1, 30),
-            (0.05, 3),
-            0.4,
-            (30, 95),
-        ),
-        Stage(
-            0.8,
-            (7, 21),
-            SIX_KINDS,
-            (0.2, 1.5),
-            0.1,
-            (0.3, 0.4, 0.3),
-            (0.3, 1.2),
-            0.5,
-            (1, 25),
-            (0.05, 2.5),
-            0.4,
-            (30, 95),
-        ),
-        1,
-        0.8,
-        (7, 21),
-        (30, 95),
-    ),
+    "mild": Degradation(MILD, None, 0, 0.2, (3, 5), (80, 100)),
+    "stable": Degradation(STABLE_FIRST, STABLE_SECOND, 1, 0.8, (7, 21), (60, 100)),
+    "real": Degradation(REAL_FIRST, REAL_SECOND, 1, 0.8, (7, 21), (30, 95)),
 }
 
 
@@ -225,7 +187,7 @@ def random_kernel(stage: Stage, g: Generator) -> Tensor:
 
 
 def blur(images: Tensor, kernels: Tensor) -> Tensor:
-    """Each picture with its own kernel, borders reflected. images: (B, 3, H, W); kernels: (B, k,
+    """Each image with its own kernel, borders reflected. images: (B, 3, H, W); kernels: (B, k,
     k).
     """
     h, w = images.shape[-2:]
@@ -266,12 +228,12 @@ def add_gaussian_noise(images: Tensor, sigma: Tensor, grey: Tensor, g: Generator
 
 
 def add_poisson_noise(images: Tensor, scale: Tensor, grey: Tensor, g: Generator) -> Tensor:
-    """Shot noise with as many levels as the picture has values; scale: (B,)."""
+    """Shot noise with as many levels as the image has values; scale: (B,)."""
     x = (images.clamp(0, 1) * 255).round().cpu() / 255
     luma = x.mul(torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     out = []
-    for picture, y, is_grey in zip(x, luma, grey.tolist(), strict=True):
-        source = (y * 255).round() / 255 if is_grey else picture
+    for image, y, is_grey in zip(x, luma, grey.tolist(), strict=True):
+        source = (y * 255).round() / 255 if is_grey else image
         levels = 2.0 ** math.ceil(math.log2(max(2, len(source.unique()))))
         out.append(
             (torch.poisson(source * levels, generator=g) / levels - source).expand(3, -1, -1)

@@ -1,4 +1,4 @@
-"""JPEG compression as a batched torch function, one quality per picture.
+"""JPEG compression as a batched torch function, one quality per image.
 
 Baseline JPEG (ITU-T T.81): YCbCr of BT.601 in full range, chroma at half resolution (4:2:0), 8x8
 DCT,

@@ -37,7 +37,8 @@ class ShardConfig:
     seed: int = 0
     shard_size: int = 200
     exclude: str = ""  # comma-separated prefixes of file names
-    reduced: float = 0.3  # share of pictures also used at a random smaller scale
+    reduced: float = 0.3  # share of images also used at a random smaller scale
+    held_out: float = 0.03  # share of source images kept for validation, by name
 
 
 def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
@@ -62,7 +63,7 @@ def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def _tiles(config: ShardConfig, validation: bool) -> Iterator[np.ndarray]:
-    """(T, T, 3) uint8: a grid over each picture, and a share of the pictures once more at a smaller
+    """(T, T, 3) uint8: a grid over each image, and a share of the images once more at a smaller
     scale.
     """
     rng = np.random.default_rng(config.seed)
@@ -70,7 +71,7 @@ def _tiles(config: ShardConfig, validation: bool) -> Iterator[np.ndarray]:
     for name, image in iterate_images(config.images, config.exclude):
         reduce = rng.random() < config.reduced
         factor, low = rng.random(), t / min(image.shape[:2])
-        if is_validation(name) != validation or min(image.shape[:2]) < t:
+        if is_validation(name, config.held_out) != validation or min(image.shape[:2]) < t:
             continue
         yield from _grid(image, t)
         if reduce and not validation and low < 1:
@@ -125,7 +126,7 @@ def write_shards(
     text = json.dumps(asdict(config) | {"validation": validation}, indent=1)
     if meta.exists() and json.loads(meta.read_text()) != json.loads(text):
         raise PatchScalerError(
-            f"{folder} holds shards made with other settings: name another folder"
+            f"{folder}: holds shards made with other settings. Hint: name another folder"
         )
     meta.write_text(text)
 
@@ -148,17 +149,22 @@ def write_shards(
 
 
 class PairShards:
-    """Random crops of degraded pairs, flipped and transposed."""
+    """Random crops of degraded pairs, flipped and transposed.
 
-    def __init__(self, folder: str | Path):
+    Args:
+        text: Whether the tokens of captions are needed, too (`training/captions.py`).
+    """
+
+    def __init__(self, folder: str | Path, text: bool = False):
         files = sorted(Path(folder).glob("*_hr.npy"))
         if not files:
             raise PatchScalerError(
-                f"{folder}: no shards here; make them with 'patchscaler train shards'"
+                f"{folder}: no shards here. Hint: make them with 'patchscaler train shards'"
             )
         self.hr = [np.load(f, mmap_mode="r") for f in files]
         self.lr = [np.load(str(f).replace("_hr.npy", "_lr.npy"), mmap_mode="r") for f in files]
         self.index = [(s, i) for s, shard in enumerate(self.hr) for i in range(len(shard))]
+        self.text = _open_tokens(Path(folder), len(files)) if text else []
 
     def __len__(self) -> int:
         return len(self.index)
@@ -169,7 +175,7 @@ class PairShards:
         for pick in rng.integers(len(self.index), size=batch):
             s, i = self.index[pick]
             k = rng.integers(self.lr[s].shape[1])
-            # even offsets: the latents' grid of 8 pixels is 2 pixels of the LR picture
+            # even offsets: the latents' grid of 8 pixels is 2 pixels of the LR image
             y, x = 2 * rng.integers((self.lr[s].shape[2] - lr_size) // 2 + 1, size=2)
             lr = self.lr[s][i, k, y : y + lr_size, x : x + lr_size]
             hr = self.hr[s][i, 4 * y : 4 * (y + lr_size), 4 * x : 4 * (x + lr_size)]
@@ -177,6 +183,25 @@ class PairShards:
             lrs.append(oriented(lr, way))
             hrs.append(oriented(hr, way))
         return to_unit(np.stack(lrs)), to_unit(np.stack(hrs))
+
+    def tiles(
+        self, batch: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+        """Whole tiles: lr (B, 3, T/4, T/4), hr (B, 3, T, T) in [-1, 1], and (shard, tile) of each.
+
+        Each comes with one of its degradations, in one of the eight orientations.
+        """
+        places = [self.index[i] for i in rng.integers(len(self.index), size=batch)]
+        lrs, hrs = [], []
+        for s, i in places:
+            k, way = rng.integers(self.lr[s].shape[1]), int(rng.integers(8))
+            lrs.append(oriented(self.lr[s][i, k], way))
+            hrs.append(oriented(self.hr[s][i], way))
+        return to_unit(np.stack(lrs)), to_unit(np.stack(hrs)), places
+
+    def tokens(self, places: list[tuple[int, int]]) -> Tensor:
+        """The captions of these (shard, tile), encoded: (B, L, W)."""
+        return torch.from_numpy(np.stack([self.text[s][i] for s, i in places])).float()
 
     def pairs(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every tile once, with its first degradation, in order: for validation."""
@@ -187,11 +212,21 @@ class PairShards:
                 yield to_unit(lr), to_unit(hr)
 
 
-def oriented(picture: np.ndarray, way: int) -> np.ndarray:
+def _open_tokens(folder: Path, shards: int) -> list[np.ndarray]:
+    """Open the tokens of every shard, (n, L, W) float16 each."""
+    files = sorted(folder.glob("*_text.npy"))
+    if len(files) != shards:
+        raise PatchScalerError(
+            f"{folder}: captions are missing. Hint: make them with 'patchscaler train captions'"
+        )
+    return [np.load(file, mmap_mode="r") for file in files]
+
+
+def oriented(image: np.ndarray, way: int) -> np.ndarray:
     """(H, W, 3) -> (3, H, W) in one of the eight orientations, way in 0..7; a view."""
-    picture = picture[::-1] if way & 1 else picture
-    picture = picture[:, ::-1] if way & 2 else picture
-    return picture.transpose(2, 1, 0) if way & 4 else picture.transpose(2, 0, 1)
+    image = image[::-1] if way & 1 else image
+    image = image[:, ::-1] if way & 2 else image
+    return image.transpose(2, 1, 0) if way & 4 else image.transpose(2, 0, 1)
 
 
 def to_unit(array: np.ndarray) -> Tensor:

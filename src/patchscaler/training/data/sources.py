@@ -1,4 +1,4 @@
-"""Where training pictures come from: folders of images and tar shards, split by source picture."""
+"""Where training images come from: folders of images and tar shards, split by source image."""
 
 import io
 import re
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def list_sources(path: str | Path) -> list[Path]:
-    """Pictures below a folder and tar files in it (or one tar file), sorted.
+    """Images below a folder and tar files in it (or one tar file), sorted.
 
     Raises PatchScalerError if none.
     """
@@ -25,17 +25,17 @@ def list_sources(path: str | Path) -> list[Path]:
     if root.is_file() and root.suffix == ".tar":
         return [root]
     if not root.is_dir():
-        raise PatchScalerError(f"{root}: no such folder of pictures (or .tar file)")
+        raise PatchScalerError(f"{root}: no such folder of images (or .tar file)")
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | {".tar"})
     if not found:
         raise PatchScalerError(
-            f"{root}: holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)"
+            f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}, .tar)"
         )
     return found
 
 
 def count_images(path: str | Path, prefixes: tuple[str, ...] = ()) -> int:
-    """How many pictures a folder or tar holds whose names start with one of `prefixes` (any, if
+    """How many images a folder or tar holds whose names start with one of `prefixes` (any, if
     there are none).
     """
     names: list[str] = []
@@ -57,7 +57,7 @@ def read_rgb(data: Path | bytes) -> np.ndarray:
 
 
 def iterate_images(path: str | Path, exclude: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, (H, W, 3) uint8) of every readable picture; a corrupt one is skipped and named.
+    """Yield (name, (H, W, 3) uint8) of every readable image; a corrupt one is skipped and named.
 
     exclude: skip names that start with one of these comma-separated prefixes.
     """
@@ -87,11 +87,13 @@ def _readable(name: str, data: Path | bytes) -> Iterator[tuple[str, np.ndarray]]
         warnings.warn(f"skipped {name}: {error}", stacklevel=2)
 
 
-def is_validation(name: str, share: float = 0.03) -> bool:
-    """Split by *source picture*: SOURCE_HASH_NN keeps its tiles together, whatever else is in the
-    set.
-    """
+def source_of(name: str) -> str:
+    """The source image of a tile: SOURCE_HASH_NN without its number, other names without suffix."""
     stem = Path(name).stem
     tile = re.fullmatch(r"(.+_[0-9a-f]{6})_\d+", stem)
-    key = tile.group(1) if tile else stem
-    return zlib.crc32(key.encode()) % 1000 < share * 1000
+    return tile.group(1) if tile else stem
+
+
+def is_validation(name: str, share: float = 0.03) -> bool:
+    """Split by *source image*, whatever else is in the set."""
+    return zlib.crc32(source_of(name).encode()) % 1000 < share * 1000

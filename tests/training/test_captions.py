@@ -1,6 +1,4 @@
-"""The text prompt end to end on tiny random BLIP-2 and CLIP: caption -> tokens -> training ->
-sampling.
-"""
+"""The text prompt on tiny random BLIP-2 and CLIP: caption -> tokens -> training."""
 
 import json
 import shutil
@@ -11,81 +9,18 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from text_models import LENGTH, WIDTH, tiny_blip2, tiny_clip
 
 from patchscaler.apps.cli import main
 from patchscaler.config import preset
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.folder import build_networks
+from patchscaler.model_folder import build_networks, read_config
 from patchscaler.models.text_encoders import Captioner, TextEncoder
 from patchscaler.models.text_projection import TextProjection
-from patchscaler.pipeline import PatchScaler
-from patchscaler.reproduce.text_method import TextPrompted, text_entry
-from patchscaler.training.data.captions import open_tokens, write_captions
-from patchscaler.training.data.coarse import CoarseShards, write_coarse
-from patchscaler.training.data.shards import ShardConfig, write_shards
-
-LENGTH, WIDTH = 12, 16
-LETTERS = [chr(i) for i in range(33, 127)]
-
-
-def tiny_blip2(folder: Path) -> Path:
-    """Blip2ForConditionalGeneration with its processor, random weights that say more
-    than nothing.
-    """
-    words = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", "\u0120", *LETTERS])}
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    tokenizer = transformers.GPT2Tokenizer(vocab=words, merges=[], **special)
-    images = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
-    processor = transformers.Blip2Processor(
-        image_processor=images, tokenizer=tokenizer, num_query_tokens=4
-    )
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.Blip2Config(
-        vision_config=small | {"intermediate_size": 32, "image_size": 32, "patch_size": 8},
-        qformer_config=small
-        | {"intermediate_size": 32, "encoder_hidden_size": 16, "vocab_size": 20},
-        text_config=small
-        | {
-            "model_type": "opt",
-            "ffn_dim": 32,
-            "vocab_size": 104,
-            "max_position_embeddings": 64,
-            "word_embed_proj_dim": 16,
-            "pad_token_id": 1,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-        },
-        num_query_tokens=4,
-    )
-    torch.manual_seed(2)
-    model = transformers.Blip2ForConditionalGeneration(config)
-    # or all pictures had one caption
-    torch.nn.init.normal_(model.language_projection.weight, std=5)
-    torch.nn.init.normal_(model.vision_model.embeddings.patch_embedding.weight, std=0.5)
-    model.config.image_token_index = tokenizer.convert_tokens_to_ids("<image>")
-    model.generation_config.suppress_tokens = [0, 1, 2, 3]
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-def tiny_clip(folder: Path, width: int = WIDTH) -> Path:
-    words = [*LETTERS, *(f"{c}</w>" for c in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = transformers.CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[])
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=width,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=LENGTH,
-        bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,
-    )
-    torch.manual_seed(0)
-    transformers.CLIPTextModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+from patchscaler.training.captions import write_captions
+from patchscaler.training.coarse import write_coarse
+from patchscaler.training.data.coarse import CoarseShards
+from patchscaler.training.data.shards import PairShards, ShardConfig, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +92,7 @@ def test_captions_are_written_once_and_for_one_pair_of_models(models, shards, tm
     assert write_captions(shards / "validation", captioner, encoder, batch=2) == 1
     assert write_captions(shards / "validation", captioner, encoder) == 0
     captions = json.loads((shards / "validation" / "0000_captions.json").read_text())
-    tokens = open_tokens(shards / "validation", 1)[0]
+    tokens = PairShards(shards / "validation", text=True).text[0]
     assert len(captions) == 3 and tokens.shape == (3, LENGTH, WIDTH) and tokens.dtype == np.float16
     assert np.allclose(tokens, encoder.tokens(captions).numpy(), atol=2e-3)
     lr = np.load(shards / "validation" / "0000_lr.npy")
@@ -181,8 +116,8 @@ def test_the_projection_stands_in_the_texture_encoders_place():
     assert context.shape == (2, LENGTH, config.patch_dit.hidden_size)
 
 
-def test_train_with_one_option_then_sample(models, shards, tmp_path, capsys):
-    """Every stage before is the texture prompt's; `--prompt text` is all that differs."""
+def test_one_option_trains_the_text_prompt(models, shards, tmp_path, capsys):
+    """Every stage before is the texture prompt's."""
     model = tmp_path / "model"
     common = ("--model", model, "--preset", "tiny", "--no-bf16", "--device", "cpu")
     pairs = ("--shards", shards / "train", "--validation", shards / "validation")
@@ -196,66 +131,18 @@ def test_train_with_one_option_then_sample(models, shards, tmp_path, capsys):
     for split in ("train", "validation"):
         assert run("coarse", *common, "--shards", shards / split, "--variants", 1) == 0
     assert run("diffusion", *common, *pairs, *limit, "--prompt", "text") == 1
-    assert (
-        "captions are missing; make them with 'patchscaler train captions'"
-        in capsys.readouterr().err
-    )
+    assert "captions are missing" in capsys.readouterr().err
+    helpers = ("--captioner", models / "blip2", "--text-encoder", models / "clip")
     for split in ("train", "validation"):
-        options = (
-            "--captioner",
-            models / "blip2",
-            "--text-encoder",
-            models / "clip",
-            "--device",
-            "cpu",
-        )
         (shards / split / "captions.json").unlink(missing_ok=True)
-        assert run("captions", "--shards", shards / split, *options) == 0
-    (tmp_path / "textures" / "x").mkdir(parents=True)
-    (tmp_path / "textures" / "y").mkdir()
-    for label in ("x", "y"):
-        Image.fromarray(picture(7, 160)).save(tmp_path / "textures" / label / f"t_{label}_01.png")
-    assert run("classifier", *common, *limit, "--textures", tmp_path / "textures") == 0
+        assert run("captions", "--shards", shards / split, *helpers, "--device", "cpu") == 0
     assert run("diffusion", *common, *pairs, *limit, "--prompt", "text") == 0
-    assert (model / "text_projection.safetensors").is_file() and not (
-        model / "texture_encoder.safetensors"
-    ).exists()
+    assert (model / "text_projection.safetensors").is_file()
+    assert not (model / "texture_encoder.safetensors").exists()
+    assert read_config(model).text_width == WIDTH
+    assert run("diffusion", *common, *pairs, *limit, "--prompt", "text", "--whole-images") == 0
     assert run("diffusion", *common, *pairs, *limit) == 1
-    assert (
-        "holds a model with another prompt (text_projection.safetensors)" in capsys.readouterr().err
-    )
-
-    scaler = PatchScaler.from_pretrained(model, device="cpu", dtype="float32")
-    assert scaler.config.text_width == WIDTH and scaler.memory is None
-    cross = scaler.patch_dit.blocks[0].cross.proj
-    # two steps leave it near zero, where no prompt matters
-    torch.nn.init.normal_(cross.weight, std=1.0)
-    torch.nn.init.normal_(scaler.patch_dit.out.weight, std=0.2)
-    torch.nn.init.normal_(scaler.patch_dit.shared.weight, std=0.2)
-    captioner, encoder = Captioner(models / "blip2", longest=6), TextEncoder(models / "clip")
-    method = TextPrompted(scaler, model, captioner, encoder)
-    lr = picture(99, 64)
-    result = method.upscale(lr)
-    assert result.shape == (256, 256, 3) and np.array_equal(result, method.upscale(lr))
-    assert method.cost["caption"] == captioner.captions([Image.fromarray(lr)])[0]
-    without = np.asarray(scaler.upscale(lr).image)
-    assert np.abs(result.astype(int) - without).max() > 1  # the caption reaches the picture
-    captioner.captions = lambda pictures: ["something else"]  # type: ignore[method-assign]
-    assert np.abs(result.astype(int) - method.upscale(lr)).max() > 1
-    described = method.describe()
-    assert (described["captioner"], described["text encoder"]) == ("blip2", "clip")
-
-    helpers = (str(models / "blip2"), str(models / "clip"))
-    row = text_entry(str(model), *helpers, device="cpu", dtype="float32")  # Table 5's
-    assert row.paper["MUSIQ"] == 66.79 and row.method.upscale(lr).shape == (256, 256, 3)
-    assert "no such folder" in text_entry(str(tmp_path / "nowhere"), *helpers).reason
-
-
-def test_a_model_of_textures_takes_no_text(models, tiny):
-    with pytest.raises(
-        PatchScalerError, match="trained with textures, the text encoder gives 16; train it with"
-    ):
-        TextPrompted(tiny, "m", Captioner(models / "blip2"), TextEncoder(models / "clip"))
+    assert "another prompt (text_projection.safetensors)" in capsys.readouterr().err
 
 
 def test_regions_bring_the_caption_of_their_tile(models, shards, tmp_path):
@@ -271,12 +158,9 @@ def test_regions_bring_the_caption_of_their_tile(models, shards, tmp_path):
     write_captions(folder, Captioner(models / "blip2", longest=4), TextEncoder(models / "clip"))
     loaded = CoarseShards(folder, text=True)
     regions = loaded.draw(6, 16, 8, np.random.default_rng(0))
-    tokens = loaded.tokens(regions)
+    tokens = loaded.tokens([(r.shard, r.tile) for r in regions])
     assert tokens.shape == (6, LENGTH, WIDTH) and len({r.tile for r in regions}) > 1
     for region, own in zip(regions, tokens, strict=True):
         assert np.array_equal(
             own.numpy(), np.asarray(loaded.text[region.shard][region.tile], np.float32)
         )
-    coarse, hr = loaded.read(regions, 16, 8)
-    again = loaded.regions(6, 16, 8, np.random.default_rng(0))
-    assert torch.equal(coarse, again[0]) and torch.equal(hr, again[1])

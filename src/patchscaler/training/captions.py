@@ -1,10 +1,11 @@
-"""Captions of training pictures beside the shards, for the text prompt of the paper's 4.4.
+"""Stage `captions`: captions of training tiles beside the shards, for the text prompt (4.4).
 
 `NNNN_captions.json`: one sentence a tile; `NNNN_text.npy` (n, L, W) float16: the text encoder's
-tokens of it. The caption is of the small picture of a tile's first degradation, as at use, where
-there is no large one. `captions.json` says which models made them.
+tokens of it. The caption is of the LR image of a tile's first degradation, as at inference.
+`captions.json` names the models that made them.
 """
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from patchscaler.devices import choose_device
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.text_encoders import Captioner, TextEncoder
+from patchscaler.models.text_encoders import CAPTIONER, TEXT_ENCODER, Captioner, TextEncoder
 
 
 def write_captions(
@@ -27,14 +29,15 @@ def write_captions(
     shards = sorted(folder.glob("*_lr.npy"))
     if not shards:
         raise PatchScalerError(
-            f"{folder}: no shards here; make them with 'patchscaler train shards'"
+            f"{folder}: no shards here. Hint: make them with 'patchscaler train shards'"
         )
     made_by = {"captioner": captioner.name, "text_encoder": encoder.name, "length": encoder.length}
     note = folder / "captions.json"
     if note.is_file() and (before := json.loads(note.read_text("utf-8"))) != made_by:
         names = f"{before['captioner']}, {before['text_encoder']}"
         raise PatchScalerError(
-            f"{folder}: holds captions of other models ({names}); remove *_text.npy and {note.name}"
+            f"{folder}: holds captions of other models ({names}). "
+            f"Hint: remove *_text.npy and {note.name}"
         )
     _write(note, json.dumps(made_by))
     written = 0
@@ -45,9 +48,7 @@ def write_captions(
         lr = np.load(lr_file, mmap_mode="r")[:, 0]  # (n, t, t, 3)
         captions: list[str] = []
         for i in range(0, len(lr), batch):
-            captions += captioner.captions(
-                [Image.fromarray(picture) for picture in lr[i : i + batch]]
-            )
+            captions += captioner.captions([Image.fromarray(image) for image in lr[i : i + batch]])
         tokens = np.concatenate(
             [
                 encoder.tokens(captions[i : i + batch]).cpu().numpy()
@@ -67,14 +68,9 @@ def _write(file: Path, text: str) -> None:
     os.replace(temporary, file)
 
 
-def open_tokens(folder: str | Path, shards: int) -> list[np.ndarray]:
-    """The tokens of every shard, (n, L, W) float16 each.
-
-    Raises PatchScalerError where some are missing.
-    """
-    files = sorted(Path(folder).glob("*_text.npy"))
-    if len(files) != shards:
-        raise PatchScalerError(
-            f"{folder}: captions are missing; make them with 'patchscaler train captions'"
-        )
-    return [np.load(file, mmap_mode="r") for file in files]
+def run(args: argparse.Namespace) -> None:
+    device = choose_device(args.device)
+    captioner = Captioner(args.captioner or CAPTIONER, device)
+    encoder = TextEncoder(args.text_encoder or TEXT_ENCODER, device)
+    written = write_captions(args.shards, captioner, encoder)
+    print(f"{args.shards}: captions of {written} shards written")
