@@ -1,36 +1,37 @@
-"""A Ray cluster of worker processes on this machine: the same bytes, also when a worker is killed.
+"""A Ray cluster of worker processes on this machine: the same bytes, also when a worker dies.
 
-Slow (a cluster takes half a minute to start) and only where ray is installed: pytest -m slow
-tests/test_cluster.py
+Slow, and only where ray is installed: pytest -m slow tests/apps/test_cluster.py
 """
 
-import contextlib
 import os
 import signal
-import time
+import socket
 from dataclasses import replace
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from clips import make_clip
+from patchscaler.model import Model
+from patchscaler.progress import Progress
 
 from patchscaler import __version__
-from patchscaler.apps.cluster import Cluster, ModelSpec
-from patchscaler.config import RefinerConfig
-from patchscaler.dials.record import weights_id, weights_of
+from patchscaler.apps.cluster import ModelSpec, RayExecutor, check_address
+from patchscaler.apps.video import upscale_video
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.refiner import Refiner
 from patchscaler.pipeline import PatchScaler
-from patchscaler.streaming.files import upscale_file
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def address():
     """Of a cluster of two workers, on this machine and gone afterwards."""
+    ray = pytest.importorskip("ray")
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 would starve where other things run
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]
+    )
     context = ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -43,127 +44,131 @@ def address():
 
 
 @pytest.fixture(scope="module")
-def scaler(model_folder) -> PatchScaler:
+def pipeline(model_folder) -> PatchScaler:
     torch.set_num_threads(1)
-    return PatchScaler.from_pretrained(model_folder, device="cpu", dtype="float32")
+    return PatchScaler.from_pretrained(model_folder, device="cpu", dtype="float32", engine="torch")
 
 
 @pytest.fixture
-def spec(scaler, model_folder) -> ModelSpec:
-    weights = weights_id(weights_of(scaler))
-    return ModelSpec(str(model_folder), "cpu", "float32", None, None, 1, __version__, weights)
-
-
-def test_windows_of_a_picture(address, spec, scaler, tmp_path, picture):
-    picture(150, 200).save(tmp_path / "in.png")
-    with Cluster(address, spec) as executor:
-        assert executor.workers == 2 and executor.compute_signature == "cpu torch.float32"
-        upscale_file(
-            scaler,
-            tmp_path / "in.png",
-            tmp_path / "there.png",
-            window=64,
-            max_patches=7,
-            executor=executor,
-        )
-    upscale_file(scaler, tmp_path / "in.png", tmp_path / "here.png", window=64, max_patches=7)
-    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def refining(tiny, tmp_path_factory) -> tuple[PatchScaler, Path]:
-    """The tiny model with a refiner, and its folder."""
-    folder, refiner = tmp_path_factory.mktemp("refining"), RefinerConfig(8, 1)
-    config = replace(tiny.config, refiner=refiner)
-    PatchScaler(config, tiny.networks | {"refiner": Refiner(refiner)}, tiny.memory).save_pretrained(
-        folder
+def spec(pipeline, model_folder) -> ModelSpec:
+    return ModelSpec(
+        source=str(model_folder),
+        device="cpu",
+        dtype="float32",
+        memory=None,
+        autoencoder=None,
+        offline=False,
+        threads=1,
+        version=__version__,
+        weights=pipeline.model.weights_hash(),
     )
-    return PatchScaler.from_pretrained(folder, device="cpu", dtype="float32"), folder
 
 
+def echo(model: Model, number: int) -> tuple[int, int]:
+    return number, os.getpid()
+
+
+def fail(model: Model, number: int) -> None:
+    raise ValueError(f"call {number}")
+
+
+def die_once(model: Model, number: int, marker: str) -> int:
+    """The worker that gets call 5 first dies with it."""
+    if number == 5 and not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@slow
+def test_results_come_in_order_from_all_workers(address, spec):
+    with RayExecutor(address, spec) as executor:
+        found = list(executor.map(echo, ((n,) for n in range(20))))
+        assert executor.compute_signature == "cpu float32 torch"
+        assert [number for number, _ in found] == list(range(20))
+        assert len({pid for _, pid in found}) == 2
+        assert list(executor.map(echo, [])) == []
+
+
+@slow
+def test_calls_are_read_a_few_ahead_of_the_results(address, spec):
+    read = []
+
+    def calls():
+        for n in range(100):
+            read.append(n)
+            yield (n,)
+
+    with RayExecutor(address, spec) as executor:
+        results = executor.map(echo, calls())
+        next(results)
+        assert len(read) < 20
+        results.close()
+
+
+@slow
+def test_a_call_of_a_worker_that_died_is_made_again(address, spec, tmp_path):
+    marker = str(tmp_path / "died")
+    with RayExecutor(address, spec) as executor:
+        calls = ((n, marker) for n in range(20))
+        assert list(executor.map(die_once, calls)) == list(range(20))
+        assert os.path.exists(marker)
+        assert len(list(executor.map(echo, ((n,) for n in range(8))))) == 8  # as before
+
+
+@slow
+def test_what_a_call_raises_is_raised(address, spec):
+    with (
+        RayExecutor(address, spec) as executor,
+        pytest.raises(PatchScalerError, match=r"a worker failed \(ValueError: call 0\)"),
+    ):
+        list(executor.map(fail, [(0,)]))
+
+
+@slow
+def test_tiles_of_an_image_are_the_same_bytes(address, spec, pipeline, picture):
+    image = picture(150, 200)
+    with RayExecutor(address, spec) as executor:
+        there = pipeline(image, tile=64, batch_size=7, executor=executor)
+    here = pipeline(image, tile=64, batch_size=7)
+    assert np.array_equal(there.array, here.array)
+
+
+@slow
+def test_frames_of_a_video_are_the_same_bytes(address, spec, pipeline, tmp_path):
+    source = make_clip(tmp_path / "in.mp4", count=7)
+    stages: list[Progress] = []
+    with RayExecutor(address, spec) as executor:
+        upscale_video(
+            pipeline, source, tmp_path / "there.mp4", callback=stages.append, executor=executor
+        )
+    upscale_video(pipeline, source, tmp_path / "here.mp4")
+    assert (tmp_path / "here.mp4").read_bytes() == (tmp_path / "there.mp4").read_bytes()
+    assert [progress.done for progress in stages] == list(range(1, 8))
+
+
+@slow
 @pytest.mark.parametrize(
-    "stage", ["windows restored", "patch-steps", "tiles refined", "strips decoded"]
+    ("changes", "reason"),
+    [
+        ({"version": "99.0"}, "has patchscaler .*, not 99.0"),
+        ({"weights": "abc"}, "has weights .*, not abc"),
+        ({"source": "/nothing"}, "nothing"),
+        ({"threads": 64}, "no machine with 64 CPU"),
+    ],
 )
-def test_a_worker_that_is_killed_loses_nothing(
-    address, spec, scaler, refining, tmp_path, picture, stage
-):
-    if stage == "tiles refined":
-        scaler, folder = refining
-        spec = replace(spec, source=str(folder), weights=weights_id(weights_of(scaler)))
-    picture(150, 200).save(tmp_path / "in.png")
-    killed: list[int] = []
-
-    def watch(now: str, done: int, total: int) -> None:
-        if now == stage and done and not killed:
-            killed.append(worker_at_work())
-            os.kill(killed[0], signal.SIGKILL)
-
-    with Cluster(address, spec) as executor:
-        upscale_file(
-            scaler,
-            tmp_path / "in.png",
-            tmp_path / "there.png",
-            window=64,
-            max_patches=7,
-            executor=executor,
-            watch=watch,
-        )
-    assert killed
-    upscale_file(scaler, tmp_path / "in.png", tmp_path / "here.png", window=64, max_patches=7)
-    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+def test_what_does_not_fit_is_refused(address, spec, changes, reason):
+    with pytest.raises(PatchScalerError, match=reason):
+        RayExecutor(address, replace(spec, **changes))
 
 
-def worker_at_work() -> int:
-    """A process that does our work at this moment, of the cluster that this test started."""
-    import psutil
-
-    for _ in range(2000):
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if process.cmdline()[:1] == ["ray::do"]:
-                    return process.pid
-        time.sleep(0.005)
-    raise AssertionError("no worker is at work")
-
-
-def test_folders_by_the_command(address, model_folder, scaler, tmp_path, picture, monkeypatch):
-    """Through another process, that comes to a cluster which is there."""
-    from test_cli import patchscaler
-
-    # as a worker: more threads may add up in another order
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "in").mkdir()
-    for n in range(5):
-        picture(40 + 8 * n, 56, n).save(tmp_path / "in" / f"{n}.png")
-    (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    fixed = ["--model", model_folder, "--dtype", "float32", "--device", "cpu", "--no-provenance"]
-    there = patchscaler(
-        "upscale", tmp_path / "in", "-o", tmp_path / "there", *fixed, "--cluster", address
-    )
-    assert there.returncode == 1 and "5 enlarged, 0 done before, 1 failed" in there.stderr
-    here = patchscaler("upscale", tmp_path / "in", "-o", tmp_path / "here", *fixed)
-    assert "5 enlarged" in here.stderr
-    for path in sorted((tmp_path / "here").glob("*.png")):
-        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
-    again = patchscaler(
-        "upscale", tmp_path / "in", "-o", tmp_path / "there", *fixed, "--cluster", address
-    )
-    assert "0 enlarged, 5 done before, 1 failed" in again.stderr
-
-
-def test_other_versions_and_weights_are_refused(address, spec, tmp_path):
-    with pytest.raises(
-        PatchScalerError, match=r"has patchscaler .*, this machine 99.0; install the same"
-    ):
-        Cluster(address, replace(spec, version="99.0"))
-    with pytest.raises(
-        PatchScalerError, match=r"has other weights \(.*\) than this machine \(abc\)"
-    ):
-        Cluster(address, replace(spec, weights="abc"))
-    with pytest.raises(PatchScalerError, match=r"worker on .*: "):
-        Cluster(address, replace(spec, source=str(Path(tmp_path) / "nothing")))
-
-
-def test_more_than_the_cluster_has(address, spec):
-    with pytest.raises(PatchScalerError, match="no machine with 64 CPU"):
-        Cluster(address, replace(spec, threads=64))
+def test_addresses_without_an_answer_are_refused():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]  # bound, and not listening
+        with pytest.raises(PatchScalerError, match="no answer"):
+            check_address(f"127.0.0.1:{port}")
+    for address in ("here", "host:x", ":1", "ray://"):
+        with pytest.raises(PatchScalerError, match="no address"):
+            check_address(address)
+    check_address("auto")

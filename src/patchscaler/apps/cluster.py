@@ -5,7 +5,6 @@ model and nothing else. A call depends on its arguments and the model alone, so 
 died is given to another.
 """
 
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -40,13 +39,6 @@ class ModelSpec:
     weights: str  # `Model.weights_hash` here
 
 
-@dataclass(frozen=True)
-class WorkerInfo:
-    host: str
-    pid: int
-    compute_signature: str
-
-
 class Worker:
     """An actor, with the model from its first call on."""
 
@@ -78,8 +70,9 @@ class Worker:
             )
         return model
 
-    def info(self) -> WorkerInfo:
-        return WorkerInfo(socket.gethostname(), os.getpid(), self.model.compute_signature)
+    def describe(self) -> tuple[str, str]:
+        """-> host, compute signature."""
+        return socket.gethostname(), self.model.compute_signature
 
     @torch.inference_mode()
     def run(self, function: Callable[..., Any], call: tuple[Any, ...]) -> Any:
@@ -106,7 +99,7 @@ class RayExecutor:
         try:
             if self.owned:
                 self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            self.workers = self._start()
+            self._start()
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             self.close()
             reason = str(error).strip().splitlines()[0]
@@ -115,8 +108,8 @@ class RayExecutor:
             self.close()
             raise
 
-    def _start(self) -> list[Any]:
-        """A worker a GPU, or every `threads` cores where there are none."""
+    def _start(self) -> None:
+        """Start a worker a GPU, or every `threads` cores where there are none."""
         spec, ray = self.spec, self.ray
         total = ray.cluster_resources()
         gpus = total.get("GPU", 0) >= 1 and spec.device in ("auto", "cuda")
@@ -127,20 +120,17 @@ class RayExecutor:
             raise PatchScalerError(f"the cluster has no machine with {each} {kind} for a worker")
         needs = {"num_gpus": 1} if gpus else {"num_cpus": each}
         actor = ray.remote(Worker).options(**needs, max_restarts=RESTARTS)
-        infos = {
-            worker.info.remote(): worker for worker in (actor.remote(spec) for _ in range(count))
-        }
-        ready, _ = ray.wait(list(infos), num_returns=count, timeout=LOADING)
+        self.workers = [actor.remote(spec) for _ in range(count)]
+        answers = {worker.describe.remote(): worker for worker in self.workers}
+        ready, _ = ray.wait(list(answers), num_returns=count, timeout=LOADING)
         found = [self._result(reference) for reference in ready]
-        signatures = {info.compute_signature for info in found}
-        if len(signatures) != 1:
-            kinds = ", ".join(sorted(f"{info.host} {info.compute_signature}" for info in found))
+        if len({signature for _, signature in found}) != 1:
+            kinds = ", ".join(sorted({" ".join(each) for each in found})) or "none answers"
             raise PatchScalerError(
-                f"the cluster's workers compute differently ({kinds or 'none answers'}). "
-                "Hint: give --device and --dtype"
+                f"the cluster's workers compute differently ({kinds}). Hint: --device and --dtype"
             )
-        self.compute_signature = signatures.pop()
-        return [infos[reference] for reference in ready]
+        self.compute_signature = found[0][1]
+        self.workers = [answers[reference] for reference in ready]
 
     def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """function(model, *call) for each call -> the results in order.
@@ -176,7 +166,7 @@ class RayExecutor:
                 except self.ray.exceptions.RayActorError:  # the worker died; Ray may restart it
                     if call is not None:
                         lost.append(call)
-                        alive = worker.info.options(max_task_retries=-1).remote()
+                        alive = worker.describe.options(max_task_retries=-1).remote()
                         running[alive] = worker, None
                     continue
                 free.append(worker)
