@@ -6,6 +6,7 @@ The noise of the diffusion depends on the place alone, so a still scene stays st
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -179,30 +180,30 @@ def _make_segments(
     callback: Callback | None,
 ) -> VideoOutput:
     """Upscale and encode what no earlier run has. size: (width, height) with square pixels."""
-    count = clip.count
-    starts = range(0, count, SEGMENT)
+    count, starts = clip.count, range(0, clip.count, SEGMENT)
     first = next((n for n in range(len(starts)) if not _segment(storage, n).exists()), len(starts))
     begin = min(count, first * SEGMENT)
     output = VideoOutput((plan.width, plan.height), count, begin, 0, plan.codec)
-    pixels = clip.decoded[0] * clip.decoded[1]
-    together = next((n for n in BATCH_FRAMES if n * pixels <= BATCH_PIXELS), 1)
-    frames = read_frames(clip, begin)
-    calls = ((batch, keywords) for batch in _batches(frames, together))
-    made = itertools.chain.from_iterable(executor.map(upscale_frames, calls))
-    began, number = time.monotonic(), begin
-    for n in range(first, len(starts)):
-        arrays = []
-        for array, nfe in itertools.islice(made, min(SEGMENT, count - number)):
+    together = (n for n in BATCH_FRAMES if n * math.prod(clip.decoded) <= BATCH_PIXELS)
+    calls = ((batch, keywords) for batch in _batches(read_frames(clip, begin), next(together, 1)))
+    began = time.monotonic()
+
+    def upscaled() -> Iterator[np.ndarray]:
+        made = itertools.chain.from_iterable(executor.map(upscale_frames, calls))
+        for number, (array, nfe) in enumerate(made, begin + 1):
             if array.shape[:2] != (size[1], size[0]):
                 array = resized(array, (size[1], size[0]))
-            arrays.append(array[: plan.height, : plan.width])
-            number, output.nfe = number + 1, output.nfe + nfe
-            eta = (time.monotonic() - began) / (number - begin) * (count - number)
+            output.nfe += nfe
             if callback:
+                eta = (time.monotonic() - began) / (number - begin) * (count - number)
                 callback(Progress("frames", number, count, eta))
+            yield array[: plan.height, : plan.width]
+
+    frames = upscaled()
+    for n in range(first, len(starts)):
         times = clip.times[starts[n] : starts[n] + SEGMENT]
-        storage.write(_segment(storage, n).name, encode_segment(plan, arrays, times))
-    next(made, None)  # `read_frames` counts them
+        storage.write(_segment(storage, n).name, encode_segment(plan, times, frames))
+    next(frames, None)  # `read_frames` counts them
     return output
 
 

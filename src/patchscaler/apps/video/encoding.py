@@ -5,6 +5,7 @@ Each segment is encoded by itself, so that a killed run continues behind the las
 
 import heapq
 import io
+import itertools
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -145,16 +146,16 @@ def _encoder(plan: Plan, context: Any = None) -> Any:
 # --- segments -------------------------------------------------------------------------------------
 
 
-def encode_segment(plan: Plan, frames: Sequence[np.ndarray], times: Sequence[int]) -> bytes:
-    """(h, w, 1..3) uint16 frames and their times -> a segment, as `read_segment` takes it."""
+def encode_segment(plan: Plan, times: Sequence[int], frames: Iterator[np.ndarray]) -> bytes:
+    """As many (h, w, 1..3) uint16 frames as times -> a segment, as `read_segment` takes it."""
     encoder = _encoder(plan)
     packets = []
-    for array, time in zip(frames, times, strict=True):
+    for time, array in zip(times, frames, strict=False):
         frame = to_frame(array, plan)
         frame.pts, frame.time_base = time, plan.time_base
         packets += encoder.encode(frame)
     packets += encoder.encode(None)
-    head = [(p.pts, p.pts if p.dts is None else p.dts, p.size, p.is_keyframe) for p in packets]
+    head = [(p.pts, p.size, p.is_keyframe) for p in packets]
     return json.dumps(head).encode() + b"\n" + b"".join(bytes(p) for p in packets)
 
 
@@ -163,9 +164,9 @@ def read_segment(segment: Path) -> Iterator[Any]:
     import av
 
     with segment.open("rb") as file:
-        for pts, dts, size, key in json.loads(file.readline()):
+        for pts, size, key in json.loads(file.readline()):
             packet = av.Packet(file.read(size))
-            packet.pts, packet.dts, packet.is_keyframe = pts, dts, key
+            packet.pts, packet.is_keyframe = pts, key
             yield packet
 
 
@@ -308,17 +309,18 @@ def _shifted(chapter: dict[str, Any], clip: Clip) -> dict[str, int]:
 
 
 def _video_packets(clip: Clip, plan: Plan, segments: Sequence[Path], stream: Any) -> Iterator[Any]:
-    """Times of decoding grow over the borders of segments, whose encoders know only their own."""
+    """Times of decoding are made anew over all segments: encoders know only their own."""
     shift, times = round(clip.start / plan.time_base), clip.times
     ends = [*times[1:], times[-1] + clip.last]
-    latest = -(2**62)
-    for segment in segments:
-        for packet in read_segment(segment):
-            latest = max(packet.dts, latest + 1)
-            packet.duration = ends[bisect_left(times, packet.pts)] - packet.pts
-            packet.pts, packet.dts = packet.pts - shift, latest - shift
-            packet.time_base, packet.stream = plan.time_base, stream
-            yield packet
+    shown = [bisect_left(times, packet.pts) for s in segments for packet in read_segment(s)]
+    delay = max(decoded - number for decoded, number in enumerate(shown))
+    early = [times[0] - (delay - n) * (ends[0] - times[0]) for n in range(delay)]
+    packets = itertools.chain.from_iterable(read_segment(segment) for segment in segments)
+    for packet, number, dts in zip(packets, shown, itertools.chain(early, times), strict=False):
+        packet.duration = ends[number] - packet.pts
+        packet.pts, packet.dts = packet.pts - shift, dts - shift
+        packet.time_base, packet.stream = plan.time_base, stream
+        yield packet
 
 
 def _copied_packets(source: Any, clip: Clip, copies: dict[Any, Any]) -> Iterator[Any]:
