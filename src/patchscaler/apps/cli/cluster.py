@@ -7,8 +7,8 @@ from typing import Any
 from patchscaler.errors import PatchScalerError
 
 
-def add_options(group: Any) -> None:
-    add = group.add_argument
+def add_options(parser: Any) -> None:
+    add = parser.add_argument_group("cluster").add_argument
     add("--cluster", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
     add("--cluster-threads", type=int, default=1, metavar="N", help="cores of a worker without GPU")
 
@@ -27,7 +27,7 @@ def check_options(args: argparse.Namespace) -> None:
     check_address(args.cluster)
 
 
-def load_pipeline(args: argparse.Namespace) -> Any:
+def load(args: argparse.Namespace) -> Any:
     """The model here; with `--cluster` it only counts, and `--device` is that of the workers."""
     from patchscaler.apps.cli.common import load_model
 

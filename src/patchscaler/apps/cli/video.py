@@ -1,99 +1,126 @@
 """Videos of `patchscaler upscale` (docs/video.md)."""
 
 import argparse
+import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from patchscaler.errors import PatchScalerError
 
 IMAGES_ONLY = ("fidelity_mask", "onto", "crop", "tileable", "report", "quality")
+FRAMES = ("seed", "fidelity", "budget", "prompt", "groups", "color", "tile", "memory_limit")
 
 
-def add_options(group: Any) -> None:
-    add = group.add_argument
+def add_options(parser: Any) -> None:
+    add = parser.add_argument_group("videos").add_argument
     add("--codec", metavar="C", help="h264, h265, av1, ffv1 (lossless), prores (default: by size)")
     add("--crf", type=int, metavar="N", help="0 is best (default: h264 18, h265 20, av1 25)")
     add("--no-audio", action="store_true", help="leave the sound out")
     add("--videos", action="store_true", help="of a folder, its videos too")
 
 
-def is_video(path: str | Path) -> bool:
-    from patchscaler.apps.video import clip
-
-    return clip.is_video(Path(path))
-
-
 def check_options(args: argparse.Namespace) -> None:
     """Raises PatchScalerError for options of videos without one, and of images for a video."""
-    folder = any(Path(name).is_dir() for name in args.inputs)
-    videos = [name for name in args.inputs if is_video(name)]
-    if args.videos and not folder:
+    from patchscaler.apps.video.clip import is_video
+
+    videos = [name for name in args.inputs if is_video(Path(name))]
+    if args.videos and not any(Path(name).is_dir() for name in args.inputs):
         raise PatchScalerError("--videos: is for a folder. Hint: upscale DIR -o OUT --videos")
     if not videos and not args.videos and (args.codec or args.crf is not None or args.no_audio):
         raise PatchScalerError(
             "--codec, --crf, --no-audio: are for videos. Hint: those of a folder need --videos"
         )
-    given = [name for name in IMAGES_ONLY if getattr(args, name, None)]
-    if videos and given:
-        option = f"--{given[0].replace('_', '-')}"
-        raise PatchScalerError(f"{videos[0]}: {option} is for images")
+    for name in IMAGES_ONLY:
+        if videos and getattr(args, name, None):
+            raise PatchScalerError(f"{videos[0]}: --{name.replace('_', '-')} is for images")
 
 
-def target_suffix(source: Path, suffix: str | None = None) -> str:
-    """Of the output: as `--format` says, the input's, or .mkv where that cannot be written."""
+def name_of(source: Path, place: Path, args: argparse.Namespace) -> Path:
+    """The output's: the input's name and container, or .mkv where that cannot be written."""
     from patchscaler.apps.video.encoding import CONTAINERS
 
-    if suffix:
-        return f".{suffix.lower().removeprefix('.')}"
-    return source.suffix.lower() if source.suffix.lower() in CONTAINERS else ".mkv"
+    own = source.suffix.lower()
+    suffix = own if own in CONTAINERS else ".mkv"
+    text = f"_{_size(args).label()}" if args.suffix is None else args.suffix
+    if args.format:
+        suffix = f".{args.format.lower().removeprefix('.')}"
+    return place / f"{source.stem}{text}{suffix}"
 
 
-def upscale_video(
+def _size(args: argparse.Namespace) -> Any:
+    from patchscaler.images.sizes import TargetSize
+
+    return TargetSize.of(args.scale, args.size)
+
+
+def describe(source: Path, target: Path, args: argparse.Namespace) -> str:
+    """A line for `--dry-run`. Raises PatchScalerError for what could not be made."""
+    from patchscaler.apps.video import check_streams, make_plan, probe_video
+
+    clip = probe_video(source, args.max_pixels or 0, args.max_frames or 0)
+    size = _size(args).size(clip.width, clip.height)
+    plan = make_plan(clip, target, size, args.codec, args.crf, args.bits)
+    check_streams(clip, target, plan, not args.no_audio)
+    return (
+        f"{target}: {clip.count} frames, {float(clip.rate):.4g}/s, {clip.width}x{clip.height} -> "
+        f"{plan.width}x{plan.height}, {plan.codec}"
+    )
+
+
+def upscale(
     pipeline: Any,
     source: Path,
     target: Path,
     options: dict[str, Any],
     args: argparse.Namespace,
-    callback: Any = None,
     executor: Any = None,
-) -> Any:
-    """One video: `apps.video.upscale_video` with the options of the command line.
+) -> None:
+    """Upscale one video and print a line about it.
 
     Args:
         pipeline: A PatchScaler.
         source, target: Files.
-        options: Of the frames: scale or size, seed, fidelity and so on.
-        args: Of the command line, for the options above.
-        callback, executor: As there.
+        options: Of `PatchScaler.__call__`; those of images alone are left out.
+        args: Of the command line.
+        executor: Where the networks run.
 
-    Returns:
-        A `VideoOutput`, or with `--dry-run` a line of text about what it would be.
+    Raises:
+        PatchScalerError: See `apps.video.upscale_video`.
     """
-    from patchscaler.apps import video
-    from patchscaler.images.sizes import TargetSize
+    from patchscaler.apps.cli.status_line import StatusLine
+    from patchscaler.apps.video import upscale_video
 
-    if args.dry_run:
-        clip = video.probe_video(source, options.get("max_pixels", 0), args.max_frames or 0)
-        size = TargetSize.of(options.get("scale"), options.get("size")).size(
-            clip.width, clip.height
+    status, began = StatusLine(source.name, args.quiet, args.json), time.perf_counter()
+    try:
+        output = upscale_video(
+            pipeline,
+            source,
+            target,
+            size=_size(args),
+            **{name: options[name] for name in FRAMES if name in options},
+            max_pixels=args.max_pixels or 0,
+            max_frames=args.max_frames or 0,
+            codec=args.codec,
+            crf=args.crf,
+            bits=args.bits,
+            audio=not args.no_audio,
+            provenance=not args.no_provenance,
+            callback=status,
+            executor=executor,
         )
-        plan = video.make_plan(clip, target, size, args.codec, args.crf, args.bits)
-        video.check_streams(clip, target, plan, not args.no_audio)
-        return (
-            f"{source}: {clip.count} frames, {float(clip.rate):.4g}/s, {clip.width}x{clip.height} "
-            f"-> {target}: {plan.width}x{plan.height}, {plan.codec}"
+    finally:
+        status.close()
+    seconds, (width, height) = time.perf_counter() - began, output.size
+    if args.json:
+        facts = {"event": "done", "input": str(source), "output": str(target)}
+        facts |= {"output_size": output.size, "frames": output.frames, "nfe": output.nfe}
+        facts |= {"seconds": {"total": seconds}, "warnings": output.warnings}
+        print(json.dumps(facts), flush=True)
+    elif not args.quiet:
+        for warning in output.warnings:
+            print(f"{source}: {warning}", file=sys.stderr)
+        print(
+            f"{target}: {output.frames} frames, {width}x{height}, {output.codec}, {seconds:.2f} s"
         )
-    return video.upscale_video(
-        pipeline,
-        source,
-        target,
-        max_frames=args.max_frames or 0,
-        codec=args.codec,
-        crf=args.crf,
-        bits=args.bits,
-        audio=not args.no_audio,
-        provenance=not args.no_provenance,
-        callback=callback,
-        executor=executor,
-        **options,
-    )

@@ -24,6 +24,7 @@ from patchscaler.apps.video.encoding import (
     make_plan,
     write_video,
 )
+from patchscaler.config import GroupConfig
 from patchscaler.images.read import MAX_PIXELS
 from patchscaler.images.sizes import TargetSize, resized
 from patchscaler.model import Model
@@ -69,6 +70,7 @@ def upscale_video(
     fidelity: float | None = None,
     budget: float | None = None,
     prompt: bool = True,
+    groups: GroupConfig | None = None,
     color: str = "wavelet",
     batch_size: int | None = None,
     tile: int | None = None,
@@ -89,8 +91,8 @@ def upscale_video(
         pipeline: Model and options' defaults.
         source: The file, or what `probe_video` gave of it.
         target: The output: .mp4, .m4v, .mov, .mkv or .webm.
-        scale, size, seed, fidelity, budget, prompt, color, batch_size, tile, memory_limit: Of every
-            frame, see `PatchScaler.__call__`.
+        scale, size, seed, fidelity, budget, prompt, groups, color, batch_size, tile, memory_limit:
+            Of every frame, see `PatchScaler.__call__`.
         max_pixels: Limit of an input frame, 0 for none.
         max_frames: Limit of their number, 0 for none.
         codec, crf, bits: Of the encoder, see `make_plan`.
@@ -119,6 +121,7 @@ def upscale_video(
         "fidelity": fidelity,
         "budget": budget,
         "prompt": prompt,
+        "groups": groups,
         "color": color,
         "batch_size": batch_size,
         "tile": tile,
