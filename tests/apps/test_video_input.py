@@ -96,6 +96,7 @@ def test_frames_that_change_their_size_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
+        ("in.mp4", {}, "same file"),
         ("out.gif", {}, "cannot be written as '.gif'"),
         ("out.mp4", {"codec": "vp8"}, "choose one of h264, h265"),
         ("out.webm", {"codec": "h264"}, "h264 goes into .mp4"),

@@ -27,6 +27,7 @@ from patchscaler.apps.video.encoding import (
 from patchscaler.config import GroupConfig
 from patchscaler.images.read import MAX_PIXELS
 from patchscaler.images.sizes import TargetSize, resized
+from patchscaler.images.write import check_place
 from patchscaler.model import Model
 from patchscaler.models.weights import file_hash
 from patchscaler.pipeline import PatchScaler
@@ -111,6 +112,7 @@ def upscale_video(
     import_av(Path(target))
     target = Path(target)
     clip = source if isinstance(source, Clip) else probe_video(Path(source), max_pixels, max_frames)
+    check_place(target, clip.path)
     target_size = TargetSize.of(scale, size)
     width, height = target_size.size(clip.width, clip.height)
     if clip.decoded != (clip.width, clip.height):  # pixels become square behind the networks
