@@ -114,7 +114,7 @@ def upscale(
         status.close()
     seconds, (width, height) = time.perf_counter() - began, output.size
     if args.json:
-        facts = {"event": "done", "input": str(source), "output": str(target)}
+        facts: dict[str, Any] = {"event": "done", "input": str(source), "output": str(target)}
         facts |= {"output_size": output.size, "frames": output.frames, "nfe": output.nfe}
         facts |= {"seconds": {"total": seconds}, "warnings": output.warnings}
         print(json.dumps(facts), flush=True)

@@ -134,9 +134,8 @@ def upscale_video(
     plan = make_plan(clip, target, (width, height), codec, crf, bits)
     warnings = clip.warnings + check_streams(clip, target, plan, audio)
     if (plan.width, plan.height) != (width, height):
-        warnings.append(
-            f"{width}x{height} becomes {plan.width}x{plan.height}: {plan.codec} is even"
-        )
+        held = f"{plan.width}x{plan.height}"
+        warnings.append(f"{width}x{height} becomes {held}: {plan.codec} holds even sizes")
     executor = executor or LocalExecutor(pipeline.model)
     weights = pipeline.model.weights_hash()
     about = {
@@ -152,9 +151,7 @@ def upscale_video(
     storage = DiskStorage(target, key, about)
     try:
         output = _make_segments(storage, executor, clip, plan, (width, height), keywords, callback)
-        facts = (
-            f"PatchScaler {__version__}, {pipeline.model.config.name} {weights[:12]}, seed {seed}"
-        )
+        facts = f"PatchScaler {__version__}, {pipeline.model.config.name}, seed {seed}"
         segments = [_segment(storage, n) for n in range(-(-clip.count // SEGMENT))]
         write_video(target, clip, plan, segments, facts if provenance else None, audio)
     except BaseException as error:
