@@ -21,7 +21,7 @@ from patchscaler.engines.export import (
 )
 from patchscaler.errors import PatchScalerError
 from patchscaler.models.denoiser import RRDBDenoiser
-from patchscaler.models.folder import build_networks
+from patchscaler.model_folder import build_networks
 
 NAMES = {
     "classifier",
