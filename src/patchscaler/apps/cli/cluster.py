@@ -1,82 +1,60 @@
-"""`patchscaler upscale --cluster ADDRESS`: who does the work (docs/cluster.md)."""
+"""`patchscaler upscale --cluster ADDRESS`: where the networks run (docs/cluster.md)."""
 
 import argparse
+import contextlib
 from typing import Any
 
-from patchscaler.apps.cli import dials
 from patchscaler.errors import PatchScalerError
 
 
-def add_options(up: Any) -> None:
-    cluster = up.add_argument_group("more than one machine (docs/cluster.md)")
-    cluster.add_argument(
-        "--cluster",
-        metavar="ADDRESS",
-        help="spread a folder's pictures, a video's frames and a "
-        "large picture's windows over a Ray cluster: auto, HOST:PORT or ray://HOST:PORT",
-    )
-    cluster.add_argument(
-        "--cluster-threads",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processor cores of one worker, where there are no GPUs (default: 1)",
-    )
+def add_options(parser: Any) -> None:
+    add = parser.add_argument_group("cluster").add_argument
+    add("--cluster", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    add("--cluster-threads", type=int, default=1, metavar="N", help="cores of a worker without GPU")
 
 
 def check_options(args: argparse.Namespace) -> None:
     """Raises PatchScalerError for what a cluster cannot do, before anything is loaded."""
     if args.cluster_threads < 1:
-        raise PatchScalerError("--cluster-threads takes 1 or more")
+        raise PatchScalerError(f"--cluster-threads {args.cluster_threads}: take 1 or more")
     if not args.cluster:
         return
-    from patchscaler.apps.cluster import check_answers, import_ray
+    from patchscaler.apps.cluster import check_address, import_ray
 
     if args.engine not in ("auto", "torch"):
-        raise PatchScalerError(
-            f"--engine {args.engine} is of one machine; workers of --cluster compute with torch"
-        )
-    if dials.in_seconds(args):
-        raise PatchScalerError(
-            "--budget in seconds is of one machine; with --cluster give a share of full sampling"
-        )
+        raise PatchScalerError(f"--engine {args.engine}: workers of --cluster run torch")
     import_ray()
-    check_answers(args.cluster)
+    check_address(args.cluster)
 
 
 def load(args: argparse.Namespace) -> Any:
-    """-> the model.
-
-    With `--cluster` the one here counts and puts together; `--device` is the workers'.
-    """
+    """The model here; with `--cluster` it only counts, and `--device` is that of the workers."""
     from patchscaler.apps.cli.common import load_model
 
+    if args.cluster:
+        here = {"device": "cpu", "dtype": "float32", "engine": "torch"}
+        args = argparse.Namespace(**(vars(args) | here))
+    return load_model(args, args.memory)
+
+
+def executor_of(args: argparse.Namespace, pipeline: Any) -> Any:
+    """A context that gives the executor, and lets go of the cluster at its end."""
     if not args.cluster:
-        return load_model(args, args.memory)
-    counting = vars(args) | {"device": "cpu", "dtype": "auto", "engine": "torch"}
-    return load_model(argparse.Namespace(**counting), args.memory)
+        from patchscaler.tiling import LocalExecutor
 
-
-def executor_of(args: argparse.Namespace, model: Any) -> Any:
-    """Who does the work: as a context, that lets go of the cluster at its end."""
-    import contextlib
-
-    from patchscaler.work import LocalExecutor
-
-    if not args.cluster or args.dry_run:
-        return contextlib.nullcontext(LocalExecutor(model))
+        return contextlib.nullcontext(LocalExecutor(pipeline.model))
     from patchscaler._version import __version__
-    from patchscaler.apps.cluster import Cluster, ModelSpec
-    from patchscaler.dials.record import weights_id, weights_of
+    from patchscaler.apps.cluster import ModelSpec, RayExecutor
 
     spec = ModelSpec(
-        args.model,
-        args.device,
-        args.dtype,
-        args.memory,
-        args.autoencoder,
-        args.cluster_threads,
-        __version__,
-        weights_id(weights_of(model)),
+        source=args.model,
+        device=args.device,
+        dtype=args.dtype,
+        memory=args.memory,
+        autoencoder=args.autoencoder,
+        offline=args.offline,
+        threads=args.cluster_threads,
+        version=__version__,
+        weights=pipeline.model.weights_hash(),
     )
-    return Cluster(args.cluster, spec)
+    return RayExecutor(args.cluster, spec)

@@ -29,6 +29,7 @@ def make_clip(
     colors: tuple[int, int, int, int] | None = None,
     sar: Fraction | None = None,
     turn: int = 0,
+    flip: str = "",
     still: bool = False,
     fields: bool = False,
     options: dict[str, str] | None = None,
@@ -56,6 +57,8 @@ def make_clip(
             context.sample_aspect_ratio = sar
         if turn:
             video.set_display_rotation(turn)
+        if flip:
+            video.set_display_rotation(0, hflip=flip == "h", vflip=flip == "v")
         sounds = [out.add_stream(name, rate=48000, layout="stereo") for name in audio]
         for sound, language in zip(sounds, ("eng", "deu"), strict=False):
             sound.metadata["language"] = language
