@@ -144,14 +144,10 @@ class ModelConfig:
             config = _build(ModelConfig, json.loads(text))
             if config.scale != 4:
                 raise PatchScalerError(f"scale {config.scale}: the networks enlarge four times")
-            if (
-                config.refiner.width and config.autoencoder.kind != "pca"
-            ):  # others see a whole tile at once
-                raise PatchScalerError("refiner: it needs the closed-form autoencoder (kind pca)")
-            if config.refiner.bits not in (8, 16):
-                raise PatchScalerError(
-                    f"refiner: {config.refiner.bits} bits: its weights are kept in 8 or 16"
-                )
+            if config.denoiser.width and config.autoencoder.kind != "pixel_unshuffle":
+                raise PatchScalerError("denoiser: it needs the autoencoder 'pixel_unshuffle'")
+            if config.denoiser.bits not in (8, 16):
+                raise PatchScalerError(f"denoiser: {config.denoiser.bits} bits: take 8 or 16")
             return config
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PatchScalerError(f"not a PatchScaler configuration: {error}") from error
@@ -232,7 +228,7 @@ PRESETS = {
         name="compact",
         autoencoder=AutoencoderConfig(kind="pixel_unshuffle", channels=192),
         grm=GRMConfig(kind="pixels", width=64, num_plain_convs=16, num_res_blocks=6),
-        texture=TextureConfig(widths=(48, 64, 96), candidates=0, memory_size=0),
+        texture=TextureConfig(kind="pixels", candidates=0, memory_size=0),
         denoiser=DenoiserConfig(width=64, exit_depth=4, exit_blocks=6),
         groups=GroupConfig(overlap=4, start_times=(0, 0, 0), num_inference_steps=(0, 1, 1)),
     ),

@@ -62,6 +62,7 @@ class Output:
     coarse: np.ndarray | None = None  # (h, w, 3) uint8 at x4, with maps=True
     deviation: np.ndarray | None = None  # (H, W) levels between result and coarse image, with maps=True
     textures: np.ndarray | None = None  # (M, K) memory entries of each patch's prompt
+    final_size: tuple[int, int] | None = None  # (width, height) where the array was not kept
 
     @property
     def image(self) -> Image.Image:
@@ -71,7 +72,7 @@ class Output:
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""
-        return self.array.shape[1], self.array.shape[0]
+        return self.final_size or (self.array.shape[1], self.array.shape[0])
 
     def patches_by_group(self) -> dict[str, int]:
         """Number of patches of simple, medium and hard."""

@@ -181,6 +181,15 @@ class RRDBDenoiser(nn.Module):
         h = F.leaky_relu(self.conv_hr(h + self.conv_y_hr(y_tau)), 0.2)  # (N, W, 4h, 4w)
         return 2 * self.conv_last(h) - 1
 
+    def macs(self, early: bool = False) -> float:
+        """Multiply-adds of an evaluation, a LR pixel."""
+        w, g, c = self.config.width, self.config.growth, self.config
+        dense = sum((w + g * i) * g for i in range(4)) + (w + 4 * g) * w
+        blocks = c.exit_depth + c.exit_blocks if early else c.depth
+        ends = w * (3 + 3 * SCALE**2) + w * w  # first convolutions, body
+        ends += 4 * w * w + SCALE**2 * (2 * w * w + 3 * w + 3 * w)  # upsampling, last convolutions
+        return 9.0 * (3 * dense * blocks + ends)
+
     @torch.no_grad()
     def load_esrgan(self, weights: dict[str, Tensor], exit_from: tuple[int, ...] = ()) -> None:
         """Start from an ESRGAN of the same size; its blocks `exit_from` are where the early exit's

@@ -73,6 +73,16 @@ class GRM(nn.Module, ABC):
         """
 
 
+    def macs(self, height: int, width: int) -> float:
+        """Multiply-adds for an LR image, about: a convolution's weights once a place of its output."""
+        return conv_macs(self) * height * width
+
+
+def conv_macs(module: nn.Module) -> float:
+    """Weights of all convolutions: multiply-adds a place, where all work at one resolution."""
+    return float(sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d)))
+
+
 class UNetGRM(GRM):
     """The paper's GRM: five scales (downsampled four times), two residual blocks each, skips, two
     heads.

@@ -94,6 +94,13 @@ class PatchDiT(nn.Module):
         self.register_buffer("positions", positions, persistent=False)  # (L, D)
         self._initialise()
 
+    def macs(self) -> float:
+        """Multiply-adds of an evaluation of a patch, about: the linear layers, once a token."""
+        tokens = self.positions.shape[0]
+        linear = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        attention = 2 * self.config.depth * tokens * self.config.hidden_size
+        return float(tokens * (linear + attention))
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
