@@ -3,10 +3,9 @@ milliseconds.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from PIL import Image
 
 from patchscaler.config import preset
 from patchscaler.diffusion.groups import thresholds_for
-from patchscaler.models.folder import build_networks
+from patchscaler.model import Model
+from patchscaler.model_folder import build_networks
 from patchscaler.pipeline import PatchScaler
 from patchscaler.texture_memory import Origin, build_memory, random_crops
 
@@ -88,14 +88,35 @@ def tiny() -> PatchScaler:
         config.texture.memory_size,
         "tiny",
     )
-    scaler = PatchScaler(config, networks, memory)
-    results = scaler.upscale_many([smooth_picture(64, 64), smooth_picture(33, 47)], prompt=False)
-    scores = torch.cat([torch.from_numpy(result.scores) for result in results])
+    scaler = PatchScaler(Model(config, networks, memory))
+    images = [smooth_picture(64, 64), smooth_picture(33, 47)]
+    outputs = scaler(images, prompt=False)
+    scores = torch.cat([torch.from_numpy(output.scores) for output in outputs])
     table = tuple(torch.quantile(scores, torch.linspace(0, 1, 5)).tolist())
     groups = replace(
         config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)), calibration=table
     )
-    scaler.config = replace(config, groups=groups)
+    scaler.model.config = replace(config, groups=groups)
+    return scaler
+
+
+@pytest.fixture(scope="session")
+def tiny_rrdb() -> PatchScaler:
+    """`preset('tiny-rrdb')` with random weights that all matter, and patches in all three groups."""
+    torch.manual_seed(1)
+    config = preset("tiny-rrdb")
+    networks = build_networks(config)
+    denoiser, grm = networks["denoiser"], networks["grm"]
+    for layer in (denoiser.conv_y, denoiser.conv_y_hr, denoiser.modulation.linear2):
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    for layer in [grm.conv_out, *[block.conv2 for block in grm.blocks]]:
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    torch.nn.init.normal_(grm.confidence_head.weight, std=0.3)
+    scaler = PatchScaler(Model(config, networks))
+    outputs = scaler([smooth_picture(64, 64), smooth_picture(48, 80)])
+    scores = torch.cat([torch.from_numpy(output.scores) for output in outputs])
+    groups = replace(config.groups, thresholds=thresholds_for(scores, (0.3, 0.65)))
+    scaler.model.config = replace(config, groups=groups)
     return scaler
 
 
@@ -126,14 +147,3 @@ def model_folder(tiny: PatchScaler, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("model")
     tiny.save_pretrained(folder, half=False)
     return folder
-
-
-@pytest.fixture
-def service(tiny: PatchScaler, tmp_path: Path) -> Iterator[Any]:
-    """The page's jobs, without a page."""
-    from patchscaler.apps.web.limits import Limits
-    from patchscaler.apps.web.service import Service
-
-    one = Service(tiny, Limits(max_pixels=20_000, seconds=60, files=3), tmp_path)
-    yield one
-    one.folder.close()

@@ -20,6 +20,7 @@ from patchscaler.diffusion.groups import MEDIUM
 from patchscaler.diffusion.schedule import group_timesteps
 from patchscaler.model import Model
 from patchscaler.patching import Span
+from patchscaler.regions import regions_of
 from patchscaler.storage import Array
 from patchscaler.tiling import Advance, Executor, Job, Latents
 
@@ -100,10 +101,19 @@ def latents_of(array: Array, row: int, column: int, size: int) -> Tensor:
     return torch.from_numpy(array[row : row + size, column : column + size]).movedim(-1, 0).contiguous()
 
 
+def region_work(model: Model, config: GroupConfig) -> tuple[float, float, float]:
+    """Multiply-adds of a LR pixel of each group by the RRDB denoiser."""
+    assert model.denoiser is not None
+    simple, medium, hard = config.num_inference_steps
+    full, early = model.denoiser.macs(), model.denoiser.macs(early=True)
+    return simple * full, medium * early, hard * full
+
+
 def denoise_regions(model: Model, executor: Executor, job: Job, advance: Advance) -> "RegionStore":
     """The RRDB denoiser on the regions of an image, what it adds kept as (H, W, C)."""
-    store, step, padded = RegionStore(job), model.step, model.padded_size(*job.source.size)
-    regions = job.regions()
+    step, padded = model.step, model.padded_size(*job.source.size)
+    regions = list(regions_of(job.groups, job.grid, region_work(model, job.config)))
+    store = RegionStore(job, sorted({region.group for region in regions}))
     done = job.storage.progress("denoised", len(regions))
     total = max(1, sum(region.area for region in regions))
     todo = [int(n) for n in np.flatnonzero(~done)]
@@ -115,9 +125,12 @@ def denoise_regions(model: Model, executor: Executor, job: Job, advance: Advance
             rows, columns = region.window.rows, region.window.columns
             y, x = (slice(s.low, s.high) for s in (rows, columns))
             y_0 = torch.from_numpy(job.coarse[y, x]).movedim(-1, 0).contiguous()
-            noise = job.noise.window(rows.low, columns.low, *y_0.shape[1:])
+            start = job.config.start_times[region.group]
+            noise = torch.zeros(())  # times 0
+            if start:
+                noise = job.noise.window(rows.low, columns.low, *y_0.shape[1:])
             lr = job.source.window(*(slice(step * s.start, step * s.stop) for s in (y, x)), padded)
-            start, steps = job.config.start_times[region.group], job.config.num_inference_steps[region.group]
+            steps = job.config.num_inference_steps[region.group]
             timesteps = group_timesteps(start, steps) if start else [0]
             yield y_0, noise, lr, timesteps, region.group == MEDIUM
 
@@ -136,9 +149,8 @@ def denoise_regions(model: Model, executor: Executor, job: Job, advance: Advance
 class RegionStore:
     """What the regions of each group add to the coarse latents, by weights that sum to one."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, denoised: list[int]):
         self.coarse = job.coarse
-        denoised = sorted({region.group for region in job.regions()})
         shape, storage = job.coarse.shape, job.storage
         self.added = {g: storage.array(f"added{g}", shape, np.float16) for g in denoised}
 

@@ -47,17 +47,42 @@ def group_weight(chosen: Tensor, grid: PatchGrid, rows: slice, columns: slice) -
     return shares / weight
 
 
-def regions_of(groups: Tensor, grid: PatchGrid, denoised: tuple[int, ...] = (1, 2)) -> Iterator[Region]:
-    """All regions of an image, tile by tile. groups: (M,). denoised: groups that have any."""
+def regions_of(
+    groups: Tensor, grid: PatchGrid, work: tuple[float, float, float] = (0.0, 1.0, 1.0)
+) -> Iterator[Region]:
+    """All regions of an image, tile by tile.
+
+    Where regions of two groups, with what they read around themselves, are more work than one of the
+    group with more of it, a tile has that one alone.
+
+    Args:
+        groups: (M,) of 0, 1, 2.
+        grid: Of the image.
+        work: Of a latent of each group; groups of no work have no regions.
+    """
     for tile in cut_windows(grid.height, grid.width, TILE, CONTEXT):
         rows, columns = (slice(s.start, s.stop) for s in (tile.rows, tile.columns))
-        for group in denoised:
-            chosen = groups == group
-            if not bool(chosen.any()):
-                continue
-            weight = group_weight(chosen, grid, rows, columns)
-            for y, x in _boxes(weight > 0, tile):
-                yield Region(group, _part(tile, y, x), weight[y, x])
+        weights = {
+            group: group_weight(groups == group, grid, rows, columns)
+            for group in range(3)
+            if work[group] and bool((groups == group).any())
+        }
+        apart = [r for group, weight in weights.items() for r in _regions(group, weight, tile)]
+        if len(weights) > 1:
+            most = max(weights, key=lambda group: work[group])
+            together = _regions(most, torch.stack(list(weights.values())).sum(0), tile)
+            if _work(together, work) <= _work(apart, work):
+                apart = together
+        yield from apart
+
+
+def _regions(group: int, weight: Tensor, tile: Window) -> list[Region]:
+    boxes = _boxes(weight > 0, tile)
+    return [Region(group, _part(tile, y, x), weight[y, x]) for y, x in boxes]
+
+
+def _work(regions: list[Region], work: tuple[float, float, float]) -> float:
+    return sum(region.area * work[region.group] for region in regions)
 
 
 def _boxes(chosen: Tensor, tile: Window) -> list[tuple[slice, slice]]:

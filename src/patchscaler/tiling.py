@@ -24,7 +24,6 @@ from patchscaler.images.planes import finish
 from patchscaler.images.source import Source
 from patchscaler.model import Model
 from patchscaler.patching import FADE, PatchGrid, Span, Window, cut_windows, faded, make_grid, spans
-from patchscaler.regions import Region, regions_of
 from patchscaler.storage import Array, Storage
 
 Advance = Callable[[str, float], None]  # (stage, work done, in units of `Work`)
@@ -81,11 +80,6 @@ class Job:
     def steps(self) -> Tensor:
         """(M,) network evaluations of each patch."""
         return torch.tensor(self.config.num_inference_steps)[self.groups]
-
-    def regions(self) -> list[Region]:
-        """Of the RRDB denoiser, those of groups with evaluations."""
-        counts = self.config.num_inference_steps
-        return list(regions_of(self.groups, self.grid, tuple(g for g in range(3) if counts[g])))
 
 
 # --- what an executor runs ------------------------------------------------------------------------

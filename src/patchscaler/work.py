@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from patchscaler.config import GroupConfig
+from patchscaler.denoising import region_work
 from patchscaler.diffusion.budget import GroupWork, spend
-from patchscaler.diffusion.groups import HARD, MEDIUM
+from patchscaler.diffusion.groups import HARD
 from patchscaler.diffusion.groups import assign_groups as by_confidence
 from patchscaler.model import Model
 from patchscaler.patching import PatchGrid
@@ -49,15 +50,12 @@ def image_work(model: Model, job: Job) -> Work:
 
 def denoising_macs(model: Model, groups: Tensor, grid: PatchGrid, config: GroupConfig) -> float:
     """Multiply-adds of denoising patches of these groups. groups: (M,)."""
-    counts = config.num_inference_steps
     if model.denoiser is None:
-        per_patch = model.patch_dit.macs()
+        counts, per_patch = config.num_inference_steps, model.patch_dit.macs()
         return float(sum(int((groups == g).sum()) * n * per_patch for g, n in enumerate(counts)))
-    total = 0.0
-    for region in regions_of(groups, grid, tuple(g for g in (MEDIUM, HARD) if counts[g])):
-        macs = model.denoiser.macs(early=region.group == MEDIUM)  # of a LR pixel
-        total += counts[region.group] * region.area * model.step**2 * macs
-    return total
+    work = region_work(model, config)
+    areas = ((r.area * model.step**2 * work[r.group]) for r in regions_of(groups, grid, work))
+    return float(sum(areas))
 
 
 def group_work(model: Model, config: GroupConfig) -> GroupWork:
