@@ -1,37 +1,46 @@
-"""The line on standard error that says how far a command is, where somebody looks at it."""
+"""How far a command is, on standard error where a terminal is, or as lines of JSON."""
 
+import json
 import sys
 import time
+from typing import Any
+
+from patchscaler.progress import Progress
+
+EVERY = 0.2  # seconds between two writings
 
 
 class StatusLine:
-    """`line(stage, done, total)` shows it, with the time that is left at the speed measured since
-    the stage began.
+    """Call it with a `Progress`.
+
+    Args:
+        name: Of what is being done.
+        quiet: Show nothing.
+        lines: Print JSON to standard output in place of the line for people.
     """
 
-    def __init__(self, name: str, quiet: bool):
-        self.name, self.stage, self.shown = name, "", False
-        self.live = not quiet and sys.stderr.isatty()
+    def __init__(self, name: str, quiet: bool = False, lines: bool = False):
+        self.name, self.lines, self.shown, self.last = name, lines, False, -EVERY
+        self.live = not quiet and (lines or sys.stderr.isatty())
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if stage != self.stage:
-            self.stage, self.began, self.first = stage, now, done
-        if self.live:
-            fresh = done - self.first
-            left = f", {(now - self.began) / fresh * (total - done):.0f} s left" if fresh else ""
-            print(
-                f"\r{self.name}: {done}/{total} {stage}{left} \033[K",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-            self.shown = True
-
-    def patch_steps(self, done: int, total: int) -> None:
-        self("patch-steps", done, total)
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if not self.live or now - self.last < EVERY:
+            return
+        self.last = now
+        done, total, left = progress.done, progress.total, progress.eta
+        if self.lines:
+            facts: dict[str, Any] = {"event": "progress", "input": self.name}
+            facts |= {"stage": progress.stage, "done": done, "total": total, "eta": left}
+            print(json.dumps(facts), flush=True)
+            return
+        text = f"{self.name}: {100 * done // total} % {progress.stage}"
+        text += "" if left is None else f", {left:.0f} s left"
+        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
+        self.shown = True
 
     def close(self) -> None:
+        """Clear the line."""
         if self.shown:
-            print("\r\033[K", end="", file=sys.stderr)
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
             self.shown = False

@@ -1,241 +1,337 @@
-"""`patchscaler upscale`."""
+"""`patchscaler upscale`: from arguments to files."""
 
 import argparse
 import contextlib
+import shutil
 import sys
-import time
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from patchscaler.apps.cli import cluster, dials, folders, video
-from patchscaler.apps.cli import picture_options as pictures
-from patchscaler.apps.cli.common import model_options
-from patchscaler.apps.cli.status_line import StatusLine
+import numpy as np
+from PIL import Image
+
+from patchscaler.apps.cli import cluster, paths, video
+from patchscaler.apps.cli.console import Console
+from patchscaler.apps.cli.estimate import measure
+from patchscaler.apps.cli.paths import STREAM, Item
+from patchscaler.apps.cli.region import upscale_onto, upscale_region
+from patchscaler.apps.cli.report import write_report
+from patchscaler.batch import FAILURES, Done, FileOptions, upscale_files
 from patchscaler.errors import PatchScalerError
-from patchscaler.sampling_options import SAMPLING, group_settings
+from patchscaler.folders import Record, settings_key
+from patchscaler.images.read import Picture, load_picture
+from patchscaler.images.write import fit_picture, format_of, save_picture
+from patchscaler.pipeline import PatchScaler
+from patchscaler.sampling_options import group_settings
+
+MAX_PIXELS = 500_000_000  # of an input; its result has eight gigapixels
+EXACT = (
+    "PNG",
+    "TIFF",
+    "BMP",
+)  # formats that keep every value; WEBP and JXL with --quality lossless
 
 
-def add_parser(commands: Any) -> None:
-    up = commands.add_parser(
-        "upscale", help="enlarge pictures", description="Enlarge pictures, x4 by default."
-    )
-    up.set_defaults(function=upscale)
-    up.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="pictures and videos, or one folder of them"
-    )
-    up.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="file, or folder for several (default: NAME_x4 beside, in the input's format)",
-    )
-    up.add_argument("--seed", type=int, default=0, help="another number invents other fine texture")
-    up.add_argument(
-        "--shares",
-        metavar="S,E",
-        help="S of the patches left as restored, up to E refined briefly, the "
-        "rest longer (.02,.6 of typical pictures as shipped); 0,0 is slowest, 1,1 fastest",
-    )
-    up.add_argument(
-        "--no-prompt", action="store_true", help="do not look textures up in the memory"
-    )
-    up.add_argument(
-        "--memory", metavar="FILE", help="textures of your own (patchscaler memory build)"
-    )
-    up.add_argument(
-        "--save-difficulty",
-        action="store_true",
-        help="also write NAME_difficulty.png: dark blue patches "
-        "were easy, orange medium, yellow hard",
-    )
-    up.add_argument(
-        "--save-coarse",
-        action="store_true",
-        help="also write NAME_coarse.png: restored, nothing invented",
-    )
-    up.add_argument(
-        "--max-pixels",
-        type=int,
-        help="limit of the input's pixels, 0 for none (default: 500 megapixels, 4 with --window 0)",
-    )
-    up.add_argument("-q", "--quiet", action="store_true")
-    pictures.picture_options(up)
-    dials.add_options(up)
-    folders.add_options(up)
-    video.add_options(up)
-    cluster.add_options(up)
-    fine = up.add_argument_group("for those who know the paper")
-    fine.add_argument(
-        "--preset", help="start times and steps of a preset (compact, paper) with the same weights"
-    )
-    fine.add_argument(
-        "--steps",
-        metavar="N1,N2,N3",
-        help="steps of simple, medium, hard patches; 0: coarse as it is",
-    )
-    fine.add_argument(
-        "--start-times", metavar="T1,T2,T3", help="where each group enters the diffusion, 0..1000"
-    )
-    fine.add_argument(
-        "--thresholds", metavar="G1,G2", help="confidence above G1 is simple, above G2 medium"
-    )
-    fine.add_argument("--overlap", type=int, help="of patches, 0..15 latents of 8 pixels each")
-    fine.add_argument("--sampler", choices=("ddim", "dpm++"), help="ddim, or DPM-Solver++(2M)")
-    model_options(fine, engine="auto")
+def run(args: argparse.Namespace) -> int:
+    """Upscale what `args` name. Returns an exit code."""
+    _check(args)
+    with contextlib.ExitStack() as stack:
+        run = _Run(args, stack)
+        if args.dry_run:
+            return run.dry_run()
+        return run.region() if args.crop or args.onto else run.files()
 
 
-def upscale(args: argparse.Namespace) -> int:
-    """Every input in turn; one that fails is named and the rest go on."""
-    from patchscaler.images.read import MAX_PIXELS
-
-    whole = dials.window_of(args) == 0
-    limit = (
-        (MAX_PIXELS if whole else dials.LARGE_PIXELS)
-        if args.max_pixels is None
-        else args.max_pixels
-    )
-    if limit < 0 or not args.memory_limit > 0:
-        raise PatchScalerError("--max-pixels takes 0 or more, --memory-limit more than 0")
-    pictures.check_options(args)
-    dials.check_options(args)
+def _check(args: argparse.Namespace) -> None:
+    """Raises PatchScalerError for options that do not go together, before anything is loaded."""
+    one = [name for name in ("crop", "onto", "fidelity_mask") if getattr(args, name)]
+    if one and (len(args.inputs) > 1 or Path(args.inputs[0]).is_dir()):
+        raise PatchScalerError(f"--{one[0].replace('_', '-')} is for one image. Hint: name one")
+    if args.onto and (args.crop or args.scale or args.size or not args.fidelity_mask):
+        raise PatchScalerError(
+            "--onto goes with --fidelity-mask, and without --crop, --scale and --size. "
+            "Hint: black in the mask is made again"
+        )
+    if STREAM in args.inputs and args.output is None:
+        raise PatchScalerError("-: the output has no name. Hint: give -o FILE, or -o - for a pipe")
+    if STREAM in args.inputs and len(args.inputs) > 1:
+        raise PatchScalerError("-: standard input is one image. Hint: give it alone")
+    if args.output == STREAM and (len(args.inputs) > 1 or Path(args.inputs[0]).is_dir()):
+        raise PatchScalerError("-o -: standard output takes one image. Hint: give one input")
+    if args.report and (args.crop or args.onto):
+        raise PatchScalerError("--report is of whole images. Hint: leave it, --crop or --onto out")
+    if args.suffix and ("/" in args.suffix or "\0" in args.suffix):
+        raise PatchScalerError(f"--suffix {args.suffix}: is part of a name. Hint: leave / out")
     video.check_options(args)
     cluster.check_options(args)
-    settings = group_settings(**{name: getattr(args, name) for name in SAMPLING})
-    if folders.is_one(args):
-        return folders.upscale_folder(
-            args, limit, lambda model: _options(model, settings, limit, args)
+
+
+class _Run:
+    """One call of the command.
+
+    stack: Lets go at the end of what the run holds.
+    """
+
+    def __init__(self, args: argparse.Namespace, stack: contextlib.ExitStack):
+        self.args, self.stack = args, stack
+        self.shown: dict[Path, str] = {}
+        self.piped = args.output == STREAM
+        self.size = paths.size_of(args)
+        self.settings = group_settings(
+            steps=args.steps,
+            start_times=args.start_times,
+            thresholds=args.thresholds,
+            shares=args.shares,
+            overlap=args.overlap,
         )
-    with contextlib.ExitStack() as stack:
-        return _upscale_files(args, limit, settings, stack)
+        self._streams()
+        self.limit = MAX_PIXELS if args.max_pixels is None else args.max_pixels
+        self.plan = paths.make_plan(args, self.size, self.limit)
+        stream = sys.stderr if self.piped else sys.stdout
+        count = self.plan.count if self.plan.folder is None else max(2, self.plan.count)
+        self.console = Console(args.quiet, args.json, count, stream, self.shown)
+        for path, reason in self.plan.passed_over:
+            self.console.pass_over(path, reason)
+        for path, error in self.plan.failed:
+            self.console.error(path, error)
+        self.items = {item.source: item for item in self.plan.items}
 
+    def _streams(self) -> None:
+        """Put files in the place of standard input and output."""
+        args = self.args
+        if STREAM not in (args.output, *args.inputs):
+            return
+        folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="patchscaler-")))
+        if args.inputs == [STREAM]:
+            source = folder / "stdin"
+            with source.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            args.inputs, self.shown[source] = [str(source)], STREAM
+        if self.piped:
+            header = paths.read_header(Path(args.inputs[0]), 0)
+            suffix = paths.suffix_of(args.format) if args.format else None
+            target = folder / f"stdout{suffix or paths.own_suffix(Path('-'), header)}"
+            args.output, args.format, self.shown[target] = str(target), None, STREAM
 
-def _upscale_files(
-    args: argparse.Namespace, limit: int, settings: Any, stack: contextlib.ExitStack
-) -> int:
-    """stack: lets go of what the model needed."""
-    model: Any = None
-    failed = 0
-    targets = pictures.targets_of(args)
-    inputs, taken = {pictures.real_path(source) for source, *_ in targets}, set[Path]()
-    for source, folder, file in targets:
+    def _load(self) -> PatchScaler:
+        """The model, its options, and where it runs."""
+        args = self.args
+        pipeline: PatchScaler = cluster.load(args)
+        self.options: dict[str, Any] = {
+            "size": self.size,
+            "seed": args.seed,
+            "fidelity": args.fidelity,
+            "fidelity_mask": Path(args.fidelity_mask) if args.fidelity_mask else None,
+            "budget": args.budget,
+            "prompt": not args.no_prompt,
+            "groups": self.settings(pipeline.model.config.groups),
+            "color": args.color,
+            "tileable": args.tileable,
+            "tile": args.tile,
+            "memory_limit": args.memory_limit,
+            "max_pixels": self.limit,
+            "maps": args.report is not None,
+        }
+        pipeline.options(**self.options)  # raises for what no input could be made with
+        return pipeline
+
+    def _file_options(self) -> FileOptions:
+        quality, lossless = paths.quality_of(self.args)
+        return FileOptions(quality, lossless, self.args.bits, not self.args.no_provenance)
+
+    def _code(self) -> int:
+        """Raises the only input's error: it is the command's."""
+        return 1 if self.console.counts["failed"] else 0
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def files(self) -> int:
+        """Every image, then every video."""
+        if not self.items:
+            self.console.summary()
+            return self._code()
+        pipeline = self._load()
         try:
-            picture, target = pictures.checked(source, folder, file, inputs, taken, limit, args)
-        except PatchScalerError as error:
-            failed += _failure(error, len(targets))
-            continue
-        if model is None:  # errors of the model or the options concern all inputs alike
-            model = cluster.load(args)
-            args.executor = stack.enter_context(cluster.executor_of(args, model))
-            options = _options(model, settings, limit, args)
-        report = dials.report_folder(args, source, len(targets) > 1)
-        try:
-            if not args.redo or not dials.redo(model, source, target, args, report):
-                upscale_one(model, picture, source, target, options, args, report)
-        except PatchScalerError as error:
-            failed += _failure(error, len(targets))
-    if failed:
-        print(f"patchscaler: {failed} of {len(targets)} pictures failed", file=sys.stderr)
-    return 1 if failed else 0
+            with (
+                cluster.executor_of(self.args, pipeline) as executor,
+                self._record(pipeline) as record,
+            ):
+                self._images(pipeline, executor, record)
+                self._videos(pipeline, executor, record)
+        except KeyboardInterrupt:
+            self.console.summary(interrupted=True)
+            raise
+        self.console.summary()
+        return self._code()
 
+    def _images(self, pipeline: PatchScaler, executor: Any, record: Record | None) -> None:
+        console = self.console
 
-def _options(model: Any, settings: Any, limit: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of `PatchScaler.upscale`, the same for all inputs."""
-    options = {
-        "seed": args.seed,
-        "groups": settings(model.config.groups),
-        "prompt": not args.no_prompt,
-    }
-    options |= {"max_pixels": limit, "changes": dials.changes_of(args)} | dials.dial_options(args)
-    return options | ({"color": args.color} if args.color else {})
+        def done(made: Done) -> None:
+            item = self.items[made.source]
+            if item.report:
+                facts = {"input": str(item.source), "output": str(item.target)}
+                facts["options"] = {name: str(value) for name, value in self.options.items()}
+                write_report(item.report, pipeline, made.output, facts)
+            if self.piped:
+                _to_stdout(made.target)
+            size = item.header.size if item.header else made.size
+            console.done(made.source, made.target, size, made.output, made.seconds)
 
-
-def _failure(error: PatchScalerError, count: int) -> int:
-    """The only input's error ends the command; one of several is named and counted."""
-    if count == 1:
-        raise error
-    print(f"patchscaler: {error}", file=sys.stderr)
-    return 1
-
-
-def upscale_one(
-    model: Any,
-    picture: Any,
-    source: Path,
-    target: Path,
-    options: dict[str, Any],
-    args: argparse.Namespace,
-    report: Path | None,
-) -> None:
-    """picture: of `picture_options.checked`; None is made in windows."""
-    from patchscaler.apps.video.clip import Clip
-    from patchscaler.images.animation import Animation
-
-    target_size = pictures.target_size(args)
-    if isinstance(picture, Clip):
-        video.upscale(model, picture, target, options, args)
-    elif isinstance(picture, Animation):
-        facts = {} if args.no_provenance else dials.facts(model, options, source)
-        pictures.upscale_animation(model, picture, target, options, args, facts)
-    elif picture is None or (
-        args.dry_run and not pictures.is_one_pass(picture, model, target_size)
-    ):
-        # files know passes
-        dials.stream(model, source, target, target_size, options, args, report)
-    elif args.dry_run:
-        dials.dry_run(model, pictures.planes_of(picture, source), source, options)
-    else:
-        planes = pictures.planes_of(picture, source)
-        line, began = StatusLine(source.name, args.quiet), time.perf_counter()
-        keywords = options | {"memory_limit": args.memory_limit, "coarse": args.save_coarse}
-        keywords["progress"] = line.patch_steps
-        [made] = args.executor.map("one", [(planes, target_size, args.tileable, keywords)])
-        line.close()
-        write(model, picture, made, source, target, args, report, began)
-
-
-def write(
-    model: Any,
-    picture: Any,
-    made: Any,
-    source: Path,
-    target: Path,
-    args: argparse.Namespace,
-    report: Path | None,
-    began: float,
-) -> None:
-    """An `Upscaled` picture, what goes beside it, and a line about it."""
-    from patchscaler.images.overlay import difficulty_overlay
-    from patchscaler.images.write import save_image, save_picture
-
-    result, extras = made.passes[-1], {}
-    if args.save_difficulty:
-        extras["difficulty"] = difficulty_overlay(result)
-    if result.coarse is not None:
-        extras["coarse"] = result.coarse
-    metadata = picture.metadata
-    if not args.no_provenance:
-        metadata = metadata.with_provenance(dials.facts(model, result.options, source))
-    notes = save_picture(made.array, target, metadata, args.quality, args.lossless)
-    pictures.tell(source, picture.notes + notes)
-    for name, extra in extras.items():
-        save_image(extra, target.with_name(f"{target.stem}_{name}.png"))
-    if report:
-        dials.report(
-            report,
-            model,
-            result,
-            source,
-            target,
-            (picture.width, picture.height),
-            made.array.shape[1::-1],
+        upscale_files(
+            pipeline,
+            [(item.source, item.target) for item in self.plan.items if item.header],
+            options=self.options,
+            files=self._file_options(),
+            record=record,
+            overwrite=self.args.overwrite or self.console.count == 1,
+            on_done=done,
+            on_error=console.error,
+            on_skip=console.skip,
+            callback=console.progress,
+            executor=executor,
         )
-    if not args.quiet:
-        patches = ", ".join(f"{n} {name}" for name, n in result.cost["patches"].items())
-        stages = ", ".join(f"{name} {s:.2f}" for name, s in result.cost["seconds"].items())
-        height, width = made.array.shape[:2]
-        again = f"{len(made.passes)} passes, the last: " if len(made.passes) > 1 else ""
-        print(
-            f"{target}: {picture.width}x{picture.height} -> {width}x{height}, {again}"
-            f"patches {patches}, {result.cost['evaluations_total']} network evaluations, "
-            f"{time.perf_counter() - began:.2f} s ({stages})"
+
+    def _videos(self, pipeline: PatchScaler, executor: Any, record: Record | None) -> None:
+        for item in self.plan.items:
+            if item.header:
+                continue
+            with _named(self.console, item.source):
+                if record and record.is_done(item.source, item.target) and not self.args.overwrite:
+                    self.console.skip(item.source, item.target, True)
+                    continue
+                video.upscale(pipeline, item.source, item.target, self.options, self.args, executor)
+                if record:
+                    record.add(item.source, item.target)
+                self.console.counts["done"] += 1
+
+    def _record(self, pipeline: PatchScaler) -> contextlib.AbstractContextManager[Record | None]:
+        """Of a folder."""
+        if self.plan.folder is None:
+            return contextlib.nullcontext()
+        more = [asdict(self._file_options()), self.args.report, self.args.format, self.args.suffix]
+        more += [self.args.codec, self.args.crf, self.args.no_audio]
+        pixels = {name: value for name, value in self.options.items() if name != "max_pixels"}
+        key = settings_key(pipeline.model, pixels, *more)
+        return Record(Path(self.args.output), self.plan.folder, key)
+
+    # --- a region ---------------------------------------------------------------------------------
+
+    def region(self) -> int:
+        """`--crop` and `--onto`, of one image."""
+        if not self.items:
+            return self._code()
+        [item] = self.plan.items
+        if item.header is None or item.header.moves:
+            raise PatchScalerError(f"{item.source}: moves. Hint: --crop and --onto are for images")
+        onto = Path(self.args.onto) if self.args.onto else None
+        target = onto if onto and self.args.output is None else item.target
+        if onto and format_of(target) not in EXACT and not self._file_options().lossless:
+            raise PatchScalerError(
+                f"{target}: this format would change all pixels. Hint: name a .png with -o"
+            )
+        paths.check_writable(target)
+        source = load_picture(item.source, self.limit, self.args.bits)
+        fit_picture(source, format_of(target))
+        pipeline = self._load()
+        planes, follow = source.planes, self.console.progress(item.source)
+        if onto:
+            result = load_picture(onto, 0)
+            mask = load_picture(Path(self.args.fidelity_mask), 0).planes
+            array = _array(result)
+            output = upscale_onto(pipeline, planes, array, mask, self.options, follow)
+            metadata = result.metadata
+        else:
+            output = upscale_region(pipeline, planes, self.args.crop, self.options, follow)
+            metadata = source.metadata
+        quality, lossless = paths.quality_of(self.args)
+        output.warnings += source.notes
+        output.warnings += save_picture(output.array, target, metadata, quality, lossless)
+        if self.piped:
+            _to_stdout(target)
+        seconds = sum(output.timings.values())
+        self.console.done(item.source, target, item.header.size, output, seconds)
+        return 0
+
+    # --- a dry run --------------------------------------------------------------------------------
+
+    def dry_run(self) -> int:
+        """Sizes, work and time of each image, and of all."""
+        items = [item for item in self.plan.items if item.header]
+        if not items:
+            self.console.summary()
+            return self._code()
+        pipeline = self._load()
+        speed = measure(pipeline, [item.source for item in items], self.size, self.options)
+        totals = np.zeros(4)  # pixels in and out, seconds, GMAC
+        for item in items:
+            assert item.header is not None
+            size = item.header.size
+            target = self.size.size(*size)
+            own = speed.of(size, target)
+            self._estimate(item, size, target, own.seconds, own.gmac)
+            pixels = [side[0] * side[1] / 1e6 for side in (size, target)]
+            totals += np.array([*pixels, own.seconds, own.gmac])
+        before, after, seconds, gmac = totals
+        self.console.say(
+            f"{len(items)} images, {before:.2f} -> {after:.2f} megapixels, about {gmac:.0f} GMAC "
+            f"and {_time(seconds)}; nothing was written"
         )
+        return self._code()
+
+    def _estimate(
+        self,
+        item: Item,
+        size: tuple[int, int],
+        target: tuple[int, int],
+        seconds: float,
+        gmac: float,
+    ) -> None:
+        if self.args.json:
+            facts = {"input": str(item.source), "output": str(item.target)}
+            sizes = {"input_size": size, "output_size": target}
+            self.console._event("estimate", **facts, **sizes, seconds=seconds, gmac=gmac)
+        self.console.say(
+            f"{item.target}: {size[0]}x{size[1]} -> {target[0]}x{target[1]}, about {gmac:.0f} GMAC "
+            f"and {_time(seconds)}"
+        )
+
+
+@contextlib.contextmanager
+def _named(console: Console, source: Path) -> Iterator[None]:
+    """Name an input that fails; the rest goes on."""
+    try:
+        yield
+    except FAILURES as error:
+        console.error(source, error)
+
+
+def _to_stdout(path: Path) -> None:
+    """Raises PatchScalerError where standard output takes no more."""
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise PatchScalerError(f"-: standard output takes no more ({error.strerror})") from error
+
+
+def _array(picture: Picture) -> np.ndarray:
+    """(h, w, 1..4) as the file has it."""
+    pixels = picture.pixels
+    if isinstance(pixels, Image.Image):
+        if pixels.mode not in ("L", "LA", "RGB", "RGBA"):
+            pixels = pixels.convert("RGBA" if picture.has_alpha else "RGB")
+        pixels = np.asarray(pixels)
+    array = np.asarray(pixels[:])
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _time(seconds: float) -> str:
+    """For people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
