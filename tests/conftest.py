@@ -126,14 +126,3 @@ def model_folder(tiny: PatchScaler, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("model")
     tiny.save_pretrained(folder, half=False)
     return folder
-
-
-@pytest.fixture
-def service(tiny: PatchScaler, tmp_path: Path) -> Iterator[Any]:
-    """The page's jobs, without a page."""
-    from patchscaler.apps.web.limits import Limits
-    from patchscaler.apps.web.service import Service
-
-    one = Service(tiny, Limits(max_pixels=20_000, seconds=60, files=3), tmp_path)
-    yield one
-    one.folder.close()
