@@ -1,7 +1,5 @@
-"""`patchscaler web`: a page and an API in front of the pipeline (docs/web.md). Read `page.py`
-first.
+"""`patchscaler web`: a page and an API in front of the pipeline (docs/web.md).
 
-page.py (what is seen) and api.py (what programs call) -> service.py (jobs, one after the other) ->
-the pipeline. limits.py says how much a visitor may ask for, guard.py keeps out what is no picture,
-folder.py clears up.
+page.py (fields and handlers) -> jobs.py (what is done with an image) -> the pipeline. server.py
+says where the page listens and who may enter.
 """
