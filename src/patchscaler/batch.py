@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.errors import PatchScalerError
-from patchscaler.files import save_output, upscale_file
+from patchscaler.files import provenance_of, save_output, upscale_file
 from patchscaler.folders import Record
-from patchscaler.images.planes import Planes
-from patchscaler.images.read import Picture, load_picture, opened
-from patchscaler.images.write import fit_picture, format_of
+from patchscaler.images.formats import format_of
+from patchscaler.images.planes import Planes, to_planes
+from patchscaler.images.read import LoadedImage, load, opened
+from patchscaler.images.write import fit_image
 from patchscaler.model import Model
 from patchscaler.pipeline import Output, PatchScaler
 from patchscaler.progress import Callback
@@ -100,7 +101,7 @@ def upscale_files(
 class _Item:
     source: Path
     target: Path
-    picture: Picture
+    picture: LoadedImage
     planes: Planes
     seconds: float  # of reading
 
@@ -137,9 +138,9 @@ class _Run:
                 if pixels > BATCH_PIXELS // 2 or moves:
                     large.append((source, target))
                     continue
-                picture = load_picture(source, limit, self.files.bits)
-                fit_picture(picture, format_of(target))
-                planes = picture.planes
+                picture = load(source, limit, self.files.bits)
+                fit_image(picture, format_of(target))
+                planes = to_planes(picture)
                 seconds = time.perf_counter() - began
                 yield pixels, _Item(source, target, picture, planes, seconds)
 
@@ -169,8 +170,18 @@ class _Run:
                 if isinstance(output, PatchScalerError):
                     raise PatchScalerError(f"{item.source}: {output}") from output
                 began = time.perf_counter()
+                facts = None
+                if self.files.provenance:
+                    checked = self.pipeline.options(**self.options)
+                    facts = provenance_of(self.pipeline.model, checked, item.source)
+                quality, lossless = self.files.quality, self.files.lossless
                 save_output(
-                    self.pipeline, output, item.picture, item.source, item.target, self.files
+                    output,
+                    item.picture,
+                    item.target,
+                    quality=quality,
+                    lossless=lossless,
+                    facts=facts,
                 )
                 output.timings["read"] = item.seconds
                 output.timings["write"] = time.perf_counter() - began

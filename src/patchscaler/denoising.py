@@ -51,7 +51,12 @@ def denoise_tile(
 
 
 def denoise(
-    model: Model, executor: Executor, jobs: list[Job], batch_size: int, prompt: bool, advance: Advance
+    model: Model,
+    executor: Executor,
+    jobs: list[Job],
+    batch_size: int,
+    prompt: bool,
+    advance: Advance,
 ) -> list[Latents]:
     """Denoise all patches of all images (Eq. 3 to 7): the patches of Patch-DiT share batches."""
     if model.denoiser is not None:
@@ -59,17 +64,37 @@ def denoise(
     found = [PatchStore(job) for job in jobs]
     for config in dict.fromkeys(job.config for job in jobs):
         chosen = [i for i, job in enumerate(jobs) if job.config == config]
-        denoise_patches(executor, [jobs[i] for i in chosen], [found[i] for i in chosen], batch_size, prompt, advance)
+        denoise_patches(
+            executor,
+            [jobs[i] for i in chosen],
+            [found[i] for i in chosen],
+            batch_size,
+            prompt,
+            advance,
+        )
     return list(found)
 
 
 def denoise_patches(
-    executor: Executor, jobs: list[Job], stores: list["PatchStore"], batch_size: int, prompt: bool, advance: Advance
+    executor: Executor,
+    jobs: list[Job],
+    stores: list["PatchStore"],
+    batch_size: int,
+    prompt: bool,
+    advance: Advance,
 ) -> None:
     """Patch-DiT in batches over the patches of images of one configuration."""
-    batches = Batches([job.grid for job in jobs], [job.steps for job in jobs], [s.todo for s in stores], batch_size)
+    batches = Batches(
+        [job.grid for job in jobs],
+        [job.steps for job in jobs],
+        [s.todo for s in stores],
+        batch_size,
+    )
     total = max(1, sum(int(job.steps.sum()) for job in jobs))
-    advance("denoise", 1 - sum(int(j.steps[s.todo].sum()) for j, s in zip(jobs, stores, strict=True)) / total)
+    advance(
+        "denoise",
+        1 - sum(int(j.steps[s.todo].sum()) for j, s in zip(jobs, stores, strict=True)) / total,
+    )
     given: deque[Any] = deque()
 
     def calls() -> Iterator[tuple[Any, ...]]:
@@ -85,7 +110,9 @@ def denoise_patches(
             yield torch.stack(y_0), torch.stack(noise), torch.stack(groups), jobs[0].config, prompt
 
     for x_0, entries in executor.map(denoise_batch, calls()):
-        for patch, entry, (number, index, row, column) in zip(x_0, entries, given.popleft(), strict=True):
+        for patch, entry, (number, index, row, column) in zip(
+            x_0, entries, given.popleft(), strict=True
+        ):
             stores[number].add(index, patch, row, column)
             textures = jobs[number].textures
             if textures is not None:
@@ -98,7 +125,11 @@ def denoise_patches(
 
 def latents_of(array: Array, row: int, column: int, size: int) -> Tensor:
     """(H, W, C) -> a patch (C, V, V)."""
-    return torch.from_numpy(array[row : row + size, column : column + size]).movedim(-1, 0).contiguous()
+    return (
+        torch.from_numpy(array[row : row + size, column : column + size])
+        .movedim(-1, 0)
+        .contiguous()
+    )
 
 
 def region_work(model: Model, config: GroupConfig) -> tuple[float, float, float]:
@@ -184,9 +215,13 @@ class PatchStore:
         self.done[slot] = True
 
     def window(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
-        coarse = torch.from_numpy(self.coarse[rows.low : rows.high, columns.low : columns.high]).movedim(-1, 0)
+        coarse = torch.from_numpy(
+            self.coarse[rows.low : rows.high, columns.low : columns.high]
+        ).movedim(-1, 0)
         added, weight = torch.zeros(coarse.shape), torch.zeros(coarse.shape[1:])
-        for index, y, x, own_y, own_x in self.grid.meeting(rows.low, rows.high, columns.low, columns.high):
+        for index, y, x, own_y, own_x in self.grid.meeting(
+            rows.low, rows.high, columns.low, columns.high
+        ):
             window = self.window_of_patch[own_y, own_x]
             weight[y, x] += window
             if self.sampled[index]:

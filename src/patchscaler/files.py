@@ -90,16 +90,29 @@ def upscale_file(
         return _animation(
             pipeline, animation, target, options, quality, lossless, facts, callback, executor
         )
-    image = load(source, checked.max_pixels, bits, by_rows=format_of(target) in ("PNG", "TIFF", "JPEG"))
+    image = load(
+        source, checked.max_pixels, bits, by_rows=format_of(target) in ("PNG", "TIFF", "JPEG")
+    )
     fit_image(image, format_of(target))
     check_file(image, target, checked, quality, lossless)
     facts = provenance_of(pipeline.model, checked, source) if provenance else {}
     if image.width * image.height > WHOLE or checked.tile:
         return _on_disk(
-            pipeline.model, image, source, target, checked, quality, lossless, facts, callback, executor
+            pipeline.model,
+            image,
+            source,
+            target,
+            checked,
+            quality,
+            lossless,
+            facts,
+            callback,
+            executor,
         )
     began = time.perf_counter()
-    output = pipeline(to_planes(image), callback=before_writing(callback), executor=executor, **options)
+    output = pipeline(
+        to_planes(image), callback=before_writing(callback), executor=executor, **options
+    )
     save_output(output, image, target, quality=quality, lossless=lossless, facts=facts)
     output.timings["write"] = time.perf_counter() - began - sum(output.timings.values())
     if callback:

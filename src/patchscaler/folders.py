@@ -19,12 +19,12 @@ from filelock import FileLock, Timeout
 
 from patchscaler._version import __version__
 from patchscaler.errors import PatchScalerError
-from patchscaler.images.write import FORMATS
+from patchscaler.images.formats import SUFFIXES as WRITTEN
 from patchscaler.model import Model
 from patchscaler.models.weights import file_hash
 
 RECORD = ".patchscaler.jsonl"
-SUFFIXES = {*FORMATS, ".jfif", ".jpe", ".mpo", ".hif"}
+SUFFIXES = {*WRITTEN, ".mpo"}
 
 # --- what is done ---------------------------------------------------------------------------------
 

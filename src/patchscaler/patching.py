@@ -194,9 +194,7 @@ def spans(length: int, core: int, reach: int, multiple: int = 1) -> list[Span]:
     ]
 
 
-def cut_windows(
-    height: int, width: int, core: int, reach: int, multiple: int = 1
-) -> list[Window]:
+def cut_windows(height: int, width: int, core: int, reach: int, multiple: int = 1) -> list[Window]:
     """Cut into square cores of at most `core`, row by row."""
     sides = (spans(side, core, reach, multiple) for side in (height, width))
     return [Window(rows, columns) for rows, columns in itertools.product(*sides)]

@@ -38,7 +38,16 @@ from patchscaler.progress import UNITS, Callback, Progress, Reporter
 from patchscaler.regions import CONTEXT
 from patchscaler.resources import batch_size_within, check_memory, in_memory_bytes, tile_sizes
 from patchscaler.storage import MemoryStorage, Storage
-from patchscaler.tiling import Executor, Finishing, Job, LocalExecutor, decode, grid_of, restore, score_patches
+from patchscaler.tiling import (
+    Executor,
+    Finishing,
+    Job,
+    LocalExecutor,
+    decode,
+    grid_of,
+    restore,
+    score_patches,
+)
 from patchscaler.work import assign_groups, image_work
 
 ImageInput = Image.Image | np.ndarray | Tensor | Planes | str | Path
@@ -60,7 +69,9 @@ class Output:
     warnings: list[str] = field(default_factory=list)
     icc_profile: bytes | None = None  # of the array's colors
     coarse: np.ndarray | None = None  # (h, w, 3) uint8 at x4, with maps=True
-    deviation: np.ndarray | None = None  # (H, W) levels between result and coarse image, with maps=True
+    deviation: np.ndarray | None = (
+        None  # (H, W) levels between result and coarse image, with maps=True
+    )
     textures: np.ndarray | None = None  # (M, K) memory entries of each patch's prompt
     final_size: tuple[int, int] | None = None  # (width, height) where the array was not kept
 
@@ -76,11 +87,16 @@ class Output:
 
     def patches_by_group(self) -> dict[str, int]:
         """Number of patches of simple, medium and hard."""
-        return {name: int((self.groups == g).sum()) for g, name in enumerate(("simple", "medium", "hard"))}
+        return {
+            name: int((self.groups == g).sum())
+            for g, name in enumerate(("simple", "medium", "hard"))
+        }
 
     def __repr__(self) -> str:
         groups = ", ".join(f"{n} {name}" for name, n in self.patches_by_group().items())
-        return f"Output({self.size[0]}x{self.size[1]}, {groups}, {sum(self.timings.values()):.2f} s)"
+        return (
+            f"Output({self.size[0]}x{self.size[1]}, {groups}, {sum(self.timings.values()):.2f} s)"
+        )
 
     def _repr_png_(self) -> bytes:
         return self.image._repr_png_()  # type: ignore[no-any-return, attr-defined]
@@ -147,7 +163,12 @@ class PatchScaler:
         from patchscaler.engines import use_engine
 
         model = Model.from_pretrained(
-            source, device=device, dtype=dtype, memory=memory, autoencoder=autoencoder, offline=offline
+            source,
+            device=device,
+            dtype=dtype,
+            memory=memory,
+            autoencoder=autoencoder,
+            offline=offline,
         )
         use_engine(model, engine)
         return cls(model)
@@ -233,16 +254,31 @@ class PatchScaler:
         """
         # 1. Check the arguments
         options = self.options(
-            scale=scale, size=size, seed=seed, fidelity=fidelity, fidelity_mask=fidelity_mask, budget=budget,
-            prompt=prompt, groups=groups, color=color, tileable=tileable, origin=origin, batch_size=batch_size,
-            tile=tile, memory_limit=memory_limit, max_pixels=max_pixels, maps=maps,
+            scale=scale,
+            size=size,
+            seed=seed,
+            fidelity=fidelity,
+            fidelity_mask=fidelity_mask,
+            budget=budget,
+            prompt=prompt,
+            groups=groups,
+            color=color,
+            tileable=tileable,
+            origin=origin,
+            batch_size=batch_size,
+            tile=tile,
+            memory_limit=memory_limit,
+            max_pixels=max_pixels,
+            maps=maps,
         )
         several = isinstance(image, Sequence) and not isinstance(image, str)
         images = [to_planes(x) for x in (image if several else [image])]
         for planes in images:
             width, height = planes.size
             check_pixels(width, height, options.max_pixels, "the image")
-            check_memory(in_memory_bytes(self.model, height, width), f"an image of {width}x{height}")
+            check_memory(
+                in_memory_bytes(self.model, height, width), f"an image of {width}x{height}"
+            )
         executor = executor or LocalExecutor(self.model)
         try:
             outputs = self._upscale(images, options, executor, callback)
@@ -261,7 +297,8 @@ class PatchScaler:
     ) -> list[Output]:
         """Passes of x4 over all images; each pass is the way of `run_pass`."""
         targets = [
-            passes(planes.size, options.target.size(*planes.size), self.model.scale) for planes in images
+            passes(planes.size, options.target.size(*planes.size), self.model.scale)
+            for planes in images
         ]
         outputs: dict[int, Output] = {}
         todo = list(range(len(images)))
@@ -316,12 +353,20 @@ class PatchScaler:
         dial = config.fidelity if fidelity is None else check_fidelity(fidelity)
         if color not in KINDS:
             raise PatchScalerError(f"color {color!r}: choose {' or '.join(KINDS)}")
-        whole = {"seed": seed, "max_pixels": max_pixels, "batch_size": 1 if batch_size is None else batch_size}
+        whole = {
+            "seed": seed,
+            "max_pixels": max_pixels,
+            "batch_size": 1 if batch_size is None else batch_size,
+        }
         whole |= {"tile": 0 if tile is None else tile}
         least = {"seed": None, "batch_size": 1}
         for name, value in whole.items():
             low = least.get(name, 0)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or (low is not None and value < low):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | np.integer)
+                or (low is not None and value < low)
+            ):
                 allowed = "a whole number" if low is None else f"a whole number of {low} or more"
                 raise PatchScalerError(f"{name} {value!r}: take {allowed}")
         return Options(
@@ -368,10 +413,24 @@ def run_pass(
         scores = score_patches(confidence, grid, options.groups.least_confidence)
         groups = assign_groups(model, scores, grid, options.groups, options.budget)
         # 5. Noise of the whole image, keyed by seed and place; start states are made of it (Eq. 3 to 7)
-        noise = NoiseField(options.seed, model.autoencoder.channels, *places(model, options, source))
+        noise = NoiseField(
+            options.seed, model.autoencoder.channels, *places(model, options, source)
+        )
         textures = storage.array("textures", (len(grid), max(1, model.top_k)), np.int32)
         jobs.append(
-            Job(source, storage, sizes, grid, coarse, confidence, scores, noise, options.groups, groups, textures)
+            Job(
+                source,
+                storage,
+                sizes,
+                grid,
+                coarse,
+                confidence,
+                scores,
+                noise,
+                options.groups,
+                groups,
+                textures,
+            )
         )
     timer.lap("restore")
     report.work["denoise"] = sum(image_work(model, job).denoise for job in jobs)
@@ -417,11 +476,17 @@ def margin_of(model: Model) -> int:
     """LR pixels around a tileable texture that its result depends on, a multiple of the patches' stride."""
     groups, step = model.config.groups, model.step
     stride = (groups.latent_patch_size - groups.overlap) * step
-    reach = model.grm.reach + (model.autoencoder.reach + groups.latent_patch_size + CONTEXT) * step + SEAM
+    reach = (
+        model.grm.reach
+        + (model.autoencoder.reach + groups.latent_patch_size + CONTEXT) * step
+        + SEAM
+    )
     return -(-reach // stride) * stride
 
 
-def places(model: Model, options: Options, source: Source) -> tuple[tuple[int, int], tuple[int, int] | None]:
+def places(
+    model: Model, options: Options, source: Source
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
     """Where an image lies in the noise field, and after how many latents the field repeats."""
     top, left = (side // model.step for side in options.origin)
     if not options.tileable:

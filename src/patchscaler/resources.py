@@ -78,11 +78,19 @@ def batch_size_within(model: Model, memory_limit: float) -> int:
     Raises:
         PatchScalerError: `memory_limit` is no number of MiB.
     """
-    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int | float) or not 0 < memory_limit < 2**40:
+    if (
+        isinstance(memory_limit, bool)
+        or not isinstance(memory_limit, int | float)
+        or not 0 < memory_limit < 2**40
+    ):
         raise PatchScalerError(f"memory_limit {memory_limit!r}: take a number of MiB, as 512")
     if model.denoiser is not None:
         return 1
-    c, k, v = model.config.patch_dit, model.config.texture.top_k, model.config.groups.latent_patch_size
+    c, k, v = (
+        model.config.patch_dit,
+        model.config.texture.top_k,
+        model.config.groups.latent_patch_size,
+    )
     latents = model.autoencoder.channels * v**2
     tokens = (v // c.patch_size) ** 2
     context = k * (v // c.context_patch_size) ** 2
@@ -95,7 +103,9 @@ def batch_size_within(model: Model, memory_limit: float) -> int:
 def in_memory_bytes(model: Model, height: int, width: int) -> int:
     """Peak of an image whose arrays lie in memory, over the model's own, from above."""
     arrays = (4 + 2 + 2) * model.autoencoder.channels / model.step**2 + 4 * model.scale**2
-    tiles = min(height * width, WHOLE) * (restoring_bytes(model) + decoding_bytes(model) / model.step**2)
+    tiles = min(height * width, WHOLE) * (
+        restoring_bytes(model) + decoding_bytes(model) / model.step**2
+    )
     return int(arrays * height * width + tiles + denoising_bytes(model))
 
 

@@ -132,7 +132,9 @@ class DiskStorage:
         self.arrays: dict[str, DiskArray] = {}
         self.done: dict[str, np.ndarray] = {}
         self.prefix, self.passed = "", 0  # of the pass at hand; passes that are done
-        self._made = [folder for folder in self.path.parents if not folder.exists()]  # innermost first
+        self._made = [
+            folder for folder in self.path.parents if not folder.exists()
+        ]  # innermost first
         try:
             self._lock = self._locked()
         except BlockingIOError as error:
@@ -169,7 +171,9 @@ class DiskStorage:
 
     def progress(self, name: str, count: int) -> np.ndarray:
         file = self.path / f"{self.prefix}{name}.done"
-        stored = np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
+        stored = (
+            np.frombuffer(file.read_bytes(), bool).copy() if file.exists() else np.zeros(0, bool)
+        )
         self.done[name] = stored if len(stored) == count else np.zeros(count, bool)
         return self.done[name]
 
@@ -193,7 +197,9 @@ class DiskStorage:
         """Of several passes: the first that is left, and the result of the one before it in a killed run."""
         kept = (file.with_suffix("") for file in self.path.glob("result*.json"))
         last = max(
-            (file for file in kept if file.exists()), key=lambda file: int(file.name[6:]), default=None
+            (file for file in kept if file.exists()),
+            key=lambda file: int(file.name[6:]),
+            default=None,
         )
         if last is None:
             return 0, None

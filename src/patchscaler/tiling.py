@@ -92,7 +92,13 @@ def restore_tile(model: Model, lr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_tile(
-    model: Model, latents: Tensor, coarse: Tensor, weight: Tensor, lr: Tensor, color: str, maps: bool
+    model: Model,
+    latents: Tensor,
+    coarse: Tensor,
+    weight: Tensor,
+    lr: Tensor,
+    color: str,
+    maps: bool,
 ) -> tuple[Tensor, Tensor]:
     """Decode, move towards the coarse image, match colors.
 
@@ -122,7 +128,12 @@ def _enlarged(weight: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def restore(
-    model: Model, executor: Executor, source: Source, storage: Storage, sizes: TileSizes, advance: Advance
+    model: Model,
+    executor: Executor,
+    source: Source,
+    storage: Storage,
+    sizes: TileSizes,
+    advance: Advance,
 ) -> tuple[Array, Array]:
     """Coarse latents (H, W, C) and confidence (H, W) of the whole image, tile by tile (Eq. 1)."""
     step, padded = model.step, model.padded_size(*source.size)
@@ -190,7 +201,12 @@ class Finishing:
 
 
 def decode(
-    model: Model, executor: Executor, job: Job, latents: "Latents", finishing: Finishing, advance: Advance
+    model: Model,
+    executor: Executor,
+    job: Job,
+    latents: "Latents",
+    finishing: Finishing,
+    advance: Advance,
 ) -> Array:
     """Blend, decode, match colors and finish the whole image, strip by strip -> (h, w, 1..4) uint8 or uint16.
 
@@ -199,7 +215,9 @@ def decode(
     f, scale, source, storage = model.factor, model.scale, job.source, job.storage
     height, width = (side * scale for side in source.size)
     channels = (1 if source.grey else 3) + source.has_alpha
-    image = storage.array("image", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8)
+    image = storage.array(
+        "image", (height, width, channels), np.uint16 if source.bits == 16 else np.uint8
+    )
     if finishing.maps:
         coarse_image = storage.array("coarse_image", (height, width, 3), np.uint8)
         deviation = storage.array("deviation", (job.grid.height, job.grid.width), np.float32)
@@ -210,10 +228,14 @@ def decode(
     across = [s for s in spans(job.grid.width, columns_of_tile, reach) if s.start * f < width]
     done = storage.progress("decoded", len(strips))
     fade = 0 if model.autoencoder.exact else FADE
-    carry = storage.array("carry", (3, fade * f, width), np.float32)  # what a strip adds to the next one's top
+    carry = storage.array(
+        "carry", (3, fade * f, width), np.float32
+    )  # what a strip adds to the next one's top
     todo = [int(n) for n in np.flatnonzero(~done)]
     advance("decode", 1 - len(todo) / len(strips))
-    tiles = [Window(strips[n].extended(fade), columns.extended(fade)) for n in todo for columns in across]
+    tiles = [
+        Window(strips[n].extended(fade), columns.extended(fade)) for n in todo for columns in across
+    ]
     cores = _decoded(model, executor, job, latents, tiles, finishing)
     for n in todo:
         rows = strips[n]
@@ -228,7 +250,10 @@ def decode(
                 part, plain = (x[:, : bottom - top, : right - left] for x in (part, plain))
                 coarse_image[top:bottom, left:right] = to_levels(plain)
                 cells = deviation_of(part, plain, f).numpy()
-                deviation[rows.start : rows.start + len(cells), columns.start : columns.start + cells.shape[1]] = cells
+                deviation[
+                    rows.start : rows.start + len(cells),
+                    columns.start : columns.start + cells.shape[1],
+                ] = cells
             advance("decode", 1 / len(strips) / len(across))
         if fade:
             head = slice(min(fade * f, strip.shape[1]) if n else 0)
@@ -242,7 +267,12 @@ def decode(
 
 
 def _decoded(
-    model: Model, executor: Executor, job: Job, latents: "Latents", tiles: list[Window], finishing: Finishing
+    model: Model,
+    executor: Executor,
+    job: Job,
+    latents: "Latents",
+    tiles: list[Window],
+    finishing: Finishing,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`decode_tile` of each tile, cut to its core: (3, n, m) twice."""
     f, scale, step = model.factor, model.scale, model.step
@@ -257,7 +287,13 @@ def _decoded(
             weight = torch.full((1, 1), finishing.fidelity)
             if finishing.mask is not None:
                 weight = torch.maximum(weight, finishing.mask[places[0], places[1]])
-            yield *latents.window(tile.rows, tile.columns), weight, lr, finishing.color, finishing.maps
+            yield (
+                *latents.window(tile.rows, tile.columns),
+                weight,
+                lr,
+                finishing.color,
+                finishing.maps,
+            )
 
     for tile, parts in zip(tiles, executor.map(decode_tile, calls()), strict=True):
         sides = zip((tile.rows, tile.columns), given.popleft(), strict=True)

@@ -82,7 +82,10 @@ def assign_groups(
         return by_confidence(scores, config.thresholds)
     work, whole = group_work(model, config), torch.full((len(scores),), HARD)
     uniform = denoising_macs(model, whole, grid, config)
-    low, high = 0.0, 1.0  # regions read around themselves: search the share of patches that costs the budget
+    low, high = (
+        0.0,
+        1.0,
+    )  # regions read around themselves: search the share of patches that costs the budget
     groups = torch.zeros(len(scores), dtype=torch.long)
     for _ in range(12):
         middle = (low + high) / 2 if uniform else 0.0

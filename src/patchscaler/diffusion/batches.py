@@ -5,7 +5,9 @@ from torch import Tensor
 
 from patchscaler.patching import PatchGrid
 
-Place = tuple[int, int, int, int]  # number of the image, number of the patch in it, its row and column in latents
+Place = tuple[
+    int, int, int, int
+]  # number of the image, number of the patch in it, its row and column in latents
 
 
 class Batches:

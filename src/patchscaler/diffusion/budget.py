@@ -33,9 +33,7 @@ def check_budget(budget: float) -> float:
     return float(budget)
 
 
-def spend(
-    budget: float, scores: np.ndarray, config: GroupConfig, work: GroupWork
-) -> np.ndarray:
+def spend(budget: float, scores: np.ndarray, config: GroupConfig, work: GroupWork) -> np.ndarray:
     """Assign groups so that they cost about `budget` of all patches hard.
 
     Args:

@@ -16,7 +16,9 @@ def check_fidelity(fidelity: float) -> float:
     """Raises PatchScalerError for what is no number in 0..1."""
     number = isinstance(fidelity, int | float) and not isinstance(fidelity, bool)
     if not number or not 0 <= fidelity <= 1:
-        raise PatchScalerError(f"fidelity {fidelity!r}: take a number from 0 (vivid) to 1 (faithful)")
+        raise PatchScalerError(
+            f"fidelity {fidelity!r}: take a number from 0 (vivid) to 1 (faithful)"
+        )
     return float(fidelity)
 
 
@@ -43,4 +45,3 @@ def coarse_weight(config: GroupConfig, fidelity: float) -> float:
     """Weight of the coarse image in the result, 0 to 1."""
     turn = turn_of(config)
     return max(0.0, (fidelity - turn) / (1 - turn))
-

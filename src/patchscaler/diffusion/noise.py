@@ -81,9 +81,13 @@ class NoiseField:
         tile = self.tiles.pop((y, x), None)
         if tile is None:
             s, (top, left) = self.SIDE, self.origin
-            tile = noise_field(self.seed, self.channels, top + y * s, left + x * s, s, s, self.period)
+            tile = noise_field(
+                self.seed, self.channels, top + y * s, left + x * s, s, s, self.period
+            )
             if len(self.tiles) >= self.KEPT:
-                self.tiles.pop(next(iter(self.tiles)))  # the one that was not read for the longest time
+                self.tiles.pop(
+                    next(iter(self.tiles))
+                )  # the one that was not read for the longest time
         self.tiles[y, x] = tile
         return tile
 

@@ -40,7 +40,9 @@ class Source:
         rgb = planes.rgb[:1] if planes.grey else planes.rgb
         alpha = None if planes.alpha is None else planes.alpha.numpy()
         excess = None if planes.excess is None else planes.excess.movedim(0, -1).numpy()
-        return cls((h, w), planes.bits, planes.icc_profile, rgb.movedim(0, -1).numpy(), alpha, excess)
+        return cls(
+            (h, w), planes.bits, planes.icc_profile, rgb.movedim(0, -1).numpy(), alpha, excess
+        )
 
     @classmethod
     def from_pixels(
@@ -52,7 +54,9 @@ class Source:
             pixels: A Pillow image, or (h, w, 1..4) uint8 or uint16, or what reads like one.
             profile: ICC profile of arrays.
         """
-        h, w = (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
+        h, w = (
+            (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
+        )
         cut = _cutter(pixels, profile)
         first = cut(0, 1)
         channels = 1 if first.grey else 3
@@ -94,7 +98,9 @@ class Source:
         excess = None
         if self.excess is not None:
             excess = torch.from_numpy(self.excess[top:bottom]).movedim(-1, 0)
-        return Planes(torch.zeros(1).expand(shape), alpha, self.grey, self.bits, self.icc_profile, excess)
+        return Planes(
+            torch.zeros(1).expand(shape), alpha, self.grey, self.bits, self.icc_profile, excess
+        )
 
 
 def _cutter(pixels: Any, profile: bytes | None) -> Callable[[int, int], Planes]:
@@ -102,13 +108,19 @@ def _cutter(pixels: Any, profile: bytes | None) -> Callable[[int, int], Planes]:
     if not isinstance(pixels, Image.Image):
         return lambda top, bottom: array_planes(pixels[top:bottom], profile)
     image = pixels
-    if image.mode in ("P", "PA", "F"):  # a palette's greyness and a float's range are those of the whole
+    if image.mode in (
+        "P",
+        "PA",
+        "F",
+    ):  # a palette's greyness and a float's range are those of the whole
         whole = to_planes(image)
 
         def rows(top: int, bottom: int) -> Planes:
             alpha = None if whole.alpha is None else whole.alpha[top:bottom]
             excess = None if whole.excess is None else whole.excess[:, top:bottom]
-            return Planes(whole.rgb[:, top:bottom], alpha, whole.grey, whole.bits, whole.icc_profile, excess)
+            return Planes(
+                whole.rgb[:, top:bottom], alpha, whole.grey, whole.bits, whole.icc_profile, excess
+            )
 
         return rows
     return lambda top, bottom: to_planes(image.crop((0, top, image.width, bottom)))

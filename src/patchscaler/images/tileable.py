@@ -45,7 +45,9 @@ def unwrap(array: np.ndarray, axis: int, margin: int, length: int, seam: int) ->
     if seam:
         after, before = a[margin + length : margin + length + seam], a[margin - seam : margin]
         core[:seam] = np.rint(weight * core[:seam] + (1 - weight) * after).astype(a.dtype)
-        core[-seam:] = np.rint(weight[::-1] * core[-seam:] + (1 - weight[::-1]) * before).astype(a.dtype)
+        core[-seam:] = np.rint(weight[::-1] * core[-seam:] + (1 - weight[::-1]) * before).astype(
+            a.dtype
+        )
     return np.moveaxis(core, 0, axis)
 
 

@@ -216,4 +216,6 @@ def build_autoencoder(
         return PixelUnshuffleAutoencoder(config)
     if config.kind == "kl":
         return DiffusersAutoencoder(config, source, offline)
-    raise PatchScalerError(f"unknown autoencoder '{config.kind}': choose pixel_unshuffle, pca or kl")
+    raise PatchScalerError(
+        f"unknown autoencoder '{config.kind}': choose pixel_unshuffle, pca or kl"
+    )

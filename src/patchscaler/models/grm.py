@@ -72,7 +72,6 @@ class GRM(nn.Module, ABC):
         1, ...).
         """
 
-
     def macs(self, height: int, width: int) -> float:
         """Multiply-adds for an LR image, about: a convolution's weights once a place of its output."""
         return conv_macs(self) * height * width

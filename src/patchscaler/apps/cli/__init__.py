@@ -35,7 +35,6 @@ RESEARCH = {
     "reproduce": ("reproduce", "the paper's tables and figures"),
     "memory": ("memory", "build a texture memory, or look into one"),
     "export": ("export", "a model as a folder for a hub, or as ONNX graphs"),
-    "flicker": ("video", "measure how videos flicker"),
     "data": ("data", "check a public data set: counts, sizes, hash of the list"),
 }
 

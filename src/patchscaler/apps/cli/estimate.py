@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchscaler.images.read import load_picture
+from patchscaler.images.planes import to_planes
 from patchscaler.images.sizes import TargetSize, passes
 from patchscaler.pipeline import PatchScaler
 
@@ -46,7 +46,7 @@ def measure(
     for number, source in enumerate(sources):
         if number == PROBES:
             break
-        planes = load_picture(source, 0).planes
+        planes = to_planes(source)
         height, width = planes.rgb.shape[-2:]
         top, left = max(0, height - SIDE) // 2, max(0, width - SIDE) // 2
         part = (planes.rgb[:, top : top + SIDE, left : left + SIDE] + 1) / 2

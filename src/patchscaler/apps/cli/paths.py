@@ -8,26 +8,23 @@ from pathlib import Path
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.folders import find_images
-from patchscaler.images.animation import check_animated
+from patchscaler.images.animation import ANIMATED, check_animated
+from patchscaler.images.formats import FORMATS, format_of
+from patchscaler.images.formats import suffix_of as suffix_of_kind
 from patchscaler.images.metadata import orientation
-from patchscaler.images.planes import has_alpha
+from patchscaler.images.pixels import has_alpha
 from patchscaler.images.read import opened
 from patchscaler.images.sizes import TargetSize
 from patchscaler.images.write import (
-    ANIMATED,
-    FORMATS,
-    NO_ALPHA,
     check_alpha,
     check_output,
     check_place,
     check_quality,
     check_room,
     check_side,
-    check_suffix,
 )
 
 STREAM = "-"
-SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "HEIF": ".heic"}  # else .format
 REPORT = ("groups.png", "confidence.png", "coarse.png", "deviation.png", "run.json")
 
 
@@ -96,7 +93,8 @@ def make_plan(args: argparse.Namespace, target_size: TargetSize, limit: int) -> 
     if out and not into_folder and args.format:
         raise PatchScalerError(f"-o {out}: names the format already. Hint: leave --format out")
     if args.format:
-        check_suffix(Path(f"--format {args.format}{suffix_of(args.format)}"))
+        if not is_video(Path(f"x{suffix_of(args.format)}")):
+            format_of(Path(f"--format {args.format}{suffix_of(args.format)}"))
     names = _Names({real_path(path) for path in sources})
     named: list[tuple[Path, Header | None, list[Path]]] = []
     for source in sources:
@@ -173,14 +171,13 @@ def wishes(
 
 def own_suffix(source: Path, header: Header) -> str:
     """Of the input's own format, or .png where that cannot hold the result or be written."""
-    suffix, kind = source.suffix.lower(), header.format
-    if FORMATS.get(suffix) != kind:
-        suffix = SUFFIX_OF.get(kind, f".{kind.lower()}")
-    written = FORMATS.get(suffix)
-    no_alpha = header.transparent and written in NO_ALPHA
-    no_frames = header.moves and written not in ANIMATED
-    palette = written == "GIF" and not header.moves  # a still one has no reason to keep 256 colors
-    return ".png" if written is None or no_alpha or no_frames or palette else suffix
+    kind = "JPEG" if header.format == "MPO" else header.format
+    if kind not in FORMATS:
+        return ".png"
+    held = FORMATS[kind]
+    no_room = (header.transparent and not held.alpha) or (header.moves and not held.moving)
+    palette = kind == "GIF" and not header.moves  # a still one has no reason to keep 256 colors
+    return ".png" if no_room or palette else suffix_of_kind(kind, source)
 
 
 def suffix_of(name: str) -> str:

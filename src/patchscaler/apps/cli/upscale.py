@@ -22,12 +22,13 @@ from patchscaler.apps.cli.report import write_report
 from patchscaler.batch import FAILURES, Done, FileOptions, upscale_files
 from patchscaler.errors import PatchScalerError
 from patchscaler.folders import Record, settings_key
-from patchscaler.images.read import Picture, load_picture
-from patchscaler.images.write import fit_picture, format_of, save_picture
+from patchscaler.images.formats import format_of
+from patchscaler.images.planes import to_planes
+from patchscaler.images.read import MAX_PIXELS, LoadedImage, load
+from patchscaler.images.write import fit_image, save_image
 from patchscaler.pipeline import PatchScaler
 from patchscaler.sampling_options import group_settings
 
-MAX_PIXELS = 500_000_000  # of an input; its result has eight gigapixels
 EXACT = (
     "PNG",
     "TIFF",
@@ -234,13 +235,13 @@ class _Run:
                 f"{target}: this format would change all pixels. Hint: name a .png with -o"
             )
         paths.check_writable(target)
-        source = load_picture(item.source, self.limit, self.args.bits)
-        fit_picture(source, format_of(target))
+        source = load(item.source, self.limit, self.args.bits)
+        fit_image(source, format_of(target))
         pipeline = self._load()
-        planes, follow = source.planes, self.console.progress(item.source)
+        planes, follow = to_planes(source), self.console.progress(item.source)
         if onto:
-            result = load_picture(onto, 0)
-            mask = load_picture(Path(self.args.fidelity_mask), 0).planes
+            result = load(onto, 0)
+            mask = to_planes(Path(self.args.fidelity_mask))
             array = _array(result)
             output = upscale_onto(pipeline, planes, array, mask, self.options, follow)
             metadata = result.metadata
@@ -249,7 +250,7 @@ class _Run:
             metadata = source.metadata
         quality, lossless = paths.quality_of(self.args)
         output.warnings += source.notes
-        output.warnings += save_picture(output.array, target, metadata, quality, lossless)
+        output.warnings += save_image(output.array, target, metadata, quality, lossless)
         if self.piped:
             _to_stdout(target)
         seconds = sum(output.timings.values())
@@ -319,7 +320,7 @@ def _to_stdout(path: Path) -> None:
         raise PatchScalerError(f"-: standard output takes no more ({error.strerror})") from error
 
 
-def _array(picture: Picture) -> np.ndarray:
+def _array(picture: LoadedImage) -> np.ndarray:
     """(h, w, 1..4) as the file has it."""
     pixels = picture.pixels
     if isinstance(pixels, Image.Image):

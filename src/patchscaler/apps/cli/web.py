@@ -20,7 +20,9 @@ def add_parser(commands: Any) -> None:
         "unless --host or --share is given.",
     )
     web.set_defaults(function=serve)
-    web.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    web.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
     web.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     web.add_argument("--share", action="store_true", help="also at a public address of Gradio")
     who = web.add_mutually_exclusive_group()

@@ -14,7 +14,8 @@ from PIL import Image
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.files import upscale_file
-from patchscaler.images.planes import eight_bits, has_alpha
+from patchscaler.images.pixels import has_alpha
+from patchscaler.images.planes import eight_bits
 from patchscaler.images.read import load_image, opened
 from patchscaler.images.sizes import TargetSize, passes
 from patchscaler.pipeline import Output, PatchScaler

@@ -371,7 +371,9 @@ class Screen:
         for n, item in enumerate(todo):
 
             def show(now: Progress, n: int = n, item: Item = item) -> None:
-                left = "" if now.eta is None else f", {duration(now.eta + sum(later[n + 1 :]))} left"
+                left = (
+                    "" if now.eta is None else f", {duration(now.eta + sum(later[n + 1 :]))} left"
+                )
                 which = f"{item.name} ({n + 1} of {len(todo)})" if len(todo) > 1 else item.name
                 share = (n + (1 - AFTER) * now.done / now.total) / len(todo)
                 progress(share, desc=f"{which}{left}")
@@ -405,7 +407,11 @@ class Screen:
         self.studio.stop(str(request.session_hash))
         for item in visit.items:
             item.state = "waiting" if item.state == "in work" else item.state
-        return {self.status: say("Stopped."), self.list: self.states(visit)[self.list], **self.end()}
+        return {
+            self.status: say("Stopped."),
+            self.list: self.states(visit)[self.list],
+            **self.end(),
+        }
 
     def leave(self, request: gr.Request) -> None:
         self.studio.stop(str(request.session_hash))

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from patchscaler.apps.web.jobs import Item, Visit
-from patchscaler.images.read import load_picture
-from patchscaler.images.write import save_picture
+from patchscaler.images.read import load
+from patchscaler.images.write import save_image
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp", "AVIF": ".avif", "TIFF": ".tif"}
 LOSSY = ("JPEG", "WebP", "AVIF")
@@ -26,10 +26,10 @@ def converted(item: Item, kind: str, quality: int) -> Path:
     folder = item.folder / f"q{quality}" if lossy else item.folder
     path = folder / f"{item.result.stem}{SUFFIXES[kind]}"
     if not path.exists() or path.stat().st_mtime < item.result.stat().st_mtime:
-        picture = load_picture(item.result, 0)
+        picture = load(item.result, 0)
         pixels: Any = picture.pixels
         array = np.asarray(pixels if isinstance(pixels, Image.Image) else pixels[:])
-        save_picture(array, path, picture.metadata, quality if lossy else None)
+        save_image(array, path, picture.metadata, quality if lossy else None)
     return path
 
 
