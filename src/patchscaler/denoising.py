@@ -160,7 +160,8 @@ def denoise_regions(model: Model, executor: Executor, job: Job, advance: Advance
             noise = torch.zeros(())  # times 0
             if start:
                 noise = job.noise.window(rows.low, columns.low, *y_0.shape[1:])
-            lr = job.source.window(*(slice(step * s.start, step * s.stop) for s in (y, x)), padded)
+            places = [slice(step * side.low, step * side.high) for side in (rows, columns)]
+            lr = job.source.window(places[0], places[1], padded)
             steps = job.config.num_inference_steps[region.group]
             timesteps = group_timesteps(start, steps) if start else [0]
             yield y_0, noise, lr, timesteps, region.group == MEDIUM

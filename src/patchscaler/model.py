@@ -50,6 +50,7 @@ class Model:
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
         self.engine = "torch"
+        self.run_denoiser: Callable[..., Tensor] | None = networks.get("denoiser")  # or an engine
         for network in networks.values():
             network.to(self.device).eval().requires_grad_(False)
         for name in ("grm", "denoiser"):
@@ -187,7 +188,7 @@ class Model:
         Returns:
             x_0 (C, H, W).
         """
-        assert self.denoiser is not None
+        assert self.run_denoiser is not None
         y_0, noise, lr = (x[None].to(self.device) for x in (y_0, noise, lr))
         lr = lr.contiguous(memory_format=torch.channels_last)
         x_0 = y_0
@@ -196,7 +197,7 @@ class Model:
             y_tau = self.diffusion.q_sample(x_0, t, noise)  # (1, C, H, W)
             image = self.autoencoder.decode(y_tau).contiguous(memory_format=torch.channels_last)
             with self.autocast():
-                image = self.denoiser(image, t, lr, early=early)
+                image = self.run_denoiser(image, t, lr, early=early)
             x_0 = self.autoencoder.encode(image.float())
         return x_0[0]
 

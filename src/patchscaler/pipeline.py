@@ -5,6 +5,7 @@ LR image -> GRM: coarse latents and confidence -> patches -> groups -> start sta
 `model.py`. Section and equation numbers are those of arXiv 2405.17158.
 """
 
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -99,7 +100,9 @@ class Output:
         )
 
     def _repr_png_(self) -> bytes:
-        return self.image._repr_png_()  # type: ignore[no-any-return, attr-defined]
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +202,7 @@ class PatchScaler:
     @overload
     def __call__(self, image: Sequence[ImageInput], **options: Any) -> list[Output]: ...
 
-    def __call__(
+    def __call__(  # type: ignore[misc]  # the overloads leave the keywords to this signature
         self,
         image: ImageInput | Sequence[ImageInput],
         *,
@@ -271,8 +274,8 @@ class PatchScaler:
             max_pixels=max_pixels,
             maps=maps,
         )
-        several = isinstance(image, Sequence) and not isinstance(image, str)
-        images = [to_planes(x) for x in (image if several else [image])]
+        several = isinstance(image, list | tuple)
+        images = [to_planes(x) for x in _as_list(image)]
         for planes in images:
             width, height = planes.size
             check_pixels(width, height, options.max_pixels, "the image")
@@ -386,6 +389,10 @@ class PatchScaler:
             max_pixels=int(max_pixels),
             maps=maps,
         )
+
+
+def _as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
+    return list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
 
 
 @torch.inference_mode()

@@ -33,12 +33,10 @@ def with_fidelity(config: GroupConfig, fidelity: float) -> GroupConfig:
     if not turn or fidelity == 0:
         return config
     kept = max(0.0, 1 - fidelity / turn)
-    starts = tuple(round(t * kept) for t in config.start_times)
-    steps = tuple(
-        min(n, max(1, t)) if n else 0
-        for n, t in zip(config.num_inference_steps, starts, strict=True)
-    )
-    return replace(config, start_times=starts, num_inference_steps=steps)
+    first, second, third = (round(t * kept) for t in config.start_times)
+    numbers = zip(config.num_inference_steps, (first, second, third), strict=True)
+    n_1, n_2, n_3 = (min(n, max(1, t)) if n else 0 for n, t in numbers)
+    return replace(config, start_times=(first, second, third), num_inference_steps=(n_1, n_2, n_3))
 
 
 def coarse_weight(config: GroupConfig, fidelity: float) -> float:
