@@ -32,7 +32,9 @@ def test_every_preset_is_consistent(name):
         and (dit.cross_size or dit.hidden_size) % dit.num_heads == 0
     )
     assert v % dit.patch_size == 0 and v % dit.context_patch_size == 0
-    assert config.texture.top_k <= config.texture.memory_size <= config.texture.candidates
+    texture = config.texture
+    assert texture.memory_size <= texture.candidates
+    assert not texture.memory_size or texture.top_k <= texture.memory_size
 
 
 def test_numbers_of_the_paper():
@@ -88,9 +90,9 @@ def test_a_configuration_cannot_be_changed_by_accident():
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ((), "unknown setting colour in ModelConfig"),
-        (("groups",), "unknown setting colour in GroupConfig"),
-        (("patch_dit",), "unknown setting colour in PatchDiTConfig"),
+        ((), "unknown setting color in ModelConfig"),
+        (("groups",), "unknown setting color in GroupConfig"),
+        (("patch_dit",), "unknown setting color in PatchDiTConfig"),
     ],
 )
 def test_unknown_settings_are_refused(where, message):

@@ -40,6 +40,7 @@ class GRMConfig:
     num_res_blocks: int = 2  # unet: a scale; pixels: in all
     num_plain_convs: int = 0  # pixels: convolutions of the stem after its first
     confidence_floor: float = 1e-3
+    bits: int = 16  # of a weight on disk: 8 or 16
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ PRESETS = {
     "compact": ModelConfig(
         name="compact",
         autoencoder=AutoencoderConfig(kind="pixel_unshuffle", channels=192),
-        grm=GRMConfig(kind="pixels", width=64, num_plain_convs=16, num_res_blocks=6),
+        grm=GRMConfig(kind="pixels", width=64, num_plain_convs=16, num_res_blocks=6, bits=8),
         texture=TextureConfig(kind="pixels", candidates=0, memory_size=0),
         denoiser=DenoiserConfig(width=64, exit_depth=4, exit_blocks=6),
         groups=GroupConfig(overlap=4, start_times=(0, 0, 0), num_inference_steps=(0, 1, 1)),

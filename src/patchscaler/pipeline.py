@@ -373,7 +373,7 @@ class PatchScaler:
                 allowed = "a whole number" if low is None else f"a whole number of {low} or more"
                 raise PatchScalerError(f"{name} {value!r}: take {allowed}")
         return Options(
-            groups=with_fidelity(config, dial),
+            groups=with_fidelity(config, dial, int(self.model.denoiser is not None)),
             target=TargetSize.of(scale, size),
             seed=int(seed),
             fidelity=coarse_weight(config, dial),
@@ -424,6 +424,8 @@ def run_pass(
             options.seed, model.autoencoder.channels, *places(model, options, source)
         )
         textures = storage.array("textures", (len(grid), max(1, model.top_k)), np.int32)
+        steps = np.array(options.groups.num_inference_steps)[groups.numpy()]
+        textures[np.flatnonzero(steps == 0)] = -1
         jobs.append(
             Job(
                 source,

@@ -27,15 +27,19 @@ def turn_of(config: GroupConfig) -> float:
     return TURN if any(config.start_times) else 0.0
 
 
-def with_fidelity(config: GroupConfig, fidelity: float) -> GroupConfig:
-    """Earlier start timesteps, in the same numbers of steps where these fit."""
+def with_fidelity(config: GroupConfig, fidelity: float, at_zero: int = 0) -> GroupConfig:
+    """Earlier start timesteps, in the same numbers of steps where these fit.
+
+    at_zero: evaluations of a group whose start has come to 0: one of a denoiser that reads the LR
+    image, none of one that has only noise to take away.
+    """
     turn = turn_of(config)
     if not turn or fidelity == 0:
         return config
     kept = max(0.0, 1 - fidelity / turn)
     first, second, third = (round(t * kept) for t in config.start_times)
     numbers = zip(config.num_inference_steps, (first, second, third), strict=True)
-    n_1, n_2, n_3 = (min(n, max(1, t)) if n else 0 for n, t in numbers)
+    n_1, n_2, n_3 = (min(n, t or at_zero) for n, t in numbers)
     return replace(config, start_times=(first, second, third), num_inference_steps=(n_1, n_2, n_3))
 
 

@@ -161,7 +161,7 @@ class PixelGRM(GRM):
     def __init__(self, config: GRMConfig, latent_channels: int):
         super().__init__()
         width = config.width
-        self.floor = config.confidence_floor
+        self.floor, self.storage_bits = config.confidence_floor, config.bits
         stem: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.PReLU(width)]
         for _ in range(config.num_plain_convs):
             stem += [nn.Conv2d(width, width, 3, padding=1), nn.PReLU(width)]

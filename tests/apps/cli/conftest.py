@@ -21,7 +21,7 @@ def photo(tmp_path, picture) -> Path:
 def command(model_folder) -> Upscale:
     """`command(*arguments)` -> exit code of `patchscaler upscale`."""
     fixed = ["--model", str(model_folder), "--device", "cpu", "--dtype", "float32"]
-    return lambda *arguments: main(["upscale", *map(str, arguments), *fixed])
+    return lambda *arguments: main(["upscale", *fixed, *map(str, arguments)])
 
 
 @pytest.fixture

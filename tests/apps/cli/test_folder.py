@@ -157,10 +157,10 @@ def test_a_kill_in_a_batch_loses_nothing_that_is_written(upscale, source, monkey
 def test_an_image_that_cannot_be_written_fails_alone(upscale, source, monkeypatch):
     real = batch.save_output
 
-    def fail(pipeline, output, picture, path, target, *more, **options):
+    def fail(output, picture, target, **options):
         if Path(target).name == "a_x4.png":
             raise OSError(28, "No space left on device")
-        return real(pipeline, output, picture, path, target, *more, **options)
+        return real(output, picture, target, **options)
 
     monkeypatch.setattr(batch, "save_output", fail)
     code, events = upscale("--recursive")

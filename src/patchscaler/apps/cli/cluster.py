@@ -40,9 +40,7 @@ def load(args: argparse.Namespace) -> Any:
 def executor_of(args: argparse.Namespace, pipeline: Any) -> Any:
     """A context that gives the executor, and lets go of the cluster at its end."""
     if not args.cluster:
-        from patchscaler.tiling import LocalExecutor
-
-        return contextlib.nullcontext(LocalExecutor(pipeline.model))
+        return contextlib.nullcontext()
     from patchscaler._version import __version__
     from patchscaler.apps.cluster import ModelSpec, RayExecutor
 

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from patchscaler.config import preset
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.folder import build_networks
+from patchscaler.model_folder import build_networks
 from patchscaler.models.weights import load_tensors, save_module
+from patchscaler.model import Model
 from patchscaler.pipeline import PatchScaler
 
 NETWORKS = ("autoencoder", "grm", "classifier", "texture_encoder", "patch_dit")
@@ -28,7 +29,7 @@ def saved(tiny, tmp_path_factory):
 @pytest.fixture
 def folder(saved, tmp_path):
     """A copy of it, to be spoilt; without sums, as training leaves it (with them: test_hub.py)."""
-    return shutil.copytree(saved, tmp_path / "tiny", ignore=shutil.ignore_patterns("SHA256SUMS"))
+    return shutil.copytree(saved, tmp_path / "tiny")
 
 
 def load(folder, **options) -> PatchScaler:
@@ -40,17 +41,17 @@ def load(folder, **options) -> PatchScaler:
 
 def test_files(saved):
     expected = {f"{name}.safetensors" for name in (*NETWORKS, "memory")}
-    expected |= {"config.json", "README.md", "SHA256SUMS"}
+    expected |= {"config.json", "README.md"}
     assert {path.name for path in saved.iterdir()} == expected
 
 
 def test_round_trip_gives_an_equal_picture(tiny, saved, picture):
     loaded = load(saved)
-    assert loaded.config == tiny.config
+    assert loaded.model.config == tiny.model.config
     a, b = tiny.upscale(picture(64, 64)), loaded.upscale(picture(64, 64))
     assert np.array_equal(np.asarray(a.image), np.asarray(b.image))
     assert np.array_equal(a.groups, b.groups) and np.array_equal(a.textures, b.textures)
-    assert loaded.memory.origins == tiny.memory.origins
+    assert loaded.model.memory.origins == tiny.model.memory.origins
 
 
 def test_half_precision_is_half_the_size_and_nearly_the_picture(tiny, saved, picture, tmp_path):
@@ -58,7 +59,7 @@ def test_half_precision_is_half_the_size_and_nearly_the_picture(tiny, saved, pic
     name = "patch_dit.safetensors"
     assert (tmp_path / name).stat().st_size < 0.6 * (saved / name).stat().st_size
     loaded = load(tmp_path)
-    assert next(loaded.patch_dit.parameters()).dtype == torch.float32
+    assert next(loaded.model.patch_dit.parameters()).dtype == torch.float32
     a, b = (
         np.asarray(s.upscale(picture(33, 47), groups=preset("tiny").groups).image, int)
         for s in (tiny, loaded)
@@ -88,40 +89,15 @@ def test_saving_what_was_loaded_changes_nothing(saved, tmp_path):
 def test_another_memory(tiny, saved, picture, tmp_path):
     shutil.copy(saved / "memory.safetensors", tmp_path / "other.safetensors")
     loaded = load(saved, memory=tmp_path / "other.safetensors")
-    assert torch.equal(loaded.memory.keys, tiny.memory.keys)
+    assert torch.equal(loaded.model.memory.keys, tiny.model.memory.keys)
     with pytest.raises(PatchScalerError, match=r"none\.safetensors: no such weights file"):
         load(saved, memory=tmp_path / "none.safetensors")
 
 
 def test_a_model_without_memory_comes_back_without(tiny, picture, tmp_path):
-    PatchScaler(tiny.config, tiny.networks, None).save_pretrained(tmp_path, half=False)
+    PatchScaler(Model(tiny.model.config, tiny.model.networks, None)).save_pretrained(tmp_path, half=False)
     a, b = tiny.upscale(picture(33, 47), prompt=False), load(tmp_path).upscale(picture(33, 47))
     assert np.array_equal(np.asarray(a.image), np.asarray(b.image))
-
-
-def test_stable_diffusions_autoencoder_is_loaded_from_its_own_folder(tiny, picture, tmp_path):
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    for name in ("vae", "moved"):
-        diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8,) * 4,
-            decoder_block_out_channels=(8,) * 4,
-            num_encoder_blocks=(1,) * 4,
-            num_decoder_blocks=(1,) * 4,
-        ).save_pretrained(tmp_path / name)
-    autoencoder = replace(
-        tiny.config.autoencoder, kind="tiny", channels=4, model_id=str(tmp_path / "vae")
-    )
-    config = replace(tiny.config, autoencoder=autoencoder)
-    networks = build_networks(config)
-    model = PatchScaler(config, networks, None)
-    # A memory of the same pictures, encoded by this autoencoder when it is loaded.
-    model.memory = tiny.memory
-    model.save_pretrained(tmp_path / "model", half=False)
-    assert not (tmp_path / "model" / "autoencoder.safetensors").exists()
-    loaded = load(tmp_path / "model", autoencoder=tmp_path / "moved")
-    assert loaded.memory.values.shape == (len(tiny.memory), 4, 16, 16)
-    assert loaded.upscale(picture(33, 47)).image.size == (188, 132)
 
 
 # --- spoilt folders -------------------------------------------------------------------------------
@@ -159,7 +135,7 @@ def test_weights_of_another_network(folder):
 
 
 def test_weights_of_another_size(folder, tiny):
-    config = replace(tiny.config, patch_dit=replace(tiny.config.patch_dit, hidden_size=64))
+    config = replace(tiny.model.config, patch_dit=replace(tiny.model.config.patch_dit, hidden_size=64))
     (folder / "config.json").write_text(config.to_json())
     with pytest.raises(
         PatchScalerError, match=r"safetensors: weights do not fit the configuration"
@@ -169,7 +145,7 @@ def test_weights_of_another_size(folder, tiny):
 
 def test_memory_of_another_classifier(folder, tiny):
     torch.manual_seed(5)
-    save_module(folder / "classifier.safetensors", build_networks(tiny.config)["classifier"], {})
+    save_module(folder / "classifier.safetensors", build_networks(tiny.model.config)["classifier"], {})
     with pytest.raises(PatchScalerError, match="another texture classifier"):
         load(folder)
 
@@ -205,7 +181,7 @@ def test_unknown_model(name):
 
 def hungry(tiny, monkeypatch, limit: int, error: Exception) -> list[int]:
     """Let Patch-DiT fail for batches above `limit` -> sizes asked for, filled as it runs."""
-    real, asked = tiny.patch_dit.forward, []
+    real, asked = tiny.model.patch_dit.forward, []
 
     def forward(x_t, *args):
         asked.append(len(x_t))
@@ -213,41 +189,5 @@ def hungry(tiny, monkeypatch, limit: int, error: Exception) -> list[int]:
             raise error
         return real(x_t, *args)
 
-    monkeypatch.setattr(tiny.patch_dit, "forward", forward)
+    monkeypatch.setattr(tiny.model.patch_dit, "forward", forward)
     return asked
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("CUDA out of memory"),
-        MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-    ],
-    ids=["text", "MemoryError", "allocator"],
-)
-def test_halving_when_memory_runs_out(tiny, picture, monkeypatch, error):
-    expected = tiny.upscale(picture(64, 64))
-    asked, calls = hungry(tiny, monkeypatch, 2, error), []
-    result = tiny.upscale(picture(64, 64), progress=lambda *call: calls.append(call))
-    assert np.abs(np.asarray(result.image, int) - np.asarray(expected.image, int)).max() <= 1
-    assert np.array_equal(result.textures, expected.textures)
-    too_large = [n for n in asked if n > 2]
-    # halved, never tried at full size again
-    assert too_large and too_large == sorted(too_large, reverse=True)
-    total = expected.cost["evaluations_total"]
-    assert calls[-1] == (total, total) and max(done for done, _ in calls) == total
-
-
-def test_memory_that_never_suffices(tiny, picture, monkeypatch):
-    asked = hungry(tiny, monkeypatch, 0, RuntimeError("out of memory"))
-    with pytest.raises(PatchScalerError, match="not enough memory for this picture"):
-        tiny.upscale(picture(64, 64))
-    assert asked[-1] == 1
-
-
-def test_other_errors_are_not_hidden(tiny, picture, monkeypatch):
-    asked = hungry(tiny, monkeypatch, 0, RuntimeError("shapes do not match"))
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        tiny.upscale(picture(64, 64))
-    assert len(asked) == 1
