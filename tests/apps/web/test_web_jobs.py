@@ -122,7 +122,7 @@ def test_a_painted_mask_keeps_what_it_covers(studio, image_file):
     mixed = pixels(item.result)
     left, right = np.s_[:, :96], np.s_[:, -96:]
     assert np.abs(mixed[left] - faithful[left]).mean() < np.abs(mixed[left] - vivid[left]).mean()
-    assert np.abs(mixed[right] - vivid[right]).max() <= 1
+    assert np.abs(mixed[right] - vivid[right]).max() <= 2  # colors are matched around there
 
 
 def test_a_part_is_upscaled_like_the_whole(studio, image_file, monkeypatch):

@@ -18,7 +18,7 @@ def add_api(studio: Studio, model: dict[str, Any]) -> None:
         image: str | None,
         scale: float,
         size: str,
-        fidelity: float | None,
+        fidelity: float,
         seed: float,
         format: str,
         quality: float,
@@ -33,7 +33,7 @@ def add_api(studio: Studio, model: dict[str, Any]) -> None:
             show = studio.watch(
                 str(request.session_hash), lambda p: progress((p.done, p.total), p.stage)
             )
-            studio.upscale(item, Dials(scale, size, fidelity, int(seed)), show)
+            studio.upscale(item, Dials(scale, size, None if fidelity < 0 else fidelity, int(seed)), show)
             file = converted(item, format, int(quality))
         except PatchScalerError as error:
             raise Error(str(error), print_exception=False) from error
@@ -54,7 +54,7 @@ def add_api(studio: Studio, model: dict[str, Any]) -> None:
             gr.File(label="image"),
             gr.Number(4, label="scale, up to 64"),
             gr.Textbox("", label="size in place of scale: 3000x, x2000, 3000x2000, 12mp"),
-            gr.Number(None, label="fidelity, 0 (vivid) to 1; none for the model's"),
+            gr.Number(-1, label="fidelity, 0 (vivid) to 1; -1 for the model's"),
             gr.Number(0, label="seed", precision=0),
             gr.Textbox("PNG", label=f"format: {', '.join(SUFFIXES)}"),
             gr.Number(95, label="quality, 1 to 100", precision=0),

@@ -27,6 +27,7 @@ class SocialTags(Extension):
         tags |= {"twitter:card": "summary", "description": ABOUT}
         mine = "".join(f'<meta name="{k}" property="{k}" content="{v}" />' for k, v in tags.items())
         source = re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", source)
+        source = re.sub(r"<meta[^>]*(gradio-app/gradio|@Gradio)[^>]*>", "", source)
         return source.replace("</head>", f"{mine}</head>", 1)
 
 
