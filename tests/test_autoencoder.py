@@ -103,7 +103,9 @@ def test_correction_sees_no_farther_than_its_reach(images):
 
 
 def test_unknown_kind():
-    with pytest.raises(PatchScalerError, match="unknown autoencoder 'vq': choose pixel_unshuffle, pca or kl"):
+    with pytest.raises(
+        PatchScalerError, match="unknown autoencoder 'vq': choose pixel_unshuffle, pca or kl"
+    ):
         build_autoencoder(AutoencoderConfig(kind="vq"))
 
 
@@ -184,7 +186,9 @@ def test_pixel_unshuffle_loses_nothing_and_keeps_noise_as_it_is():
     latents = autoencoder.encode(image)
     assert latents.shape == (2, 192, 2, 3) and torch.equal(autoencoder.decode(latents), image)
     noise = torch.randn(1, 192, 4, 4)
-    assert torch.equal(autoencoder.decode(noise).sort().values.flatten().sort().values,
-                       noise.flatten().sort().values)
+    assert torch.equal(
+        autoencoder.decode(noise).sort().values.flatten().sort().values,
+        noise.flatten().sort().values,
+    )
     with pytest.raises(PatchScalerError, match="take 192"):
         build_autoencoder(AutoencoderConfig(kind="pixel_unshuffle", channels=64))

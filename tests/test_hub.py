@@ -2,23 +2,16 @@
 a hub refuses.
 """
 
-import hashlib
-import re
-import shutil
 import sys
-from dataclasses import replace
 
 import huggingface_hub as hub
 import numpy as np
 import pytest
-import torch
 
 from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
 from patchscaler.model_card import MARK
-from patchscaler.model_folder import SHIPPED, build_networks
 from patchscaler.models.hub import is_hub_id
-from patchscaler.model import Model
 from patchscaler.pipeline import PatchScaler
 
 FILES = {"autoencoder", "grm", "classifier", "texture_encoder", "patch_dit", "memory"}

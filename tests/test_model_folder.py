@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from patchscaler.config import preset
 from patchscaler.errors import PatchScalerError
+from patchscaler.model import Model
 from patchscaler.model_folder import build_networks
 from patchscaler.models.weights import load_tensors, save_module
-from patchscaler.model import Model
 from patchscaler.pipeline import PatchScaler
 
 NETWORKS = ("autoencoder", "grm", "classifier", "texture_encoder", "patch_dit")
@@ -95,7 +95,9 @@ def test_another_memory(tiny, saved, picture, tmp_path):
 
 
 def test_a_model_without_memory_comes_back_without(tiny, picture, tmp_path):
-    PatchScaler(Model(tiny.model.config, tiny.model.networks, None)).save_pretrained(tmp_path, half=False)
+    PatchScaler(Model(tiny.model.config, tiny.model.networks, None)).save_pretrained(
+        tmp_path, half=False
+    )
     a, b = tiny.upscale(picture(33, 47), prompt=False), load(tmp_path).upscale(picture(33, 47))
     assert np.array_equal(np.asarray(a.image), np.asarray(b.image))
 
@@ -135,7 +137,9 @@ def test_weights_of_another_network(folder):
 
 
 def test_weights_of_another_size(folder, tiny):
-    config = replace(tiny.model.config, patch_dit=replace(tiny.model.config.patch_dit, hidden_size=64))
+    config = replace(
+        tiny.model.config, patch_dit=replace(tiny.model.config.patch_dit, hidden_size=64)
+    )
     (folder / "config.json").write_text(config.to_json())
     with pytest.raises(
         PatchScalerError, match=r"safetensors: weights do not fit the configuration"
@@ -145,7 +149,9 @@ def test_weights_of_another_size(folder, tiny):
 
 def test_memory_of_another_classifier(folder, tiny):
     torch.manual_seed(5)
-    save_module(folder / "classifier.safetensors", build_networks(tiny.model.config)["classifier"], {})
+    save_module(
+        folder / "classifier.safetensors", build_networks(tiny.model.config)["classifier"], {}
+    )
     with pytest.raises(PatchScalerError, match="another texture classifier"):
         load(folder)
 

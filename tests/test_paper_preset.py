@@ -7,12 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from patchscaler.config import PATCH_DIT_SIZES, TextureConfig, preset
-from patchscaler.errors import PatchScalerError
-from patchscaler.model_folder import build_networks
 from patchscaler.model import Model
+from patchscaler.model_folder import build_networks
 from patchscaler.pipeline import PatchScaler
 from patchscaler.texture_memory import Origin, build_memory
 

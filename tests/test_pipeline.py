@@ -113,9 +113,7 @@ def test_the_prompt_changes_the_image(tiny, picture):
 
 
 def test_groups_without_steps_stay_coarse(tiny, picture):
-    groups = replace(
-        tiny.model.config.groups, start_times=(0, 0, 0), num_inference_steps=(0, 0, 0)
-    )
+    groups = replace(tiny.model.config.groups, start_times=(0, 0, 0), num_inference_steps=(0, 0, 0))
     output = tiny(picture(64, 64), groups=groups, maps=True)
     assert output.nfe == 0 and np.abs(output.array.astype(int) - output.coarse).max() <= 1
 

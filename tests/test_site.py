@@ -1,14 +1,12 @@
-"""The documentation: its commands parse, its pictures are made by its script, its pages are
+"""The documentation: its commands parse, its pages are
 reachable.
 """
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from patchscaler.apps import cli
 
@@ -37,31 +35,17 @@ COMMANDS = sorted({(page.name, command) for page in PAGES for command in command
 def test_every_command_parses(page, command):
     words = shlex.split(command)
     try:
-        cli._parser().parse_args(words)
-    except SystemExit:
+        cli._parse(words)
+    except SystemExit as error:
+        if not error.code:
+            return
         pytest.fail(f"{page}: patchscaler {command}")
 
 
 def test_commands_were_found():
-    assert len(COMMANDS) > 60
+    assert len(COMMANDS) > 40
 
 
 def test_every_page_is_in_the_menu():
     menu = set(re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M))
     assert menu == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
-
-
-def test_pictures_are_made_by_the_script(tiny, tmp_path):
-    spec = importlib.util.spec_from_file_location("make_images", DOCS / "make_images.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.make(tiny, tmp_path)
-    made = {file.name for file in tmp_path.iterdir()}
-    assert made == {file.name for file in (DOCS / "images").iterdir()}
-    for name in made:
-        assert Image.open(tmp_path / name).size == Image.open(DOCS / "images" / name).size
-        assert (DOCS / "images" / name).stat().st_size < 100_000
-    shown = {
-        name for page in PAGES for name in re.findall(r"images/([\w.]+)\)", page.read_text("utf-8"))
-    }
-    assert shown == made

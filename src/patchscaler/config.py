@@ -101,7 +101,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """Patch-adaptive Group Sampling (3.2): numbers of the groups simple, medium, hard, in this order."""
+    """Patch-adaptive Group Sampling (3.2): numbers of the groups simple, medium, hard, in this
+    order.
+    """
 
     latent_patch_size: int = 16  # V
     overlap: int = 8

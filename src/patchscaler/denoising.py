@@ -1,8 +1,11 @@
-"""Denoise the patches of images of any size, and blend what comes out where it is read (Eq. 3 to 7).
+"""Denoise the patches of images of any size, and blend what comes out where it is read (Eq. 3 to
+7).
 
-Patch-DiT takes patches in batches; the RRDB denoiser of `compact` takes regions of patches of one group.
+Patch-DiT takes patches in batches; the RRDB denoiser of `compact` takes regions of patches of one
+group.
 
-Letters: C channels, H, W latents of the whole image, M patches, V a patch's side, K textures of a prompt.
+Letters: C channels, H, W latents of the whole image, M patches, V a patch's side, K textures of a
+prompt.
 """
 
 from collections import deque

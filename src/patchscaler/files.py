@@ -1,4 +1,6 @@
-"""An image file of any size -> another, larger one: checks, the passes on disk, the file, all or nothing."""
+"""An image file of any size -> another, larger one: checks, the passes on disk, the file, all or
+nothing.
+"""
 
 import contextlib
 import hashlib
@@ -73,7 +75,8 @@ def upscale_file(
         **options: Arguments of `PatchScaler.__call__`.
 
     Returns:
-        The `Output`; of a large image its array is empty, and of an animation it is the last frame's.
+        The `Output`; of a large image its array is empty, and of an animation it is the last
+        frame's.
 
     Raises:
         PatchScalerError: Before any work where format, disk or memory cannot hold the result.
@@ -299,7 +302,9 @@ def check_disk(needed: int, folder: Path) -> None:
 
 
 def _leave(storage: DiskStorage, target: Path, error: BaseException) -> None:
-    """After an error or Ctrl-C: keep what is done and say so, or leave nothing where nothing is done."""
+    """After an error or Ctrl-C: keep what is done and say so, or leave nothing where nothing is
+    done.
+    """
     with contextlib.suppress(OSError):
         storage.record(now=True)
     restored = storage.done.get("restored")

@@ -1,6 +1,7 @@
 """The networks of PatchScaler, a texture memory, and the numbers that tie them together.
 
-Nothing here knows of images, files or jobs: tensors come in and go out. `pipeline.py` strings the calls together.
+Nothing here knows of images, files or jobs: tensors come in and go out. `pipeline.py` strings the
+calls together.
 
 Letters: C channels, H, W latents, V a patch's side in latents, N patches, K textures of a prompt.
 """
@@ -111,7 +112,9 @@ class Model:
     # --- what the networks do -----------------------------------------------------------------
 
     def restore(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """Restore coarsely (Eq. 1). (1, 3, h, w) in [-1, 1] -> latents (C, H, W), confidence (1, H, W)."""
+        """Restore coarsely (Eq. 1). (1, 3, h, w) in [-1, 1] -> latents (C, H, W), confidence (1, H,
+        W).
+        """
         with self.autocast():
             coarse, confidence = self.grm(lr.to(self.device), self.autoencoder)
         return coarse[0].float(), confidence[0].float()

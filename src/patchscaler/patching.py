@@ -1,4 +1,6 @@
-"""All geometry: patches and how they are blended, tiles of large images and what they read around them."""
+"""All geometry: patches and how they are blended, tiles of large images and what they read around
+them.
+"""
 
 import itertools
 from collections.abc import Iterator

@@ -1,7 +1,9 @@
 """The whole of PatchScaler, from an LR image to an HR image. Read this file first.
 
-LR image -> GRM: coarse latents and confidence -> patches -> groups -> start states -> denoiser with a texture prompt
--> blended latents -> decoder -> HR image. The steps themselves are in `tiling.py` and `denoising.py`, the networks in
+LR image -> GRM: coarse latents and confidence -> patches -> groups -> start states -> denoiser with
+a texture prompt
+-> blended latents -> decoder -> HR image. The steps themselves are in `tiling.py` and
+`denoising.py`, the networks in
 `model.py`. Section and equation numbers are those of arXiv 2405.17158.
 """
 
@@ -18,14 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.config import GroupConfig
-from patchscaler.devices import is_out_of_memory, synchronize
 from patchscaler.denoising import denoise
+from patchscaler.devices import is_out_of_memory, synchronize
 from patchscaler.diffusion.budget import check_budget
 from patchscaler.diffusion.fidelity import check_fidelity, coarse_weight, with_fidelity
 from patchscaler.diffusion.groups import check_groups
 from patchscaler.diffusion.noise import NoiseField
 from patchscaler.errors import PatchScalerError
-
 from patchscaler.images.color import KINDS
 from patchscaler.images.mask import mask_weights
 from patchscaler.images.planes import Planes, array_planes, to_pil, to_planes
@@ -56,7 +57,9 @@ ImageInput = Image.Image | np.ndarray | Tensor | Planes | str | Path
 
 @dataclass
 class Output:
-    """One upscaled image and how it came about. M patches, row by row over `grid`; maps are those of the last pass."""
+    """One upscaled image and how it came about. M patches, row by row over `grid`; maps are those
+    of the last pass.
+    """
 
     array: np.ndarray  # (h, w, 1..4) uint8, or uint16 where the input had more than 8 bits
     confidence: np.ndarray  # (H, W) of latents, in (0, 1]
@@ -151,7 +154,8 @@ class PatchScaler:
         """Load a model.
 
         Args:
-            source: A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub` extra; @revision may
+            source: A shipped name, a folder of `save_pretrained`, or a hub id (needs the `hub`
+            extra; @revision may
                 follow).
             device: auto, cpu, cuda or mps.
             dtype: auto, float32, bfloat16 or float16, of the large networks.
@@ -228,21 +232,27 @@ class PatchScaler:
         """Upscale an image, or several whose patches share batches.
 
         Args:
-            image: Pillow image; (H, W[, 1..4]) array of uint8, uint16 or floats in 0..1; (3, H, W) tensor of floats
+            image: Pillow image; (H, W[, 1..4]) array of uint8, uint16 or floats in 0..1; (3, H, W)
+            tensor of floats
                 in 0..1; the path of a file. Or a list of these.
             scale: How many times as large, 4 by default; beyond 4 in several passes.
-            size: In place of scale: "3000x" (width), "x2000" (height), "3000x2000" (to fit into), "12mp".
+            size: In place of scale: "3000x" (width), "x2000" (height), "3000x2000" (to fit into),
+            "12mp".
             seed: Of the noise. The same seed gives the same image.
-            fidelity: From 0 (vivid) to 1 (the coarse image, the most probable one); None for the model's default.
-            fidelity_mask: Grey image of any size: white keeps the coarse image there, black follows `fidelity`.
+            fidelity: From 0 (vivid) to 1 (the coarse image, the most probable one); None for the
+            model's default.
+            fidelity_mask: Grey image of any size: white keeps the coarse image there, black follows
+            `fidelity`.
             budget: Share of the work of every patch hard, 0 to 1; None for the groups' own.
             prompt: False leaves the texture prompt out.
             groups: Thresholds, start timesteps and steps in place of the model's.
             color: "wavelet" keeps the input's colors, "none" the network's.
             tileable: Make opposite borders meet.
-            origin: (row, column) of the image in a larger one whose noise it shares, in multiples of 2 pixels.
+            origin: (row, column) of the image in a larger one whose noise it shares, in multiples
+            of 2 pixels.
             batch_size: Patches of a batch; None for what memory_limit holds.
-            tile: Side of a tile in LR pixels; 0 for the whole image, None for what memory_limit holds.
+            tile: Side of a tile in LR pixels; 0 for the whole image, None for what memory_limit
+            holds.
             memory_limit: MiB that the networks may take.
             max_pixels: Limit of the input, 0 for none.
             maps: Give the coarse image and the deviation from it, too.
@@ -289,7 +299,8 @@ class PatchScaler:
             if not is_out_of_memory(error):
                 raise
             raise PatchScalerError(
-                "not enough memory for this image. Hint: give a smaller `tile`, or use `upscale_file`"
+                "not enough memory for this image. Hint: give a smaller `tile`, or use "
+                "`upscale_file`"
             ) from error
         return outputs if several else outputs[0]
 
@@ -345,7 +356,9 @@ class PatchScaler:
         max_pixels: int = MAX_PIXELS,
         maps: bool = False,
     ) -> Options:
-        """Check the arguments of `__call__`. Raises PatchScalerError that names the argument and its range."""
+        """Check the arguments of `__call__`. Raises PatchScalerError that names the argument and
+        its range.
+        """
         own = self.model.config.groups
         config = check_groups(groups or own)
         if config.latent_patch_size != own.latent_patch_size:
@@ -406,7 +419,8 @@ def run_pass(
 ) -> list[Output]:
     """Upscale images of any size four times: the main path, step by step.
 
-    The arrays of each image, its result among them, lie in its storage: in memory, or on disk for a large one.
+    The arrays of each image, its result among them, lie in its storage: in memory, or on disk for a
+    large one.
     """
     timer = Timer(model)
     jobs: list[Job] = []
@@ -416,10 +430,12 @@ def run_pass(
         grid = grid_of(model, source, options.groups)
         # 3. Restore: coarse latents y_0 and confidence C (3.1, Eq. 1)
         coarse, confidence = restore(model, executor, source, storage, sizes, report.advance)
-        # 4. Score patches, and assign them to groups by confidence (3.2, Eq. 2) or as the budget allows
+        # 4. Score patches, and assign them to groups by confidence (3.2, Eq. 2) or as the budget
+        # allows
         scores = score_patches(confidence, grid, options.groups.least_confidence)
         groups = assign_groups(model, scores, grid, options.groups, options.budget)
-        # 5. Noise of the whole image, keyed by seed and place; start states are made of it (Eq. 3 to 7)
+        # 5. Noise of the whole image, keyed by seed and place; start states are made of it (Eq. 3
+        # to 7)
         noise = NoiseField(
             options.seed, model.autoencoder.channels, *places(model, options, source)
         )
@@ -443,7 +459,8 @@ def run_pass(
         )
     timer.lap("restore")
     report.work["denoise"] = sum(image_work(model, job).denoise for job in jobs)
-    # 6. Denoise the patches of all images, each group from its own start timestep (3.2), with texture prompts (3.3)
+    # 6. Denoise the patches of all images, each group from its own start timestep (3.2), with
+    # texture prompts (3.3)
     latents = denoise(model, executor, jobs, options.batch_size, options.prompt, report.advance)
     timer.lap("denoise")
     outputs = []
@@ -482,7 +499,9 @@ def output_of(model: Model, job: Job, array: Any) -> Output:
 
 
 def margin_of(model: Model) -> int:
-    """LR pixels around a tileable texture that its result depends on, a multiple of the patches' stride."""
+    """LR pixels around a tileable texture that its result depends on, a multiple of the patches'
+    stride.
+    """
     groups, step = model.config.groups, model.step
     stride = (groups.latent_patch_size - groups.overlap) * step
     reach = (
@@ -532,7 +551,9 @@ class Timer:
 
 
 def pass_reporter(callback: Callback | None, number: int, count: int) -> Reporter:
-    """Progress of one pass of several; later ones are larger, so an earlier one counts a sixteenth of the next."""
+    """Progress of one pass of several; later ones are larger, so an earlier one counts a sixteenth
+    of the next.
+    """
     shares = [16.0**n for n in range(count)]
     before, own, whole = sum(shares[:number]), shares[number], sum(shares)
 

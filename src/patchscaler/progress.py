@@ -11,7 +11,8 @@ STAGES = ("read", "restore", "denoise", "decode", "write")
 class Progress:
     """How far a piece of work has come, all of its stages together.
 
-    stage: The stage at hand, for images one of STAGES. done, total: work in whole units; `done` is `total` only when
+    stage: The stage at hand, for images one of STAGES. done, total: work in whole units; `done` is
+    `total` only when
     nothing is left. eta: seconds that are left, or None where nothing is known yet.
     """
 

@@ -1,8 +1,12 @@
-"""Which regions of an image are denoised by a network of convolutions, and how their results are weighted.
+"""Which regions of an image are denoised by a network of convolutions, and how their results are
+weighted.
 
-A patch's group decides for its place; where patches of several groups overlap, their results are weighted as the patches
-are blended. Regions lie in tiles whose places follow from the size of the whole image, and each reads a little around
-it: what a region becomes depends on nothing else, so that tiles of large images and other machines give the same.
+A patch's group decides for its place; where patches of several groups overlap, their results are
+weighted as the patches
+are blended. Regions lie in tiles whose places follow from the size of the whole image, and each
+reads a little around
+it: what a region becomes depends on nothing else, so that tiles of large images and other machines
+give the same.
 
 Letters: H, W latents of the whole image, M patches, h, w latents of a tile's core.
 """
@@ -22,7 +26,9 @@ CUT = 4  # latents between the places where a region may be cut in two
 
 @dataclass(frozen=True)
 class Region:
-    """A window of latents that is denoised for one group, and the group's weight over its core, (h, w) in 0..1."""
+    """A window of latents that is denoised for one group, and the group's weight over its core, (h,
+    w) in 0..1.
+    """
 
     group: int
     window: Window
@@ -36,7 +42,9 @@ class Region:
 
 
 def group_weight(chosen: Tensor, grid: PatchGrid, rows: slice, columns: slice) -> Tensor:
-    """(M,) bool -> (h, w): how much of a place's blended latents comes from the chosen patches, 0 to 1."""
+    """(M,) bool -> (h, w): how much of a place's blended latents comes from the chosen patches, 0
+    to 1.
+    """
     v, window = grid.size, blend_window(grid.size, grid.overlap)
     shares, weight = torch.zeros(2, rows.stop - rows.start, columns.stop - columns.start)
     across = meeting(grid.columns, v, columns.start, columns.stop)
@@ -52,7 +60,8 @@ def regions_of(
 ) -> Iterator[Region]:
     """All regions of an image, tile by tile.
 
-    Where regions of two groups, with what they read around themselves, are more work than one of the
+    Where regions of two groups, with what they read around themselves, are more work than one of
+    the
     group with more of it, a tile has that one alone.
 
     Args:
@@ -86,7 +95,9 @@ def _work(regions: list[Region], work: tuple[float, float, float]) -> float:
 
 
 def _boxes(chosen: Tensor, tile: Window) -> list[tuple[slice, slice]]:
-    """(h, w) bool over a tile's core -> boxes that hold all that is chosen, cut where that leaves less to see."""
+    """(h, w) bool over a tile's core -> boxes that hold all that is chosen, cut where that leaves
+    less to see.
+    """
     if not chosen.any():
         return []
     box = _around(chosen)
@@ -122,7 +133,9 @@ def _within(chosen: Tensor, box: tuple[slice, slice]) -> Tensor:
 
 
 def _part(tile: Window, y: slice, x: slice) -> Window:
-    """A box of a tile's core, with as much around it as the tile reads or CONTEXT, whichever is less."""
+    """A box of a tile's core, with as much around it as the tile reads or CONTEXT, whichever is
+    less.
+    """
     return Window(_side(tile.rows, y), _side(tile.columns, x))
 
 

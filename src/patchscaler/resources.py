@@ -1,4 +1,6 @@
-"""Memory: how large tiles and batches may be for a limit, and whether what is asked for fits the machine."""
+"""Memory: how large tiles and batches may be for a limit, and whether what is asked for fits the
+machine.
+"""
 
 from pathlib import Path
 
@@ -47,7 +49,8 @@ def tile_sizes(
 
     Args:
         size: (h, w) in LR pixels.
-        tile: LR pixels of a tile's side; 0 for one tile, None for what the limit holds where the image is large.
+        tile: LR pixels of a tile's side; 0 for one tile, None for what the limit holds where the
+        image is large.
         memory_limit: MiB.
 
     Raises:
@@ -110,7 +113,9 @@ def in_memory_bytes(model: Model, height: int, width: int) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that a process may still take, of the machine or its container; None where that is unknown."""
+    """Bytes that a process may still take, of the machine or its container; None where that is
+    unknown.
+    """
     found = []
     try:
         text = Path("/proc/meminfo").read_text()

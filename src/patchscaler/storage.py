@@ -1,4 +1,6 @@
-"""Where the arrays of an image on its way lie: in memory, or in a folder beside the output that survives a kill."""
+"""Where the arrays of an image on its way lie: in memory, or in a folder beside the output that
+survives a kill.
+"""
 
 import contextlib
 import errno
@@ -71,7 +73,8 @@ class MemoryStorage:
 class DiskArray:
     """An array in a file, read and written by parts.
 
-    It is mapped for the time of one access only, so that none of its pages count as the process's memory.
+    It is mapped for the time of one access only, so that none of its pages count as the process's
+    memory.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any):
@@ -82,7 +85,9 @@ class DiskArray:
             self._reserve()
 
     def _reserve(self) -> None:
-        """All of it at once: a map of a file that the disk cannot hold would kill the process half-way."""
+        """All of it at once: a map of a file that the disk cannot hold would kill the process half-
+        way.
+        """
         try:
             with open(self.path, "wb") as file:
                 file.truncate(self.nbytes)
@@ -91,7 +96,7 @@ class DiskArray:
         except OSError as error:
             self.path.unlink(missing_ok=True)
             raise PatchScalerError(
-                f"{self.path.parent.parent}: no room for {self.nbytes / 1e9:.2f} GB of intermediate data "
+                f"{self.path.parent.parent}: no room for {self.nbytes / 1e9:.2f} GB of data "
                 f"({error.strerror}). Hint: free some, or write the output to another disk with -o"
             ) from error
 
@@ -116,7 +121,8 @@ class DiskArray:
 class DiskStorage:
     """The folder `.NAME.patchscaler-KEY` beside the output NAME, locked while a run works in it.
 
-    KEY is a hash of everything that decides about the pixels, so that the same command finds the folder again and
+    KEY is a hash of everything that decides about the pixels, so that the same command finds the
+    folder again and
     another one does not. Work is recorded as done only after it was written.
 
     Args:
@@ -150,7 +156,9 @@ class DiskStorage:
             self.write("job.json", json.dumps(about, indent=1).encode())
 
     def _locked(self) -> IO[str]:
-        """The folder's lock, held until it is closed; again where a run that ended removed the folder meanwhile."""
+        """The folder's lock, held until it is closed; again where a run that ended removed the
+        folder meanwhile.
+        """
         for _ in range(TRIES):
             with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -194,7 +202,9 @@ class DiskStorage:
         os.replace(temporary, self.path / name)
 
     def finished(self) -> tuple[int, DiskArray | None]:
-        """Of several passes: the first that is left, and the result of the one before it in a killed run."""
+        """Of several passes: the first that is left, and the result of the one before it in a
+        killed run.
+        """
         kept = (file.with_suffix("") for file in self.path.glob("result*.json"))
         last = max(
             (file for file in kept if file.exists()),
@@ -216,7 +226,8 @@ class DiskStorage:
         result.flush()
         about = {"pass": n, "shape": result.shape, "dtype": result.dtype.str}
         kept = self.path / f"result{n}"
-        # The description comes first: a result that was moved without it would be made again, and be empty.
+        # The description comes first: a result that was moved without it would be made again, and
+        # be empty.
         self.write(f"result{n}.json", json.dumps(about).encode())
         os.replace(result.path, kept)
         for file in self.path.iterdir():

@@ -1,9 +1,12 @@
-"""The steps of the pipeline on an image of any size: an image in memory is one tile, a large one many on disk.
+"""The steps of the pipeline on an image of any size: an image in memory is one tile, a large one
+many on disk.
 
-Patches, their groups and their noise are those of the whole image; tiles only bound what is in memory. What a step
+Patches, their groups and their noise are those of the whole image; tiles only bound what is in
+memory. What a step
 leaves lies in a `Storage`; where that is a folder, a killed run goes on behind what is done.
 
-Letters: C channels, H, W latents of the whole image, M patches, V a patch's side, K textures of a prompt.
+Letters: C channels, H, W latents of the whole image, M patches, V a patch's side, K textures of a
+prompt.
 """
 
 from collections import deque
@@ -35,7 +38,9 @@ class Executor(Protocol):
     compute_signature: str
 
     def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """function(model, *call) for each call -> the results in order. `function` is of a module's top level."""
+        """function(model, *call) for each call -> the results in order. `function` is of a module's
+        top level.
+        """
 
 
 class LocalExecutor:
@@ -208,9 +213,11 @@ def decode(
     finishing: Finishing,
     advance: Advance,
 ) -> Array:
-    """Blend, decode, match colors and finish the whole image, strip by strip -> (h, w, 1..4) uint8 or uint16.
+    """Blend, decode, match colors and finish the whole image, strip by strip -> (h, w, 1..4) uint8
+    or uint16.
 
-    With `finishing.maps`, "coarse_image" (h, w, 3) uint8 and "deviation" (H, W) are left in the storage.
+    With `finishing.maps`, "coarse_image" (h, w, 3) uint8 and "deviation" (H, W) are left in the
+    storage.
     """
     f, scale, source, storage = model.factor, model.scale, job.source, job.storage
     height, width = (side * scale for side in source.size)

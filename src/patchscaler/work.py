@@ -1,4 +1,6 @@
-"""What an image costs: multiply-adds of the networks, by stage. The share of `budget` and `Output.gmac` are of these."""
+"""What an image costs: multiply-adds of the networks, by stage. The share of `budget` and
+`Output.gmac` are of these.
+"""
 
 from dataclasses import dataclass
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip
-from patchscaler.model import Model
-from patchscaler.progress import Progress
 
 from patchscaler import __version__
 from patchscaler.apps.cluster import ModelSpec, RayExecutor, check_address
 from patchscaler.apps.video import upscale_video
 from patchscaler.errors import PatchScalerError
+from patchscaler.model import Model
 from patchscaler.pipeline import PatchScaler
+from patchscaler.progress import Progress
 
 slow = pytest.mark.slow
 

@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 from clips import frames_of, make_clip, seconds_of, sounds_of
-from patchscaler.progress import Progress
 
 from patchscaler.apps import video
 from patchscaler.apps.video import VideoOutput, probe_video, upscale_video
 from patchscaler.apps.video.clip import read_frames
 from patchscaler.errors import PatchScalerError
+from patchscaler.progress import Progress
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from patchscaler.engines.export import (
     write_graph,
 )
 from patchscaler.errors import PatchScalerError
-from patchscaler.models.denoiser import RRDBDenoiser
 from patchscaler.model_folder import build_networks
+from patchscaler.models.denoiser import RRDBDenoiser
 
 NAMES = {
     "classifier",

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from patchscaler.enlarge import upscale_to_size
+
 from patchscaler.errors import PatchScalerError
 from patchscaler.images.overlay import difficulty_mask, difficulty_overlay
 

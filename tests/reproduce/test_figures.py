@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from patchscaler.model import Model
 from PIL import Image
 
 from patchscaler.apps.cli import main
 from patchscaler.errors import PatchScalerError
+from patchscaler.model import Model
 from patchscaler.pipeline import PatchScaler
 from patchscaler.reproduce import figures, steps_figure
 from patchscaler.reproduce.chain import patch_images, restore

@@ -8,7 +8,6 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 import torch
-from patchscaler.model import Model
 from PIL import Image
 
 from patchscaler.apps.cli import main
@@ -17,6 +16,7 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.evaluation.metrics import METRICS as OUR_METRICS
 from patchscaler.evaluation.metrics import get_metric
 from patchscaler.evaluation.specs import Settings
+from patchscaler.model import Model
 from patchscaler.models.text_projection import TextProjection
 from patchscaler.reproduce import ablations, quality, report
 from patchscaler.reproduce.measuring import DEFAULT_METRICS, Measuring

@@ -1,6 +1,8 @@
-"""`budget`: a share of the work of refining every patch as a hard one, spent where the confidence is lowest.
+"""`budget`: a share of the work of refining every patch as a hard one, spent where the confidence
+is lowest.
 
-Any budget is a point on a path on which no patch ever loses work: from all simple over the model's own groups to all
+Any budget is a point on a path on which no patch ever loses work: from all simple over the model's
+own groups to all
 hard. The work of a patch is that of its group, so that the share is one of compute.
 """
 
@@ -70,6 +72,8 @@ def spend(budget: float, scores: np.ndarray, config: GroupConfig, work: GroupWor
 
 
 def hardest_first(scores: np.ndarray) -> np.ndarray:
-    """(M,) indices by rising confidence. Equal ones are spread over the image, not taken from its top."""
+    """(M,) indices by rising confidence. Equal ones are spread over the image, not taken from its
+    top.
+    """
     spread = (np.arange(len(scores)) * 0.6180339887498949) % 1
     return np.lexsort((spread, scores))

@@ -1,7 +1,10 @@
-"""`fidelity`: from 0, all that the diffusion invents, to 1, the coarse image, the most probable one.
+"""`fidelity`: from 0, all that the diffusion invents, to 1, the coarse image, the most probable
+one.
 
-Below `TURN` the start timesteps fall to 0: less and less is invented, until nothing random is left. Above it the result
-moves to the coarse image. A model whose groups start at 0 has the second half alone, over the whole dial.
+Below `TURN` the start timesteps fall to 0: less and less is invented, until nothing random is left.
+Above it the result
+moves to the coarse image. A model whose groups start at 0 has the second half alone, over the whole
+dial.
 """
 
 from dataclasses import replace

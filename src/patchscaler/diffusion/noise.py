@@ -56,7 +56,8 @@ def noise_field(
 
 
 class NoiseField:
-    """The field of one image, made where it is read; tiles are kept as long as neighbors are likely to read them.
+    """The field of one image, made where it is read; tiles are kept as long as neighbors are likely
+    to read them.
 
     Args:
         seed: Of the field.

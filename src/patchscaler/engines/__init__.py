@@ -1,4 +1,6 @@
-"""What runs the networks: torch, or OpenVINO on a processor. An engine replaces the calls of networks it has graphs of."""
+"""What runs the networks: torch, or OpenVINO on a processor. An engine replaces the calls of
+networks it has graphs of.
+"""
 
 import sys
 from importlib.util import find_spec
@@ -15,7 +17,8 @@ def use_engine(model: Model, engine: str = "auto") -> None:
     """Let an engine run the large networks of `model`.
 
     Args:
-        engine: auto takes OpenVINO where it is installed and pays (the RRDB denoiser on a processor with
+        engine: auto takes OpenVINO where it is installed and pays (the RRDB denoiser on a processor
+        with
             bfloat16), torch elsewhere.
 
     Raises:
@@ -24,7 +27,8 @@ def use_engine(model: Model, engine: str = "auto") -> None:
     if engine not in ("auto", *ENGINES):
         raise PatchScalerError(f"engine {engine!r}: choose auto, {' or '.join(ENGINES)}")
     fits = model.device.type == "cpu" and model.denoiser is not None
-    # Measured on 128x128 -> 512x512 with two cores: .32 s against torch's .49 in bfloat16, no gain in float32.
+    # Measured on 128x128 -> 512x512 with two cores: .32 s against torch's .49 in bfloat16, no gain
+    # in float32.
     pays = fits and model.dtype == torch.bfloat16 and find_spec("openvino") is not None
     if engine == "torch" or (engine == "auto" and not pays):
         return

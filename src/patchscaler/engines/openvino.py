@@ -1,6 +1,7 @@
 """OpenVINO in torch's place for the RRDB denoiser, on a processor.
 
-Graphs are converted from the network in memory, so that they are always those of its weights, and checked against it on a
+Graphs are converted from the network in memory, so that they are always those of its weights, and
+checked against it on a
 small image before they are used.
 """
 

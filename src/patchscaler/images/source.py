@@ -11,7 +11,8 @@ from torch import Tensor
 from patchscaler.images.planes import Planes, array_planes, reflect_index, to_planes
 from patchscaler.storage import Array, Storage
 
-ROWS = 256  # of a strip; a power of two, on whose squares `bleed` works: strips see what the whole sees
+# of a strip; a power of two, on whose squares `bleed` works: strips see what the whole sees
+ROWS = 256
 
 
 class Source:
@@ -83,7 +84,9 @@ class Source:
         return self.alpha is not None
 
     def window(self, rows: slice, columns: slice, padded: tuple[int, int]) -> Tensor:
-        """(3, n, m) in [-1, 1] of the image, mirrored at its right and lower edge to `padded` (h, w)."""
+        """(3, n, m) in [-1, 1] of the image, mirrored at its right and lower edge to `padded` (h,
+        w).
+        """
         across = [reflect_index(old, new) for old, new in zip(self.size, padded, strict=True)]
         y, x = across[0][rows], across[1][columns]
         top, left = int(y.min()), int(x.min())

@@ -1,4 +1,6 @@
-"""Textures that tile: surround an image with itself, and fade its borders into each other afterwards."""
+"""Textures that tile: surround an image with itself, and fade its borders into each other
+afterwards.
+"""
 
 from dataclasses import replace
 
@@ -30,14 +32,18 @@ def wrap_pad(x: Tensor, margin: int) -> Tensor:
 
 
 def unwrap_array(array: np.ndarray, margin: int, size: tuple[int, int], seam: int) -> np.ndarray:
-    """The middle (h, w) of an array surrounded by `margin`, its borders faded into what lies around the others."""
+    """The middle (h, w) of an array surrounded by `margin`, its borders faded into what lies around
+    the others.
+    """
     for axis, length in enumerate(size):
         array = unwrap(array, axis, margin, length, seam)
     return array
 
 
 def unwrap(array: np.ndarray, axis: int, margin: int, length: int, seam: int) -> np.ndarray:
-    """The middle `length` of an axis, near its ends faded into what lies around the other, half and half there."""
+    """The middle `length` of an axis, near its ends faded into what lies around the other, half and
+    half there.
+    """
     a = np.moveaxis(array, axis, 0)
     core = a[margin : margin + length].copy()
     seam = min(seam, length // 2)

@@ -113,7 +113,7 @@ def test_results_of_other_settings_are_kept_without_overwrite(upscale, source):
     upscale()
     result = source.parent / "out" / "a_x4.png"
     before = result.read_bytes()
-    code, events = upscale("--fidelity", 1)
+    _code, events = upscale("--fidelity", 1)
     assert not done(events) and len(events["skipped"]) == 2 and result.read_bytes() == before
     assert all("--overwrite" in event["reason"] for event in events["skipped"])
     assert len(done(upscale("--fidelity", 1, "--overwrite")[1])) == 2

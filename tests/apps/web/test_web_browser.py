@@ -140,16 +140,10 @@ def test_what_is_no_image_is_refused_at_once_and_a_new_one_clears_it(opened, ima
     expect(button(page, "Upscale")).to_be_enabled()
 
 
-def test_try_a_part_where_it_is_clicked(opened, image_file):
+def test_a_part_of_a_new_image_is_tried_at_once(opened, image_file):
     page = opened()
     choose(page, image_file("in.jpg", 300, 500, quality=70))
     expect(view(page, "Before and after: a part of in.jpg")).to_be_visible()
-    before = page.locator("#view").get_by_alt_text("After").get_attribute("src")
-    page.get_by_role("button", name="Try a part").click()
-    page.get_by_role("button", name="Try the middle").scroll_into_view_if_needed()
-    page.locator(".image-frame img").click(position={"x": 10, "y": 10})
-    expect(page.locator("#view img").nth(1)).not_to_have_attribute("src", before)
-    expect(status(page)).to_contain_text("A part.")
 
 
 def test_the_brush_protects_what_it_covers(opened, image_file, tiny, tmp_path):

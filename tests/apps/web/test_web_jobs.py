@@ -172,7 +172,7 @@ def test_the_pixel_limit_of_the_studio_reaches_the_pipeline(tiny, tmp_path, imag
     studio = Studio(tiny, Limits(pixels=100_000), tmp_path)
     item = studio.add(image_file())
     studio.limits = Limits(pixels=100)
-    with pytest.raises(PatchScalerError, match="in.png"):
+    with pytest.raises(PatchScalerError, match=r"in\.png"):
         studio.upscale(item, Dials(1))
 
 
@@ -226,7 +226,7 @@ def test_all_in_one_zip(studio, image_file):
         names = ["in_64x40.webp", "2-in_64x40.webp", "b_64x40.webp"]
         assert file.namelist() == names and file.testzip() is None
     forget(Visit(items))
-    assert [path for path in studio.folder.iterdir()] == [studio.example.folder]
+    assert list(studio.folder.iterdir()) == [studio.example.folder]
 
 
 def test_a_browser_gets_copies_of_a_size_it_can_show(studio, image_file):

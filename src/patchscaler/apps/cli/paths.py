@@ -92,9 +92,8 @@ def make_plan(args: argparse.Namespace, target_size: TargetSize, limit: int) -> 
     into_folder |= out is not None and (str(args.output).endswith("/") or out.is_dir())
     if out and not into_folder and args.format:
         raise PatchScalerError(f"-o {out}: names the format already. Hint: leave --format out")
-    if args.format:
-        if not is_video(Path(f"x{suffix_of(args.format)}")):
-            format_of(Path(f"--format {args.format}{suffix_of(args.format)}"))
+    if args.format and not is_video(Path(f"x{suffix_of(args.format)}")):
+        format_of(Path(f"--format {args.format}{suffix_of(args.format)}"))
     names = _Names({real_path(path) for path in sources})
     named: list[tuple[Path, Header | None, list[Path]]] = []
     for source in sources:
@@ -111,7 +110,7 @@ def make_plan(args: argparse.Namespace, target_size: TargetSize, limit: int) -> 
             plan.failed.append((source, error))
     counts = Counter(wished[0] for *_, wished in named)
     several = plan.folder is not None or len(sources) > 1
-    root = plan.folder or Path(os.path.commonpath([path.parent for path in sources] or ["."]))
+    root = plan.folder or Path(os.path.commonpath([str(path.parent) for path in sources] or ["."]))
     for source, header, wished in named:
         try:
             twins = counts[wished[0]] > 1 and len(wished) > 1

@@ -49,7 +49,7 @@ def surviving() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text it can show
             stream.reconfigure(errors="backslashreplace")
     out, err = Surviving(sys.stdout), Surviving(sys.stderr)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             yield
         finally:

@@ -174,7 +174,10 @@ class _Run:
         def done(made: Done) -> None:
             item = self.items[made.source]
             if item.report:
-                facts = {"input": str(item.source), "output": str(item.target)}
+                facts: dict[str, Any] = {
+                    "input": str(item.source),
+                    "output": str(item.target),
+                }
                 facts["options"] = {name: str(value) for name, value in self.options.items()}
                 write_report(item.report, pipeline, made.output, facts)
             if self.piped:

@@ -33,7 +33,9 @@ def add_api(studio: Studio, model: dict[str, Any]) -> None:
             show = studio.watch(
                 str(request.session_hash), lambda p: progress((p.done, p.total), p.stage)
             )
-            studio.upscale(item, Dials(scale, size, None if fidelity < 0 else fidelity, int(seed)), show)
+            studio.upscale(
+                item, Dials(scale, size, None if fidelity < 0 else fidelity, int(seed)), show
+            )
             file = converted(item, format, int(quality))
         except PatchScalerError as error:
             raise Error(str(error), print_exception=False) from error

@@ -200,7 +200,8 @@ class Studio:
             max(0, min(round(at * whole) - side // 2, whole - side)) // 2 * 2
             for at, whole in zip(place, item.size, strict=True)
         ]
-        box = (*corner, *(min(c + side, w) for c, w in zip(corner, item.size, strict=True)))
+        right, bottom = (min(c + side, w) for c, w in zip(corner, item.size, strict=True))
+        box = (corner[0], corner[1], right, bottom)
         with own_words(item.source):
             crop = load_image(item.source, 0).crop(box)
         mask = item.mask
