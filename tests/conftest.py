@@ -102,7 +102,9 @@ def tiny() -> PatchScaler:
 
 @pytest.fixture(scope="session")
 def tiny_rrdb() -> PatchScaler:
-    """`preset('tiny-rrdb')` with random weights that all matter, and patches in all three groups."""
+    """`preset('tiny-rrdb')` with random weights that all matter, and patches in all three
+    groups.
+    """
     torch.manual_seed(1)
     config = preset("tiny-rrdb")
     networks = build_networks(config)

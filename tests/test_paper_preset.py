@@ -74,7 +74,9 @@ def test_it_comes_back_from_a_folder(paper, tmp_path):
 
 
 def test_tiles_leave_no_seams(paper, picture):
-    """The networks see a whole tile at once; fading keeps the steps at borders those of elsewhere."""
+    """The networks see a whole tile at once; fading keeps the steps at borders those of
+    elsewhere.
+    """
     image = picture(96, 160)
     groups = replace(paper.model.config.groups, num_inference_steps=(0, 0, 0))
     whole = paper(image, groups=groups, tile=0).array.astype(int)

@@ -18,7 +18,9 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """`pixel_unshuffle` rearranges pixels, `pca` is linear and in closed form, `kl` is diffusers'."""
+    """`pixel_unshuffle` rearranges pixels, `pca` is linear and in closed form, `kl` is
+    diffusers'.
+    """
 
     kind: str = "pca"
     channels: int = 64

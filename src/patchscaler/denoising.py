@@ -213,7 +213,9 @@ class PatchStore:
         self.todo[torch.from_numpy(np.flatnonzero(self.sampled)[~self.done])] = True
 
     def add(self, index: int, patch: Tensor, row: int, column: int) -> None:
-        """Keep what patch number `index`, (C, V, V), adds to the coarse one at its top-left corner."""
+        """Keep what patch number `index`, (C, V, V), adds to the coarse one at its top-
+        left corner.
+        """
         slot = self.slot[index]
         self.patches[slot] = (patch - latents_of(self.coarse, row, column, self.grid.size)).numpy()
         self.done[slot] = True

@@ -159,7 +159,9 @@ def save_output(
     lossless: bool = False,
     facts: dict[str, str] | None = None,
 ) -> None:
-    """Write a result with the metadata of its source; what is lost becomes warnings of the output."""
+    """Write a result with the metadata of its source; what is lost becomes warnings of the
+    output.
+    """
     metadata = image.metadata.with_provenance(facts) if facts else image.metadata
     output.warnings += image.notes + save_image(output.array, target, metadata, quality, lossless)
 

@@ -243,7 +243,9 @@ class Model:
         return max(least, -(-height // step) * step), max(least, -(-width // step) * step)
 
     def weights_hash(self) -> str:
-        """SHA-256 over the files of networks and memory, or over the numbers of what has no file."""
+        """SHA-256 over the files of networks and memory, or over the numbers of what has
+        no file.
+        """
         digest = hashlib.sha256()
         for name, network in sorted(self.networks.items()):
             digest.update(name.encode())

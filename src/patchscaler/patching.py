@@ -87,7 +87,9 @@ def partition(x: Tensor, grid: PatchGrid) -> Tensor:
 
 
 class Canvas:
-    """Where patches are fused once, at the end: weighted sums that need not wait for all of them."""
+    """Where patches are fused once, at the end: weighted sums that need not wait for all
+    of them.
+    """
 
     def __init__(self, channels: int, grid: PatchGrid, device: torch.device | str = "cpu"):
         self.size = grid.size

@@ -527,7 +527,9 @@ def places(
 def finish_pass(
     model: Model, planes: Planes, output: Output, target: tuple[int, int], options: Options
 ) -> None:
-    """Cut off what surrounds a tileable texture, and resize to this pass's target (width, height)."""
+    """Cut off what surrounds a tileable texture, and resize to this pass's target (width,
+    height).
+    """
     size = (target[1], target[0])
     if options.tileable:
         h, w = (side * model.scale for side in planes.rgb.shape[-2:])

@@ -318,7 +318,9 @@ def to_levels(image: Tensor) -> np.ndarray:
 
 
 def deviation_of(image: Tensor, coarse: Tensor, factor: int) -> Tensor:
-    """(3, h, w) twice -> root mean square difference of cells of factor x factor, in levels of 255."""
+    """(3, h, w) twice -> root mean square difference of cells of factor x factor, in
+    levels of 255.
+    """
     square = (127.5 * (image - coarse)).square().mean(0, keepdim=True)[None]
     pool = F.avg_pool2d(square, factor, ceil_mode=True, count_include_pad=False)
     return pool[0, 0].sqrt()

@@ -73,7 +73,9 @@ class GRM(nn.Module, ABC):
         """
 
     def macs(self, height: int, width: int) -> float:
-        """Multiply-adds for an LR image, about: a convolution's weights once a place of its output."""
+        """Multiply-adds for an LR image, about: a convolution's weights once a place of
+        its output.
+        """
         return conv_macs(self) * height * width
 
 
