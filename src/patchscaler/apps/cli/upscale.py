@@ -20,6 +20,7 @@ from patchscaler.apps.cli.paths import STREAM, Item
 from patchscaler.apps.cli.region import upscale_onto, upscale_region
 from patchscaler.apps.cli.report import write_report
 from patchscaler.batch import FAILURES, Done, FileOptions, upscale_files
+from patchscaler.diffusion.settings import group_settings
 from patchscaler.errors import PatchScalerError
 from patchscaler.folders import Record, settings_key
 from patchscaler.images.formats import format_of
@@ -27,7 +28,6 @@ from patchscaler.images.planes import to_planes
 from patchscaler.images.read import MAX_PIXELS, LoadedImage, load
 from patchscaler.images.write import fit_image, save_image
 from patchscaler.pipeline import PatchScaler
-from patchscaler.sampling_options import group_settings
 
 EXACT = (
     "PNG",
