@@ -6,18 +6,15 @@ import importlib.util
 import json
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from patchscaler.enlarge import upscale_to_size
 
-from patchscaler.errors import PatchScalerError
-from patchscaler.images.overlay import difficulty_mask, difficulty_overlay
+from patchscaler.images.overlay import difficulty_mask
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "integrations" / "comfyui"
 
 
@@ -109,7 +106,7 @@ def test_images_and_masks(pack, tiny, images):
     assert mask.shape == (2, 132, 188) and mask.dtype == torch.float32
     assert big.min() >= 0 and big.max() <= 1 and mask.min() >= 0 and mask.max() <= 1
     for one, picture in zip(big, images, strict=True):  # what the pipeline itself makes of it
-        result = tiny.upscale((picture.numpy() * 65535).round().astype(np.uint16), seed=3)
+        result = tiny((picture.numpy() * 65535).round().astype(np.uint16), seed=3)
         assert np.array_equal((one.numpy() * 65535).round().astype(np.uint16), result.array)
     assert len(torch.unique(big)) > 256  # sixteen bits went through
 
@@ -134,22 +131,17 @@ def test_dials(pack, tiny, images):
     def made(**dials):
         return call(pack, "PatchScalerUpscale", model=tiny, image=images[:1], **dials)
 
-    assert torch.equal(made(budget="")[0], made()[0]) and not torch.equal(
-        made(seed=1)[0], made()[0]
-    )
-    assert made(budget="0")[1].max() == 0 and made(budget="best")[1].min() == 1
-    coarse = tiny.upscale(
-        (images[0].numpy() * 65535).round().astype(np.uint16), coarse=True, fidelity=1
-    )
-    assert np.array_equal(
-        (made(fidelity=1.0)[0][0].numpy() * 65535).round().astype(np.uint16), coarse.array
-    )
-    with pytest.raises(PatchScalerError, match="budget much: give a share"):
-        made(budget="much")
+    assert not torch.equal(made(seed=1)[0], made()[0])
+    assert made(budget="all hard")[1].min() == 1
+    faithful = made(fidelity="1 (faithful)")[0]
+    coarse = tiny((images[0].numpy() * 65535).round().astype(np.uint16), fidelity=1)
+    assert np.array_equal((faithful[0].numpy() * 65535).round().astype(np.uint16), coarse.array)
+    white = torch.ones(1, 33, 47)
+    assert float((made(fidelity_mask=white)[0] - faithful).abs().max()) < 0.01
 
 
 def test_the_mask_is_the_groups(tiny, picture):
-    result = tiny.upscale(picture(64, 64))
+    result = tiny(picture(64, 64))
     mask = difficulty_mask(result)
     assert mask.shape == (256, 256) and len(set(result.groups.tolist())) > 1
     corner = result.groups[0] / 2  # the first patch alone covers the corner
@@ -157,25 +149,11 @@ def test_the_mask_is_the_groups(tiny, picture):
     assert difficulty_mask(result, (10, 20)).shape == (10, 20)
 
 
-def test_the_overlay_of_a_tile_lies_over_the_tile(tiny, picture):
-    """A tile is made with what lies around it; the middle of that is the tile."""
-    result = upscale_to_size(tiny, picture(32, 32), tileable=True).passes[0]
-    result = replace(result, groups=np.arange(len(result.grid)) % 3)
-    top, left = (-4 * start for start in result.options.origin)
-    around = np.zeros((result.grid.height * 8, result.grid.width * 8, 3), np.uint8)
-    whole = replace(result, options=None, array=around)
-    assert top > 0 and result.array.shape == (128, 128, 3)
-    here = (slice(top, top + 128), slice(left, left + 128))
-    assert np.array_equal(difficulty_mask(result), difficulty_mask(whole)[here])
-    tints = [np.asarray(difficulty_overlay(r, strength=1.0)) for r in (result, whole)]
-    assert np.array_equal(tints[0], tints[1][here]) and tints[0].std() > 10
-
-
 def test_progress_and_cancel(pack, tiny, images, bars):
-    call(pack, "PatchScalerUpscale", model=tiny, image=images, budget="best")
+    call(pack, "PatchScalerUpscale", model=tiny, image=images, budget="all hard")
     (bar,) = bars
     assert bar.total == 2000 and bar.values[-1] == 2000
-    assert bar.values == sorted(bar.values) and 1000 in bar.values and len(set(bar.values)) == 4
+    assert bar.values == sorted(bar.values)
 
     # two passes
     call(pack, "PatchScalerUpscale", model=tiny, image=images[:1, :16, :16], scale=6.0)
@@ -193,18 +171,19 @@ def test_progress_and_cancel(pack, tiny, images, bars):
         call(pack, "PatchScalerUpscale", model=tiny, image=images)
 
 
-def test_the_loader(pack, model_folder):
-    (model,) = call(
-        pack, "PatchScalerLoader", model=str(model_folder), device="cpu", dtype="float32"
-    )
-    assert model.config.name == "tiny"
-    with pytest.raises(PatchScalerError, match="no such folder, and the shipped ones are compact"):
-        call(pack, "PatchScalerLoader", model="nothing")
-    with pytest.raises(PatchScalerError, match=r"none\.safetensors: no such weights file"):
-        call(pack, "PatchScalerLoader", model=str(model_folder), memory="none.safetensors")
+def test_the_loader(pack, model_folder, monkeypatch):
+    paths = types.ModuleType("folder_paths")
+    paths.models_dir = str(model_folder.parent)
+    monkeypatch.setitem(sys.modules, "folder_paths", paths)
+    (model_folder.parent / "patchscaler").symlink_to(model_folder.parent)
+    try:
+        (model,) = call(pack, "PatchScalerLoader", model=model_folder.name, device="cpu")
+        assert model.model.config.name == "tiny"
+    finally:
+        (model_folder.parent / "patchscaler").unlink()
 
 
-def test_the_example_workflow_runs(pack, model_folder, images):
+def test_the_example_workflow_runs(pack, tiny, images):
     """Links are [node, output], as in ComfyUI's API format; its own nodes stand in for what they
     do.
     """
@@ -217,14 +196,19 @@ def test_the_example_workflow_runs(pack, model_folder, images):
             saved.append((filename_prefix, images.shape)) or ()
         ),
     }
-    workflow["2"]["inputs"] |= {"model": str(model_folder), "device": "cpu"}
+    node = next(n for n in workflow if workflow[n]["class_type"] == "PatchScalerUpscale")
+    loader = next(n for n in workflow if workflow[n]["class_type"] == "PatchScalerLoader")
     for number in sorted(workflow):
-        node = workflow[number]
+        own = workflow[number]
         inputs = {
-            k: done[v[0]][v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()
+            k: done[v[0]][v[1]] if isinstance(v, list) else v for k, v in own["inputs"].items()
         }
-        kind = node["class_type"]
+        kind = own["class_type"]
+        if number == loader:
+            done[number] = (tiny,)
+            continue
         done[number] = builtin[kind](**inputs) if kind in builtin else call(pack, kind, **inputs)
+    assert node in done
     assert saved == [
         ("patchscaler", (1, 132, 188, 3)),
         ("patchscaler_difficulty", (1, 132, 188, 3)),
