@@ -91,3 +91,13 @@ def test_version_is_the_same_everywhere():
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     assert re.search(r"^## ([\d.]+)", changelog, re.M).group(1) == __version__
     assert re.search(r"^version: ([\d.]+)", citation, re.M).group(1) == __version__
+
+
+def test_words_of_the_old_dialect_are_gone():
+    """docs/glossary.md has the field's words."""
+    words = re.compile(r"\b(drawer|drawn anew|mend|nobody|sureness|hands|told)\b")
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.py"), ROOT / "README.md"]
+    found = {
+        (page.name, match[0]) for page in pages for match in words.finditer(page.read_text("utf-8"))
+    }
+    assert not found

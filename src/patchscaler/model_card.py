@@ -79,7 +79,7 @@ def model_card(
             f" at commit {config.autoencoder.revision}" if config.autoencoder.revision else ""
         )
         name = config.autoencoder.model_id
-        # a folder of the one who saved tells nobody anything
+        # the path of a local folder means nothing elsewhere
         name = Path(name).name if Path(name).is_dir() else name
         lines += ["", f"The autoencoder is {name}{revision}, under its own licence."]
     if memory:

@@ -17,7 +17,7 @@ from patchscaler.errors import PatchScalerError
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs of one command are not told apart there
+except ImportError:  # Windows: two runs of one command may meet there
     fcntl = None  # type: ignore[assignment]
 
 TRIES = 100  # to lock a folder

@@ -35,7 +35,7 @@ def sample_groups(
 ) -> Tensor:
     """coarse y_0, noise: (M, C, V, V); groups: (M,) of 0, 1, 2 -> x_0 (M, C, V, V).
 
-    Patches of a group with zero steps come back as they are. on_step: told how many patches each
+    Patches of a group with zero steps come back as they are. on_step: given how many patches each
     step took.
     """
     device = coarse.device

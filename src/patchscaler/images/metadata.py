@@ -172,7 +172,7 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _aspect(info: dict[Any, Any]) -> tuple[float, float] | None:
-    """Where only the pixels' aspect is told: a density of that ratio."""
+    """Where only the pixels' aspect is given: a density of that ratio."""
     unitless = info.get("jfif_density") if info.get("jfif_unit") == 0 else info.get("aspect")
     try:
         across, down = unitless or (1, 1)

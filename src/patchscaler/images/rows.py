@@ -55,7 +55,7 @@ def rows_of(path: Path, image: Image.Image, deep: int, turn: int) -> Rows | None
         turn: How EXIF says it is turned.
     """
     plain = image.mode in BANDS and "transparency" not in image.info and turn in (0, 1)
-    if image.format == "TIFF":  # transparency and inverted grey are told in too many ways
+    if image.format == "TIFF":  # transparency and inverted grey have many forms
         plain = plain and image.mode == "RGB" and image.tell() == 0
     if (
         not plain

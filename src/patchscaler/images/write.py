@@ -234,8 +234,8 @@ def _vips_errors(path: Path) -> Iterator[None]:
         if vips is None or not isinstance(error, vips.Error):
             raise
         # libvips says it thrice, and names temporary files
-        told = re.search(r"system error: (.+)", str(error))
-        reason = told[1] if told else " ".join(str(error).split())[:200]
+        found = re.search(r"system error: (.+)", str(error))
+        reason = found[1] if found else " ".join(str(error).split())[:200]
         raise PatchScalerError(f"{path}: cannot be written ({reason})") from error
 
 

@@ -1,4 +1,4 @@
-"""Image <-> latents. Frozen; owns scale and channels, so that nobody else multiplies by .18215.
+"""Image <-> latents. Frozen; owns scale and channels, so that no other code multiplies by .18215.
 
 `PCAAutoencoder` is ours and ships: principal components of 8x8 RGB blocks, in closed form. The
 basis is orthonormal, hence an error in unscaled latents is the same error in pixels, and a block

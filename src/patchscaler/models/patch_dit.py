@@ -2,7 +2,7 @@
 
 A DiT on one patch of latents, with three changes of the paper: the coarse patch y_0 is concatenated
 to the noisy latents, every block has a cross-attention to the texture prompt, and there is neither
-class label nor learned covariance. Patches are independent: the network is not told where in the
+class label nor learned covariance. Patches are independent: the network does not know where in the
 picture it is.
 Letters: N patches, V their side in latents, L tokens of a patch, M tokens of its prompt, D
 hidden_size.

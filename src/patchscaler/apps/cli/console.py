@@ -19,7 +19,7 @@ class Console:
         quiet: Print nothing but errors.
         lines: Print JSON: events progress, done, skipped, passed_over, error and summary.
         count: Inputs of the run; the last line counts them where there are several.
-        stream: Where results are told, by default standard output.
+        stream: Where results are printed, by default standard output.
         shown: File -> name to print, such as - for a temporary file.
     """
 

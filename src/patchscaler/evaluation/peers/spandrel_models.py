@@ -67,7 +67,7 @@ def _torchvision_or_stub() -> Iterator[None]:
     try:
         yield
     finally:
-        _forget_torchvision()  # nobody else shall take the stub for the real one
+        _forget_torchvision()  # no other code shall take the stub for it
 
 
 def _forget_torchvision() -> None:
